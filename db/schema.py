@@ -1,0 +1,42 @@
+"""The shape of one model's store tables; `pipelines.spec` makes it from a model file."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+Kind = Literal["number", "category", "text"]
+
+CATEGORY_LENGTH = 128  # characters; MariaDB counts four bytes each against a row's 65,535, so 127 such columns fit
+TEXT_LENGTH = 4000  # characters
+ENTITY_LENGTH = 64  # characters
+RESERVED_COLUMNS = frozenset({"entity_id", "event_time", "available_at", "batch_id"})
+TIMELESS = datetime(1970, 1, 1)  # the event time of every row of data that has none
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSchema:
+    """`timed` is False for data without time: every row then has the event time `TIMELESS`."""
+
+    model: str
+    features: tuple[Column, ...]
+    label: Column
+    timed: bool
+    max_age: timedelta | None
+
+    @property
+    def features_table(self) -> str:
+        return f"{self.model}_features"
+
+    @property
+    def labels_table(self) -> str:
+        return f"{self.model}_labels"
+
+    @property
+    def latest_table(self) -> str:
+        return f"{self.model}_latest"

@@ -1,0 +1,348 @@
+"""The model file: one YAML file in `models/` is all that Evergreen knows of a model.
+
+It is parsed once into frozen objects. It drives table creation, the point-in-time read, validation, the training pools,
+the request schema and the DAGs. Keys that old files do not have get defaults, so every registered spec still parses.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from db.schema import CATEGORY_LENGTH, RESERVED_COLUMNS, Column, Kind, StoreSchema
+from utils.duration import parse_duration, show_duration
+from utils.errors import SpecInvalid, UnknownModel
+
+SPEC_VERSION: Literal[1] = 1
+KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "category", "text": "text"}
+IDENTIFIER = r"^[a-z][a-z0-9_]{0,47}$"
+
+METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's default
+    "multiclass": ("macro_f1", "accuracy", "log_loss"),
+    "binary": ("roc_auc", "f1", "accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
+]
+Name = Annotated[str, Field(pattern=IDENTIFIER)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Numeric(_Frozen):
+    type: Literal["numeric"]
+    description: str = ""
+    unit: str = ""
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Numeric":
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Categorical(_Frozen):
+    """Open where `values` is empty: a category never seen in training is then answered with a warning."""
+
+    type: Literal["categorical"]
+    description: str = ""
+    values: tuple[Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)], ...] = ()
+
+
+class Text(_Frozen):
+    type: Literal["text"]
+    description: str = ""
+
+
+Feature = Annotated[Numeric | Categorical | Text, Field(discriminator="type")]
+
+
+class Source(_Frozen):
+    """How files name things. Without `event_time` the data has no time."""
+
+    event_time: str | None = None
+    available_at: str | None = None
+    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
+
+
+class Label(_Frozen):
+    column: Name
+    classes: tuple[str, ...] = ()
+    maturity: Duration = timedelta(0)
+
+
+class Features(_Frozen):
+    max_age: Duration | None = None
+    columns: Mapping[Name, Feature] = Field(min_length=1)
+    private: tuple[str, ...] = ()
+
+
+class TimeSplit(_Frozen):
+    by: Literal["time"]
+    validation: Duration = timedelta(days=7)
+    test: Duration = timedelta(days=7)
+
+
+class EntitySplit(_Frozen):
+    by: Literal["entity"]
+    validation: Share = 0.2
+    test: Share = 0.2
+
+
+class Space(_Frozen):
+    """Ranges of CatBoost's parameters, low and high ends included; the learning rate is drawn on a log scale."""
+
+    depth: tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=1, le=16)]] = (4, 8)
+    learning_rate: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.03, 0.3)
+    l2_leaf_reg: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 10.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Space":
+        for name in type(self).model_fields:
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the first end, {low}, is above the second, {high}")
+        return self
+
+
+class Search(_Frozen):
+    trials: int = Field(20, ge=1, le=10_000)
+    timeout: Duration = timedelta(minutes=10)
+    metric: str = ""
+    space: Space = Space()
+
+
+class Training(_Frozen):
+    window: Duration | None = Field(None, description="How far back to learn from; empty: all there is.")
+    split: Annotated[TimeSplit | EntitySplit, Field(discriminator="by")]
+    search: Search
+    final_fit: bool = True
+
+
+class ChampionGate(_Frozen):
+    metric: str = ""
+    margin: float = Field(0.005, ge=0)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    require: Literal["not_worse", "better"] = "not_worse"
+
+
+class SliceGate(_Frozen):
+    columns: tuple[Name, ...]
+    margin: float = Field(0.03, ge=0)
+
+
+class Gates(_Frozen):
+    minimum: Mapping[str, float] = Field(default_factory=dict)
+    champion: ChampionGate
+    slices: SliceGate | None = None
+    min_rows: int = Field(500, ge=1)
+    approval: Literal["none", "human"] = "none"
+
+
+class Monitoring(_Frozen):
+    window: Duration = Field(timedelta(days=1), description="Length of a window; at least one seasonal cycle.")
+    min_rows: int = Field(500, ge=1)
+
+
+class Retrain(_Frozen):
+    schedule: str | None = Field(None, description="Cron, UTC; empty: only by hand and by what monitoring finds.")
+
+
+class ModelSpec(_Frozen):
+    """One model. Build it with `load_spec` or `ModelSpec.parse`; both fill in what depends on the task."""
+
+    spec_version: Literal[1] = SPEC_VERSION
+    name: Name
+    description: str = ""
+    task: Literal["multiclass", "binary", "regression"]
+    entity: str
+    source: Source = Source()
+    label: Label
+    features: Features
+    training: Training
+    gates: Gates
+    monitoring: Monitoring = Monitoring()
+    retrain: Retrain = Retrain()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, given: Any) -> Any:
+        """Defaults that depend on the task or on whether the data has time; never touches what the file says."""
+        if not isinstance(given, dict):
+            raise ValueError("expected keys and values, as in models/credit_score.yaml")
+        filled = {**given}
+        metric = METRICS.get(str(given.get("task")), ("",))[0]
+        timed = bool((given.get("source") or {}).get("event_time")) if isinstance(given.get("source"), dict) else False
+        training = {**_section(filled, "training")}
+        training["split"] = training.get("split") or {"by": "time" if timed else "entity"}
+        search = _section(training, "search")
+        training["search"] = {**search, "metric": search.get("metric") or metric}
+        gates = {**_section(filled, "gates")}
+        champion = _section(gates, "champion")
+        gates["champion"] = {**champion, "metric": champion.get("metric") or metric}
+        return {**filled, "training": training, "gates": gates}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSpec":
+        if problems := [*_column_problems(self), *_label_problems(self), *_time_problems(self)]:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def parse(cls, given: object, *, file: str) -> "ModelSpec":
+        """A spec from parsed YAML or JSON.
+
+        Raises: SpecInvalid naming `file`, each wrong key's path and what was expected there.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SpecInvalid(file=file, problems=[_problem(detail) for detail in error.errors()]) from None
+
+    @property
+    def timed(self) -> bool:
+        return self.source.event_time is not None
+
+    @property
+    def store(self) -> StoreSchema:
+        """The shape of this model's store tables."""
+        return StoreSchema(
+            model=self.name,
+            features=tuple(Column(name, KINDS[feature.type]) for name, feature in self.features.columns.items()),
+            label=Column(self.label.column, "number" if self.task == "regression" else "category"),
+            timed=self.timed,
+            max_age=self.features.max_age,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file said, as plain JSON; `parse` reads it back to an equal spec."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return {"spec_version": self.spec_version, **dumped}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 in hex of the spec without its defaults, so a later Evergreen with more keys gives the same one."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def columns_of(self, kind: str) -> list[str]:
+        """Names of the features of type `kind` (`numeric`, `categorical`, `text`), in the file's order."""
+        return [name for name, feature in self.features.columns.items() if feature.type == kind]
+
+
+def _column_problems(spec: ModelSpec) -> Iterator[str]:
+    columns, label = spec.features.columns, spec.label.column
+    if reserved := RESERVED_COLUMNS & {*columns, label}:
+        yield f"features.columns: {_listed(reserved)} is a name Evergreen uses itself; rename it with source.map"
+    for name, role in ((label, "label"), (spec.entity, "entity")):
+        if name in columns:
+            yield f"features.columns: {name} is the {role}, it can't be a feature too"
+    if both := set(columns) & set(spec.features.private):
+        yield f"features.private: {_listed(both)} is also a feature"
+    if spec.gates.slices and (unknown := set(spec.gates.slices.columns) - set(columns)):
+        yield f"gates.slices.columns: {_listed(unknown)} is not a feature"
+
+
+def _label_problems(spec: ModelSpec) -> Iterator[str]:
+    classes, known = spec.label.classes, METRICS[spec.task]
+    if len(set(classes)) != len(classes):
+        yield "label.classes: a class is named twice"
+    fits, wanted = {
+        "multiclass": (len(classes) >= 3, "at least 3 classes"),
+        "binary": (len(classes) == 2, "exactly 2 classes, the positive one last"),
+        "regression": (not classes, "none"),
+    }[spec.task]
+    if not fits:
+        yield f"label.classes: expected {wanted} for a {spec.task} task, got {len(classes)}"
+    asked = {
+        "training.search.metric": spec.training.search.metric,
+        "gates.champion.metric": spec.gates.champion.metric,
+        **{f"gates.minimum.{name}": name for name in spec.gates.minimum},
+    }
+    for path, metric in asked.items():
+        if metric not in known:
+            yield f"{path}: expected one of {', '.join(known)}, got {metric!r}"
+
+
+def _time_problems(spec: ModelSpec) -> Iterator[str]:
+    split, window = spec.training.split, spec.training.window
+    if not spec.timed:
+        if isinstance(split, TimeSplit):
+            yield "training.split.by: data without source.event_time can only be split by entity"
+        if window or spec.features.max_age or spec.label.maturity:
+            yield "training.window, features.max_age, label.maturity: need source.event_time"
+    if isinstance(split, EntitySplit) and split.validation + split.test >= 1:
+        yield "training.split: validation and test leave nothing to train on"
+    if isinstance(split, TimeSplit) and window and split.validation + split.test >= window:
+        yield "training.split: validation and test are as long as training.window and leave nothing to train on"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _section(given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = given.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _problem(detail: Any) -> tuple[str, str]:
+    # Discriminated unions put the branch's tag into the path; a user knows only the file's own keys.
+    path = ".".join(str(part) for part in detail["loc"] if part not in {"[key]", "numeric", "categorical"})
+    expected = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        expected = "is not a key Evergreen knows here"
+    elif detail["type"] == "missing":
+        expected = "is missing"
+    elif detail["type"] not in {"value_error"}:
+        expected = f"{expected}, got {str(detail['input'])[:60]!r}"
+    return path or "the file", expected
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """The spec in the YAML file at `path`.
+
+    Raises: SpecInvalid where the file can't be read, is not YAML, breaks a rule, or is not named after its model.
+    """
+    try:
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecInvalid(file=str(path), problems=[("the file", error.strerror or "can't be read")]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecInvalid(
+            file=str(path), problems=[("the file", f"is not YAML: {' '.join(str(error).split())}")]
+        ) from None
+    spec = ModelSpec.parse(parsed, file=path.name)
+    if spec.name != path.stem:
+        raise SpecInvalid(
+            file=path.name, problems=[("name", f"expected the file's own name, {path.stem!r}, got {spec.name!r}")]
+        )
+    return spec
+
+
+def model_names(folder: Path) -> list[str]:
+    """Names of the models in `folder`, sorted; their files are not opened."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_spec(folder: Path, model: str) -> ModelSpec:
+    """The spec of `model`.
+
+    Raises: UnknownModel where `folder` has no such file; SpecInvalid.
+    """
+    names = model_names(folder)
+    if model not in names:
+        raise UnknownModel(model=model, available=names)
+    return load_spec(folder / f"{model}.yaml")

@@ -1,0 +1,166 @@
+"""The model file: what it may say, what it defaults to, and how a wrong one is refused."""
+
+import copy
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.spec import ModelSpec, find_spec, load_spec, parse_duration, show_duration
+from utils.errors import SpecInvalid, UnknownModel
+from utils.version import ROOT
+
+SHORTEST = yaml.safe_load(
+    """
+    name: churn
+    task: binary
+    entity: customer
+    label: {column: left, classes: ["No", "Yes"]}
+    features:
+      columns:
+        tenure: {type: numeric}
+        plan: {type: categorical}
+    """
+)
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    """The shortest file with `parts` in it; `label__classes=[…]` means label.classes."""
+    given = copy.deepcopy(SHORTEST)
+    for path, value in parts.items():
+        *folders, last = path.split("__")
+        section = given
+        for folder in folders:
+            section = section.setdefault(folder, {})
+        section[last] = value
+    return given
+
+
+@given(st.integers(0, 10**8))
+def test_durations_are_read_back_as_they_are_shown(seconds):
+    assert parse_duration(show_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("90d", timedelta(days=90)),
+        ("6h", timedelta(hours=6)),
+        ("10m", timedelta(minutes=10)),
+        (" 3s ", timedelta(0, 3)),
+    ],
+)
+def test_durations_are_a_number_and_a_unit(text, duration):
+    assert parse_duration(text) == duration
+
+
+@pytest.mark.parametrize("text", ["90", "d", "1.5h", "-3d", "3 d", "3w", "", 90, 1.5, True])
+def test_anything_else_is_no_duration(text):
+    with pytest.raises(ValueError, match="90d"):
+        parse_duration(text)
+
+
+def test_a_dozen_lines_are_enough():
+    spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
+    assert spec.training.split.by == "entity"
+    assert spec.training.search.metric == spec.gates.champion.metric == "roc_auc"
+    assert not spec.timed
+    assert spec.store.max_age is None
+
+
+def test_a_source_with_time_is_split_by_time():
+    spec = ModelSpec.parse(changed(source__event_time="date"), file="churn.yaml")
+    assert spec.timed
+    assert spec.training.split.by == "time"
+
+
+@pytest.mark.parametrize("name", ["credit_score"])
+def test_shipped_models_read_back_from_json_to_the_same_spec(name):
+    spec = find_spec(ROOT / "models", name)
+    again = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
+    assert again == spec
+    assert again.hash == spec.hash
+
+
+def test_credit_score_has_exactly_its_features(credit_score):
+    assert list(credit_score.features.columns) == [
+        *("age", "occupation", "annual_income", "monthly_inhand_salary", "num_bank_accounts", "num_credit_card"),
+        *("interest_rate", "num_of_loan", "type_of_loan", "delay_from_due_date", "num_of_delayed_payment"),
+        *("changed_credit_limit", "num_credit_inquiries", "credit_mix", "outstanding_debt"),
+        *("credit_utilization_ratio", "credit_history_age", "payment_of_min_amount", "total_emi_per_month"),
+        *("amount_invested_monthly", "payment_behaviour", "monthly_balance"),
+    ]
+    assert credit_score.label.classes == ("Poor", "Standard", "Good")
+    assert credit_score.features.private == ("name", "ssn")
+
+
+def test_the_hash_follows_what_the_file_says_and_not_how_it_says_it():
+    spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
+    spelled_out = ModelSpec.parse(changed(gates__min_rows=500), file="churn.yaml")
+    other = ModelSpec.parse(changed(gates__min_rows=600), file="churn.yaml")
+    assert spelled_out.hash == spec.hash != other.hash
+
+
+@pytest.mark.parametrize(
+    ("parts", "path", "expected"),
+    [
+        ({"labels": {}}, "labels", "is not a key"),
+        ({"task": "ranking"}, "task", "multiclass"),
+        ({"label__classes": ["No"]}, "label.classes", "exactly 2"),
+        ({"label__classes": ["No", "No"]}, "label.classes", "twice"),
+        ({"label__column": "Left?"}, "label.column", "pattern"),
+        ({"label__maturity": "soon"}, "label.maturity", "90d"),
+        ({"features__columns": {}}, "features.columns", "at least 1"),
+        ({"features__columns__tenure": {"type": "number"}}, "features.columns.tenure", "numeric"),
+        (
+            {"features__columns__tenure": {"type": "numeric", "min": 2, "max": 1}},
+            "features.columns.tenure",
+            "above max",
+        ),
+        ({"features__columns__tenure": {"type": "numeric", "min": float("inf")}}, "tenure.min", "finite"),
+        ({"features__columns__left": {"type": "numeric"}}, "features.columns", "label"),
+        ({"features__columns__customer": {"type": "numeric"}}, "features.columns", "entity"),
+        ({"features__columns__batch_id": {"type": "numeric"}}, "features.columns", "batch_id"),
+        ({"features__private": ["plan"]}, "features.private", "plan"),
+        ({"features__max_age": "9d"}, "features.max_age", "event_time"),
+        ({"training__split": {"by": "time"}}, "training.split", "entity"),
+        ({"training__split": {"by": "entity", "validation": 0.6, "test": 0.5}}, "training.split", "nothing to train"),
+        ({"training__search__metric": "macro_f1"}, "training.search.metric", "roc_auc"),
+        ({"training__search__space": {"depth": [9, 4]}}, "training.search.space", "above"),
+        ({"gates__minimum": {"rmse": 1}}, "gates.minimum.rmse", "roc_auc"),
+        ({"gates__slices": {"columns": ["tenur"]}}, "gates.slices.columns", "tenur"),
+        ({"spec_version": 2}, "spec_version", "1"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_path_of_the_key(parts, path, expected):
+    with pytest.raises(SpecInvalid) as refused:
+        ModelSpec.parse(changed(**parts), file="churn.yaml")
+    assert str(refused.value).startswith("churn.yaml: ")
+    assert path in str(refused.value)
+    assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["", "just text", "- a\n- b", "a: [1,", "\x00"])
+def test_what_is_no_model_file_is_refused_in_one_line(tmp_path: Path, content):
+    path = tmp_path / "churn.yaml"
+    path.write_text(content)
+    with pytest.raises(SpecInvalid, match=r"churn\.yaml") as refused:
+        load_spec(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_is_named_after_its_model(tmp_path: Path):
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(SHORTEST))
+    with pytest.raises(SpecInvalid, match=r"other\.yaml: name: expected the file's own name"):
+        load_spec(path)
+
+
+def test_an_unknown_model_is_told_which_there_are():
+    with pytest.raises(UnknownModel, match=r"'nothing'.*credit_score"):
+        find_spec(ROOT / "models", "nothing")

@@ -1,0 +1,175 @@
+"""Every error Evergreen raises on purpose.
+
+    EvergreenError
+    ├── SettingMissing            a setting that this action needs is empty
+    ├── SpecInvalid               a model file is wrong
+    ├── UnknownModel              no model file has that name
+    ├── Unreachable               MariaDB, MLflow or Airflow does not answer
+    ├── AccessDenied              a server answered and refused the credentials
+    ├── DataRefused               data that can't be used as it is
+    │   ├── MissingColumns
+    │   ├── RowsRefused
+    │   ├── EmptyWindow
+    │   ├── MissingLabels
+    │   └── ValidationFailed
+    ├── NotFound                  a version, snapshot, prediction or row that does not exist
+    ├── NothingToDo               there is no open decision or candidate to act on
+    ├── DeploymentFailed          a version did not come up everywhere and was rolled back
+    ├── IntegrityError            bytes or predictions are not what was recorded
+    ├── NotNow                    a prediction can't be answered at this moment, but soon
+    ├── NotLogged                 MariaDB refuses a prediction's row, so it is not answered
+    └── StackError                a part on this machine can't be started
+
+An error takes facts and builds its own one line: what was wrong, where, and what to do.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    listed = list(names)
+    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + rest
+
+
+class EvergreenError(Exception):
+    """Base of the tree; the CLI prints its message as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class SettingMissing(EvergreenError):
+    def __init__(self, *, variable: str, needed_for: str) -> None:
+        super().__init__(f"{variable} is not set, and {needed_for} needs it: set it in .env")
+
+
+class SpecInvalid(EvergreenError):
+    """A model file that can't be used; `problems` are (path of the key, what was expected)."""
+
+    exit_code = 2
+
+    def __init__(self, *, file: str, problems: Sequence[tuple[str, str]]) -> None:
+        self.file, self.problems = file, tuple(problems)
+        shown = "; ".join(f"{path}: {expected}" for path, expected in self.problems[:5])
+        more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+        super().__init__(f"{file}: {shown}{more}")
+
+
+class UnknownModel(EvergreenError):
+    exit_code = 2
+
+    def __init__(self, *, model: str, available: Iterable[str]) -> None:
+        known = _some(sorted(available)) or "none"
+        super().__init__(f"there is no model named {model!r}: models are {known} (one YAML file each in models/)")
+
+
+class Unreachable(EvergreenError):
+    exit_code = 3
+
+    def __init__(self, *, service: str, address: str, reason: str = "") -> None:
+        self.service, self.address = service, address
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{service} does not answer at {address}{why}: is it up? `make status` shows every part")
+
+
+class AccessDenied(EvergreenError):
+    exit_code = 3
+
+    def __init__(self, *, service: str, address: str, user: str, reason: str = "") -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{service} at {address} refuses user {user!r}{why}: check the password and grants")
+
+
+class DataRefused(EvergreenError):
+    exit_code = 4
+
+
+class MissingColumns(DataRefused):
+    def __init__(self, *, source: str, missing: Iterable[str], available: Iterable[str]) -> None:
+        super().__init__(
+            f"{source}: missing columns {_some(missing)}; it has {_some(available, 40)}"
+            " (rename with source.map in the model file)"
+        )
+
+
+class RowsRefused(DataRefused):
+    """`rejects` are (line number in the file, column, value, reason)."""
+
+    def __init__(self, *, source: str, rejects: Sequence[tuple[int, str, str, str]], rows: int) -> None:
+        self.rejects = tuple(rejects)
+        line, column, value, reason = self.rejects[0]
+        super().__init__(
+            f"{source}: {len(self.rejects):,} of {rows:,} rows refused and nothing was loaded; "
+            f"first: line {line}, {column} = {value!r}: {reason}"
+        )
+
+
+class EmptyWindow(DataRefused):
+    def __init__(self, *, model: str, start: datetime | None, end: datetime) -> None:
+        since = f"{start:%Y-%m-%d %H:%M}" if start else "the beginning"
+        super().__init__(
+            f"{model}: no label between {since} and {end:%Y-%m-%d %H:%M} UTC: "
+            "load newer labels, or give a window end inside the data"
+        )
+
+
+class MissingLabels(DataRefused):
+    def __init__(self, *, model: str, detail: str) -> None:
+        super().__init__(f"{model}: {detail}")
+
+
+class ValidationFailed(DataRefused):
+    """`violations` are one line each, the worst first."""
+
+    def __init__(self, *, model: str, violations: Sequence[str]) -> None:
+        self.violations = tuple(violations)
+        shown = "; ".join(self.violations[:3])
+        super().__init__(f"{model}: training data breaks {len(self.violations)} rule(s) of the model file: {shown}")
+
+
+class NotFound(EvergreenError):
+    exit_code = 5
+
+    def __init__(self, *, what: str, where: str = "", hint: str = "") -> None:
+        place = f" in {where}" if where else ""
+        super().__init__(f"there is no {what}{place}" + (f": {hint}" if hint else ""))
+
+
+class NothingToDo(EvergreenError):
+    exit_code = 6
+
+    def __init__(self, *, model: str, reason: str) -> None:
+        super().__init__(f"{model}: nothing to do: {reason}")
+
+
+class DeploymentFailed(EvergreenError):
+    exit_code = 7
+
+    def __init__(self, *, model: str, version: int, reason: str, serving: int | None) -> None:
+        now = f"version {serving} serves on" if serving is not None else "no version serves"
+        super().__init__(f"{model}: version {version} was not deployed: {reason}; {now}")
+
+
+class IntegrityError(EvergreenError):
+    exit_code = 8
+
+    def __init__(self, *, what: str, expected: str, found: str) -> None:
+        super().__init__(f"{what}: expected {expected}, found {found}: it was changed or damaged since it was recorded")
+
+
+class NotNow(EvergreenError):
+    """`retry_after` is in seconds."""
+
+    def __init__(self, *, reason: str, retry_after: int = 1) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{reason}: try again in {retry_after} s")
+
+
+class NotLogged(EvergreenError):
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(f"the prediction could not be logged and is not answered: {reason}")
+
+
+class StackError(EvergreenError):
+    exit_code = 9

@@ -1,0 +1,125 @@
+"""The only reader of the environment: one frozen object, from `.env` and the process environment."""
+
+import os
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from utils.errors import SettingMissing
+from utils.version import ROOT
+
+Role = Literal["root", "admin", "loader", "pipeline", "api", "reader", "mlflow"]
+# Variables of the user's shell that programs started by Evergreen keep; everything else they are told explicitly.
+INHERITED = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),  # of a team's own MLflow
+)
+PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB = "evergreen", "evergreen_store", "mlflow", "optuna"
+
+
+class Settings(BaseSettings):
+    """Every variable is `EVERGREEN_` and the field's name; the process environment goes before `.env`."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(ROOT / ".evergreen", description="State: database files, snapshots, Bento store, logs.")
+    models_dir: Path = Field(ROOT / "models", description="The folder with one YAML file a model.")
+    env_file: Path = Field(
+        ROOT / ".env", description="The file these settings and the generated secrets are read from."
+    )
+
+    mariadb_host: str = Field("", description="Your own MariaDB; empty: a private one on this machine.")
+    mariadb_port: int = Field(3307, ge=1, le=65535, description="MariaDB's TCP port.")
+    mariadb_root_user: str = Field("root", description="Who creates databases and users at the first start.")
+    mariadb_root_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
+    db_admin_password: SecretStr = Field(SecretStr(""), description="Of evergreen_admin: tables and grants.")
+    db_loader_password: SecretStr = Field(SecretStr(""), description="Of evergreen_loader: fills the store.")
+    db_pipeline_password: SecretStr = Field(SecretStr(""), description="Of evergreen_pipeline: trains and decides.")
+    db_api_password: SecretStr = Field(SecretStr(""), description="Of evergreen_api: serves and logs predictions.")
+    db_reader_password: SecretStr = Field(SecretStr(""), description="Of evergreen_reader: reads, for people.")
+    db_mlflow_password: SecretStr = Field(SecretStr(""), description="Of evergreen_mlflow: MLflow's own database.")
+
+    mlflow_url: str = Field("", description="Your own MLflow; empty: one on this machine.")
+    mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the private MLflow.")
+    airflow_url: str = Field("", description="Your own Airflow; empty: one on this machine.")
+    airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the private Airflow.")
+    airflow_user: str = Field("admin", description="Who signs in to Airflow, you and Evergreen alike.")
+    airflow_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
+    airflow_jwt_secret: SecretStr = Field(SecretStr(""), description="Signs the tokens of Airflow's API.")
+    airflow_fernet_key: SecretStr = Field(
+        SecretStr(""), description="Encrypts the connections in Airflow's database: 32 bytes, URL-safe base64."
+    )
+
+    serving_port: int = Field(
+        3000, ge=1, le=65535, description="Port of the first prediction service; the next models count up."
+    )
+    serving_workers: int = Field(2, ge=1, le=64, description="Worker processes of each prediction service.")
+    model: str = Field("", description="The model that a prediction service process serves; set by whoever starts it.")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="Bearer token that requests must carry; empty: none is asked for."
+    )
+    timezone: str = Field(
+        "UTC", description="Time zone of cron schedules, an IANA name; Airflow's pages show times in your browser's."
+    )
+
+    @property
+    def mariadb_address(self) -> str:
+        """`host:port` as the clients use it."""
+        return f"{self.mariadb_host or '127.0.0.1'}:{self.mariadb_port}"
+
+    @property
+    def mlflow_tracking_url(self) -> str:
+        return (self.mlflow_url or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+    @property
+    def airflow_base_url(self) -> str:
+        return (self.airflow_url or f"http://127.0.0.1:{self.airflow_port}").rstrip("/")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.home / "snapshots"
+
+    @property
+    def bento_home(self) -> Path:
+        return self.home / "bento"
+
+    def db_user(self, role: Role) -> str:
+        return self.mariadb_root_user if role == "root" else f"evergreen_{role}"
+
+    def db_password(self, role: Role) -> str:
+        """Password of `role`'s database user.
+
+        Raises: SettingMissing where it is not set, as in a process that was not given that role's secret.
+        """
+        field = "mariadb_root_password" if role == "root" else f"db_{role}_password"
+        secret: SecretStr = getattr(self, field)
+        if not secret.get_secret_value():
+            raise SettingMissing(
+                variable=f"EVERGREEN_{field.upper()}", needed_for=f"connecting as {self.db_user(role)}"
+            )
+        return secret.get_secret_value()
+
+    def db_url(self, role: Role, database: str = PLATFORM_DB, *, scheme: str = "mysql+pymysql") -> str:
+        """A database URL with `role`'s credentials in it; never log it."""
+        user, password = quote(self.db_user(role), safe=""), quote(self.db_password(role), safe="")
+        return f"{scheme}://{user}:{password}@{self.mariadb_address}/{database}"
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from `overrides`, the environment and the `.env` file, in this order.
+
+    The file is the one that `EVERGREEN_ENV_FILE` names, or `.env` at the top of the checkout; it may be absent.
+    """
+    env_file = Path(str(overrides.get("env_file") or os.environ.get("EVERGREEN_ENV_FILE") or ROOT / ".env"))
+    return Settings(_env_file=env_file, **{**overrides, "env_file": env_file})  # type: ignore[arg-type]
+
+
+def inherited_environment() -> dict[str, str]:
+    """The variables of this process that a program it starts may have; addresses of this machine skip any proxy."""
+    kept = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
+    here = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost")))
+    return {**kept, "NO_PROXY": here, "no_proxy": here}
