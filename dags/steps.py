@@ -1,0 +1,94 @@
+"""What the DAG files share: the models, the settings of a task, and how a step fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import DAG, BaseOperatorLink, Connection, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from pipelines.spec import ModelSpec, load_spec, model_names
+from utils.clock import as_utc
+from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
+from utils.settings import Settings, load_settings
+
+CONNECTION = "feature_store"
+START = datetime(2026, 1, 1)
+# A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "execution_timeout": timedelta(hours=2),
+}
+
+
+def model_specs(*, suffix: str) -> Iterator[ModelSpec]:
+    """Every model file that can be used. One that can't becomes a DAG whose only task says what is wrong with it."""
+    settings = load_settings()
+    for name in model_names(settings.models_dir):
+        try:
+            yield load_spec(settings.models_dir / f"{name}.yaml")
+        except SpecInvalid as error:
+            _broken(f"{name}{suffix}", str(error))
+
+
+def _broken(dag_id: str, problem: str) -> None:
+    with DAG(dag_id, schedule=None, start_date=START, tags=["model file is wrong"], doc_md=f"**{problem}**"):
+
+        @task
+        def read_model_file() -> None:
+            raise AirflowFailException(problem)
+
+        read_model_file()
+
+
+@contextmanager
+def step() -> Iterator[Settings]:
+    """The settings a step works with; the store's address and credentials are those of the connection `feature_store`.
+
+    An error that another try can't mend fails the task at once, with its one line; one that it may mend is retried.
+    """
+    try:
+        store = Connection.get(CONNECTION)
+        given = {"mariadb_host": store.host, "mariadb_port": store.port, "db_pipeline_password": store.password}
+        yield load_settings(**given)
+    except NothingToDo as nothing:
+        raise AirflowSkipException(str(nothing)) from None
+    except Unreachable:
+        raise
+    except EvergreenError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+def own_id() -> str:
+    """The id of the current run, unique over all DAGs."""
+    run = get_current_context()["dag_run"]
+    return f"{run.dag_id}/{run.run_id}"
+
+
+def run_time() -> datetime:
+    """The instant the current run stands for, UTC. Runs started by an Asset have no logical date; all have this."""
+    return as_utc(get_current_context()["dag_run"].run_after)
+
+
+class MlflowLink(BaseOperatorLink):
+    """A button on the task that opens what the step made in MLflow."""
+
+    name = "MLflow"
+
+    def get_link(self, operator: object, *, ti_key: Any) -> str:
+        return str(ti_key.xcom_pull(task_ids=ti_key.task_id, key=self.name) or "")
+
+    @classmethod
+    def show(cls, url: str | None) -> None:
+        """Let the current task's button open `url`; without one the button stays grey."""
+        if url:
+            get_current_context()["ti"].xcom_push(key=cls.name, value=url)
+
+
+def with_link(made: Any) -> Any:
+    """Give a step its MLflow button."""
+    made.operator.operator_extra_links = (MlflowLink(),)
+    return made

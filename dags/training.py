@@ -1,0 +1,124 @@
+"""`<model>_training` for every model: claim → extract → validate → search → train → evaluate → decide → announce."""
+
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
+from airflow.sdk.bases.operator import chain
+from airflow.sdk.exceptions import AirflowSkipException
+from steps import RETRIES, START, MlflowLink, model_specs, own_id, run_time, step, with_link
+
+from pipelines.spec import ModelSpec
+from pipelines.training import STEPS
+from utils.clock import utc_now
+from utils.settings import load_settings
+
+DOC = """
+Trains **{name}** and decides whether the result may serve. {description}
+
+| step | does |
+|---|---|
+| claim | takes every open decision to retrain; a run by cron or by hand records its own first |
+| extract | reads point-in-time rows into an immutable snapshot |
+| validate | holds the snapshot against the model file; a broken rule stops the run |
+| search | tries parameters within the budget ({trials} trials, at most {timeout}) |
+| train | refits the best trial and registers it as `challenger` |
+| evaluate | scores it and the champion on the same rows, newer than both |
+| decide | promote, reject, or wait for more labels; the row says why |
+| announce | wakes `{name}_deployment` where the verdict is promote, else is skipped |
+| release | only after a failure: opens the claimed decisions again for the next run |
+
+**By hand:** *Trigger*, with a window end, a number of trials and a reason. Clients see nothing before the promotion.
+"""
+
+
+def schedule_of(spec: ModelSpec) -> object:
+    """What monitoring decides wakes a training, and so does the model file's cron."""
+    retrain = Asset(f"retrain/{spec.name}")
+    if spec.retrain.schedule is None:
+        return [retrain]
+    cron = CronTriggerTimetable(spec.retrain.schedule, timezone=load_settings().timezone)
+    return AssetOrTimeSchedule(timetable=cron, assets=retrain)
+
+
+def form(spec: ModelSpec) -> dict[str, Param]:
+    trials = spec.training.search.trials
+    return {
+        "window_end": Param(None, type=["null", "string"], format="date-time", title="Window end",
+                            description="Learn from what was known at this instant. Empty: now."),
+        "trials": Param(None, type=["null", "integer"], minimum=1, maximum=1000, title="Trials",
+                        description=f"Points of the search space to try. Empty: {trials}, as the model file says."),
+        "reason": Param("by hand", type="string", minLength=1, maxLength=500, title="Reason",
+                        description="It stands in the decision's row and on the model version."),
+    }  # fmt: skip
+
+
+def training(spec: ModelSpec) -> None:
+    budget = spec.training.search
+
+    @dag(
+        dag_id=f"{spec.name}_training",
+        description=f"Train {spec.name} and decide whether it may serve",
+        schedule=schedule_of(spec),
+        start_date=START,
+        catchup=False,
+        max_active_runs=1,
+        params=form(spec),
+        default_args=RETRIES,
+        tags=["evergreen", spec.name],
+        doc_md=DOC.format(name=spec.name, description=spec.description, trials=budget.trials, timeout=budget.timeout),
+    )
+    def build() -> None:
+        @task
+        def claim() -> str:
+            from pipelines import runs
+
+            context = get_current_context()
+            kind, given = str(context["dag_run"].run_type), context["params"]
+            with step() as settings:
+                if not kind.startswith("asset"):
+                    cause, why = ("schedule", "its cron") if kind == "scheduled" else ("manual", given["reason"])
+                    runs.record_decision(
+                        settings, model=spec.name, cause=cause, reason=why, caused_by=own_id(), now=utc_now()
+                    )
+                window_end = runs.parse_window_end(given["window_end"]) if given["window_end"] else run_time()
+                run = runs.claim(
+                    settings, spec=spec, run_id=own_id(), now=utc_now(), window_end=window_end, trials=given["trials"]
+                )
+            return run.run_id
+
+        def pipeline_step(name: str) -> object:
+            @task(task_id=name)
+            def do(claimed: str) -> str:
+                from pipelines import training
+
+                with step() as settings:
+                    done = training.do(name, claimed, settings=settings, now=utc_now())
+                    MlflowLink.show(done.url)
+                return done.summary
+
+            return with_link(do(claimed))
+
+        @task(outlets=[Asset(f"candidate/{spec.name}")])
+        def announce(claimed: str) -> None:
+            from pipelines import runs
+
+            with step() as settings:
+                verdict = runs.verdict(settings, claimed)
+            if verdict != "promote":
+                raise AirflowSkipException(f"the verdict is {verdict}: nothing to deploy")
+
+        @task(trigger_rule="one_failed")
+        def release() -> None:
+            from pipelines import runs
+
+            with step() as settings:
+                runs.fail(settings, own_id(), now=utc_now())
+
+        claimed = claim()
+        steps = [claimed, *(pipeline_step(name) for name in STEPS)]
+        chain(*steps, announce(claimed))
+        steps >> release()
+
+    build()
+
+
+for model_spec in model_specs(suffix="_training"):
+    training(model_spec)

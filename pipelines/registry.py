@@ -1,0 +1,160 @@
+"""The only module that talks to MLflow's registry: versions with their tags and files, and the aliases.
+
+A version's tags say where it came from: bundle_sha256, run_id, snapshot_id, snapshot_sha256, spec_hash, code_commit,
+fitted_until, reason, and evaluated_as for a final fit. Aliases: `challenger` (last candidate), `champion` (serves),
+`previous` (rollback target). The rows in MariaDB are the truth; aliases are reconciled to them.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import requests
+
+from db import history
+from db.session import session
+from pipelines.bundle import FILES, Bundle, bundle_hash, read_bundle
+from utils.errors import NotFound, Unreachable
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PROBE_TIMEOUT = 5  # seconds
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+
+def client(settings: Settings) -> "MlflowClient":
+    """MLflow's client, after a short look whether the server answers: its own retries take minutes to give up.
+
+    Raises: Unreachable.
+    """
+    address = settings.mlflow_tracking_url
+    try:
+        requests.get(f"{address}/health", timeout=PROBE_TIMEOUT).raise_for_status()
+    except requests.RequestException as error:
+        raise Unreachable(service="MLflow", address=address, reason=type(error).__name__) from None
+    # MLflow takes two seconds to import. It draws progress bars and prints addresses unless told not to.
+    from mlflow import MlflowClient
+    from mlflow.environment_variables import (
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    )
+
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=address, registry_uri=address)
+
+
+def register(
+    settings: Settings, *, model: str, mlflow_run_id: str, folder: Path, tags: Mapping[str, str], description: str
+) -> int:
+    """Upload `folder` (an MLflow model with a bundle's files) as a new version of `model`; returns its number.
+
+    The version's tag bundle_sha256 is added here, from the very bytes that are uploaded.
+    """
+    from mlflow.entities import LoggedModelStatus
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(settings)
+    try:
+        mlflow.create_registered_model(model, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    experiment = mlflow.get_run(mlflow_run_id).info.experiment_id
+    logged = mlflow.create_logged_model(experiment, name=model, source_run_id=mlflow_run_id, model_type="CatBoost")
+    mlflow.log_model_artifacts(logged.model_id, str(folder))
+    mlflow.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    created = mlflow.create_model_version(
+        model,
+        source=f"models:/{logged.model_id}",
+        run_id=mlflow_run_id,
+        tags={**tags, "bundle_sha256": bundle_hash(folder)},
+        model_id=logged.model_id,
+    )
+    return int(created.version)
+
+
+def find_version(settings: Settings, model: str, *, run_id: str, evaluated_as: int | None) -> int | None:
+    """The version that a run registered (evaluated_as None), or the final fit of version `evaluated_as`; or None."""
+    found = client(settings).search_model_versions(f"name = '{model}'")
+    wanted = str(evaluated_as) if evaluated_as else None
+    numbers = [int(v.version) for v in found if v.tags.get("run_id") == run_id and v.tags.get("evaluated_as") == wanted]
+    return max(numbers, default=None)
+
+
+def version_tags(settings: Settings, model: str, version: int) -> dict[str, str]:
+    """The tags of a version.
+
+    Raises: NotFound, Unreachable.
+    """
+    return dict(_version(settings, model, version).tags)
+
+
+def _version(settings: Settings, model: str, version: int) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client(settings).get_model_version(model, str(version))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NotFound(
+            what=f"version {version} of {model}", where=f"MLflow at {settings.mlflow_tracking_url}"
+        ) from None
+
+
+def fitted_until(tags: Mapping[str, str]) -> datetime:
+    """The newest instant of a label that the version learned from, UTC."""
+    return datetime.fromisoformat(tags["fitted_until"])
+
+
+def download(settings: Settings, model: str, version: int, folder: Path) -> str:
+    """Put the bundle's files of a version into `folder`; returns the SHA-256 that was recorded when it was registered.
+
+    Raises: NotFound, Unreachable. Checking the hash is left to `read_bundle`.
+    """
+    found = _version(settings, model, version)
+    import mlflow.artifacts
+
+    # A `models:/` address would be looked up in the process-wide registry instead of this one.
+    location = client(settings).get_logged_model(str(found.source).removeprefix("models:/")).artifact_location
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"{location}/{name}", dst_path=str(folder), tracking_uri=settings.mlflow_tracking_url
+        )
+    return str(found.tags["bundle_sha256"])
+
+
+def load(settings: Settings, model: str, version: int) -> Bundle:
+    """A version in memory, checked.
+
+    Raises: NotFound, Unreachable, IntegrityError.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sha256 = download(settings, model, version, Path(folder))
+        return read_bundle(Path(folder), sha256=sha256)
+
+
+def set_alias(settings: Settings, model: str, alias: str, version: int | None) -> None:
+    """Point `alias` at `version`, or take it away where that is None."""
+    mlflow = client(settings)
+    if version is None:
+        mlflow.delete_registered_model_alias(model, alias)
+    else:
+        mlflow.set_registered_model_alias(model, alias, str(version))
+
+
+def reconcile(settings: Settings, model: str) -> None:
+    """Make `champion` and `previous` say what the deployment history says; harmless when they do already."""
+    with session(settings, "pipeline") as connection:
+        row = history.desired(connection, model)
+    set_alias(settings, model, CHAMPION, row["version"] if row else None)
+    set_alias(settings, model, PREVIOUS, row["previous_version"] if row else None)

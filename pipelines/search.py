@@ -1,0 +1,121 @@
+"""Search: the best parameters on the validation rows, within the model file's budget of trials and time."""
+
+import logging
+import time
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import MaxTrialsCallback
+from optuna.trial import TrialState
+
+from pipelines import runs, tracking
+from pipelines.extract import Snapshot
+from pipelines.features import pool_from_frame, score
+from pipelines.metrics import HIGHER_IS_BETTER, judge, value
+from pipelines.runs import Run
+from pipelines.spec import METRICS
+from pipelines.split import Split, split_rows
+from pipelines.train import fit, newest_label
+from utils.settings import OPTUNA_DB, Settings
+
+MOST_TREES = 500
+HEARTBEAT = 60  # seconds
+CURVES = ("learn", "validation")
+
+log = logging.getLogger(__name__)
+
+
+def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Record the best trial's parameters and number of trees with the run. A killed search goes on with its own study.
+
+    Raises: MissingLabels (from the split), Unreachable.
+    """
+    run = tracking.open_run(run, snapshot.manifest, settings=settings)
+    if run.best_params:
+        return run
+    parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
+    study = _study(run, settings=settings)
+    budget = run.spec.training.search
+    curves: dict[int, dict[str, list[float]]] = {}
+    started = time.monotonic()
+
+    def objective(trial: optuna.Trial) -> float:
+        scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, run=run)
+        trial.set_user_attr("trees", trees)
+        metrics = {f"validation_{name}": found for name, found in scores.items()}
+        tracking.log_trial(
+            run, settings=settings, number=trial.number, params={**trial.params, "trees": trees}, metrics=metrics
+        )
+        reached = scores[budget.metric]
+        log.info(
+            "trial %d: %s %.4f with %d trees, %.0f s",
+            trial.number,
+            budget.metric,
+            reached,
+            trees,
+            time.monotonic() - started,
+        )
+        return reached
+
+    stop = MaxTrialsCallback(run.trials, states=(TrialState.COMPLETE,))
+    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if complete < run.trials:
+        study.optimize(objective, timeout=budget.timeout.total_seconds(), callbacks=[stop])
+    return _record_best(run, study, curves, settings=settings)
+
+
+def try_parameters(
+    trial: optuna.Trial, *, parts: Split, run: Run
+) -> tuple[dict[str, float], int, dict[str, list[float]]]:
+    """Fit one point of the search space: validation metrics, number of trees kept, and loss curves by tree."""
+    spec = run.spec
+    space = spec.training.search.space
+    params: dict[str, Any] = {
+        "depth": trial.suggest_int("depth", *space.depth),
+        "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
+        "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", *space.l2_leaf_reg),
+    }
+    model = fit(parts.train, spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
+    scored = score(model, pool_from_frame(parts.validation, spec=spec, label=False), spec=spec)
+    judged = judge(parts.validation[spec.label.column].to_numpy(), scored, spec=spec)
+    curves = {name: next(iter(losses.values())) for name, losses in model.get_evals_result().items()}
+    return {name: value(name, judged) for name in METRICS[spec.task]}, int(model.tree_count_), curves
+
+
+def _study(run: Run, *, settings: Settings) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        storage = RDBStorage(
+            settings.db_url("pipeline", OPTUNA_DB),
+            heartbeat_interval=HEARTBEAT,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
+        )
+    # Two workers with one seed would repeat each other's trials; a retry must not repeat those of the first try.
+    tries = len(storage.get_all_studies())
+    return optuna.create_study(
+        study_name=run.run_id,
+        storage=storage,
+        load_if_exists=True,
+        direction="maximize" if HIGHER_IS_BETTER[run.spec.training.search.metric] else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=zlib.crc32(f"{run.run_id} {tries}".encode())),
+    )
+
+
+def _record_best(
+    run: Run, study: optuna.Study, curves: dict[int, dict[str, list[float]]], *, settings: Settings
+) -> Run:
+    best = study.best_trial
+    known = {f"loss_{name}": losses for name, losses in zip(CURVES, curves.get(best.number, {}).values(), strict=False)}
+    assert run.mlflow_run_id  # noqa: S101
+    tracking.log(
+        run.mlflow_run_id,
+        settings=settings,
+        curves=known,
+        metrics={f"validation_{run.spec.training.search.metric}": float(np.asarray(best.value))},
+    )
+    return runs.record(settings, run, best_params={**best.params, "trees": best.user_attrs["trees"]})

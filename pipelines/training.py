@@ -1,0 +1,116 @@
+"""The steps of a training in their order: Airflow runs them as one task each, the command line in one process.
+
+A step gets the run's id, reads the run's row, and leaves there what it made. Imports are inside the steps, for the
+order is read by processes that never train.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.extract import Snapshot
+    from pipelines.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step did, in a line for people, and where MLflow shows it."""
+
+    summary: str
+    url: str | None = None
+
+
+def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
+    """Do one step of a run; doing it again gives the same.
+
+    Raises: NotFound where there is no such run, and whatever the step's own function raises.
+    """
+    from pipelines import runs
+
+    return STEPS[step](runs.load_run(settings, run_id), settings, now)
+
+
+def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.extract import extract
+
+    manifest = extract(run, settings=settings, now=now).manifest
+    return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
+
+
+def _validate(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.validate import validate
+
+    validate(_snapshot(run, settings), spec=run.spec)
+    return Done(f"{len(run.spec.features.columns)} features and the label keep to the model file")
+
+
+def _search(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.search import search
+
+    searched = search(run, _snapshot(run, settings), settings=settings)
+    return Done(f"best of {run.trials} trials: {searched.best_params}", run_url(settings, searched))
+
+
+def _train(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.train import train
+
+    version = train(run, _snapshot(run, settings), settings=settings).candidate_version
+    return Done(f"candidate is version {version}", version_url(settings, run.model, version))
+
+
+def _evaluate(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.evaluate import evaluate
+
+    evaluation = evaluate(run, _snapshot(run, settings), settings=settings)
+    metric = run.spec.gates.champion.metric
+    found = evaluation.candidate[metric]
+    summary = f"test {metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] over {evaluation.rows:,} rows"
+    if evaluation.better_by:
+        by, than = evaluation.better_by, evaluation.champion_version
+        summary += f"; better than version {than} by {by.value:+.4f} [{by.low:+.4f}, {by.high:+.4f}]"
+    return Done(summary, run_url(settings, run))
+
+
+def _decide(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines import runs
+    from pipelines.decide import decide, record_verdict
+    from pipelines.evaluate import load_evaluation
+
+    evaluation = load_evaluation(run, settings=settings)
+    decision = decide(evaluation, run.spec.gates)
+    record_verdict(run, decision, evaluation, settings=settings, now=now)
+    runs.finish(settings, run.run_id, now=now)
+    return Done(f"{decision.verdict}: {decision.reason}", run_url(settings, run))
+
+
+STEPS: dict[str, Callable[["Run", Settings, datetime], Done]] = {
+    "extract": _extract,
+    "validate": _validate,
+    "search": _search,
+    "train": _train,
+    "evaluate": _evaluate,
+    "decide": _decide,
+}
+
+
+def run_url(settings: Settings, run: "Run") -> str:
+    """MLflow's page of the run; `#` keeps the address of one server's pages."""
+    return f"{settings.mlflow_tracking_url}/#/runs/{run.mlflow_run_id}"
+
+
+def version_url(settings: Settings, model: str, version: int | None) -> str:
+    """MLflow's page of a registered version."""
+    return f"{settings.mlflow_tracking_url}/#/models/{model}/versions/{version}"
+
+
+def _snapshot(run: "Run", settings: Settings) -> "Snapshot":
+    from pipelines.extract import read_snapshot
+    from utils.errors import NotFound
+
+    if run.snapshot_id is None:
+        raise NotFound(what="snapshot", where=f"training run {run.run_id}", hint="the extract step did not finish")
+    return read_snapshot(run.snapshot_id, settings=settings)

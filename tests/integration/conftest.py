@@ -1,0 +1,85 @@
+"""Fixtures that need more than MariaDB: a real MLflow, and a small model whose world is loaded."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from db import bootstrap, sample
+from pipelines.load import load_file
+from pipelines.spec import ModelSpec, find_spec
+from tests.servers import free_port
+from utils.settings import MLFLOW_DB, Settings
+from utils.version import ROOT
+
+END = datetime(2026, 9, 30)
+
+
+@pytest.fixture(scope="session")
+def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Settings with a running MLflow whose backend is the test's MariaDB."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", settings.db_url("mlflow", MLFLOW_DB)),
+        *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
+    ]
+    # The server starts uvicorn by name.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path})
+    try:
+        given = settings.model_copy(update={"mlflow_port": port})
+        _wait_for(f"{given.mlflow_tracking_url}/health", server, folder / "log")
+        yield given
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A model like credit_score, small enough to train in seconds, with its world loaded up to `END`."""
+
+    spec: ModelSpec
+    settings: Settings
+    end: datetime
+
+
+@pytest.fixture(scope="session")
+def small(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("models")
+    file = yaml.safe_load((ROOT / "models" / "credit_score.yaml").read_text())
+    file["name"] = "small_score"
+    file["training"] |= {"window": "360d", "split": {"by": "time", "validation": "30d", "test": "60d"}}
+    file["training"]["search"] |= {"trials": 2, "space": {"depth": [3, 4], "learning_rate": [0.2, 0.3]}}
+    file["gates"] |= {"minimum": {"macro_f1": 0.55}, "min_rows": 300}
+    file["gates"]["champion"]["margin"] = 0.05
+    (folder / "small_score.yaml").write_text(yaml.safe_dump(file))
+    settings = mlflow_settings.model_copy(update={"models_dir": folder})
+    spec = find_spec(folder, "small_score")
+    bootstrap.migrate(settings, [spec.store])
+    world = sample.example_world("credit_score", end=END, customers=600)
+    world.to_parquet(folder / "world.parquet")
+    load_file(folder / "world.parquet", spec=spec, settings=settings, caused_by="test", now=END + timedelta(hours=1))
+    return Small(spec, settings, END)
+
+
+def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if requests.get(url, timeout=2).ok:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError(f"{url} did not answer:\n{log.read_text()[-2000:]}")

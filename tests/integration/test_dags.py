@@ -1,0 +1,134 @@
+"""The DAG files in a real Airflow: what they define, and what a run without work or with a wrong model file does."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.conftest import Small
+from utils.settings import Settings
+from utils.version import ROOT
+
+DAGS = ROOT / "dags"
+
+
+def probe(home: Path, models: Path, *arguments: str, settings: Settings | None = None) -> Any:
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+        "EVERGREEN_ENV_FILE": str(home / "none.env"),
+        "EVERGREEN_MODELS_DIR": str(models),
+    }
+    if settings:
+        password = settings.db_password("pipeline")
+        environment |= {
+            "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
+            "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
+            "EVERGREEN_HOME": str(settings.home),
+        }
+    command = [sys.executable, str(ROOT / "tests/integration/dag_probe.py"), str(DAGS), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=home)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    print(done.stdout[-20000:], done.stderr[-3000:])  # pytest shows it where a test fails
+    assert lines
+    return json.loads(lines[-1].removeprefix("RESULT")) | {"log": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model files: the shipped ones, one that a person must approve, one that is wrong."""
+    folder = tmp_path_factory.mktemp("models") / "models"
+    shutil.copytree(ROOT / "models", folder)
+    file = yaml.safe_load((folder / "credit_score.yaml").read_text())
+    file["name"], file["gates"]["approval"], file["retrain"] = "asked_first", "human", {}
+    (folder / "asked_first.yaml").write_text(yaml.safe_dump(file))
+    (folder / "wrong.yaml").write_text("name: wrong\ntask: guessing\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def defined(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return probe(tmp_path_factory.mktemp("airflow"), models)
+
+
+def test_every_model_file_makes_dags_without_any_code(defined: Any, models: Path) -> None:
+    assert defined["errors"] == {}
+    expected = {f"{file.stem}_{kind}" for file in models.glob("*.yaml") for kind in ("training", "deployment")}
+    assert set(defined["dags"]) == expected
+    assert all(dag["serialized"] and dag["doc"] for dag in defined["dags"].values())
+
+
+def test_training_steps_follow_each_other_and_are_tried_again(defined: Any) -> None:
+    tasks = defined["dags"]["credit_score_training"]["tasks"]
+    order = ["claim", "extract", "validate", "search", "train", "evaluate", "decide", "announce"]
+    for earlier, later in itertools.pairwise(order):
+        assert earlier in tasks[later]["after"]
+    assert set(tasks) == {*order, "release"}
+    assert all(tasks[name]["retries"] >= 2 for name in order)
+
+
+def test_the_trigger_form_is_typed(defined: Any) -> None:
+    params = defined["dags"]["credit_score_training"]["params"]
+    assert params["window_end"]["format"] == "date-time"
+    assert params["trials"]["minimum"] == 1
+    assert params["reason"]["minLength"] == 1
+
+
+def test_one_run_of_a_model_is_active_but_candidates_that_wait_for_a_person_do_not_block(defined: Any) -> None:
+    dags = defined["dags"]
+    assert dags["credit_score_training"]["max_active_runs"] == dags["credit_score_deployment"]["max_active_runs"] == 1
+    assert dags["asked_first_deployment"]["max_active_runs"] > 1
+    assert "approve" in dags["asked_first_deployment"]["tasks"]["promote"]["after"]
+    assert "approve" not in dags["credit_score_deployment"]["tasks"]
+
+
+def test_a_wrong_model_file_becomes_a_task_that_fails_with_what_is_wrong(
+    defined: Any, models: Path, tmp_path: Path
+) -> None:
+    assert "wrong.yaml: task" in defined["dags"]["wrong_training"]["doc"]
+    ran = probe(tmp_path, models, "wrong_training", "{}")
+    assert ran["tasks"] == {"read_model_file": "failed"}
+    assert "wrong.yaml: task" in ran["log"]
+
+
+def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Path) -> None:
+    bare = small.settings.models_dir.parent / "bare"
+    shutil.copytree(small.settings.models_dir, bare, dirs_exist_ok=True)
+    file = yaml.safe_load((bare / "small_score.yaml").read_text()) | {"name": "never_trained"}
+    (bare / "never_trained.yaml").write_text(yaml.safe_dump(file))
+    ran = probe(tmp_path, bare, "never_trained_deployment", "{}", settings=small.settings)
+    assert ran["state"] == "success"
+    assert set(ran["tasks"].values()) == {"skipped"}
+
+
+def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wakes_nobody(
+    small: Small, tmp_path: Path
+) -> None:
+    conf = json.dumps({"window_end": "2001-01-01T00:00:00Z", "reason": "too early"})
+    ran = probe(tmp_path, small.settings.models_dir, "small_score_training", conf, settings=small.settings)
+    assert ran["state"] == "failed"
+    assert ran["tasks"] | {"claim": "success", "extract": "failed", "release": "success"} == ran["tasks"]
+    assert "small_score: no label between" in ran["log"]
+    assert ran["events"] == []
+
+
+def test_a_verdict_other_than_promote_wakes_nobody(small: Small, tmp_path: Path) -> None:
+    conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "a test", "trials": 1})
+    wanted = small.settings.models_dir.parent / "strict"
+    shutil.copytree(small.settings.models_dir, wanted, dirs_exist_ok=True)
+    file = yaml.safe_load((wanted / "small_score.yaml").read_text())
+    file["gates"]["minimum"] = {"macro_f1": 0.99}
+    (wanted / "small_score.yaml").write_text(yaml.safe_dump(file))
+    ran = probe(tmp_path, wanted, "small_score_training", conf, settings=small.settings)
+    assert ran["tasks"] | {"decide": "success", "announce": "skipped"} == ran["tasks"]
+    assert ran["state"] == "success"
+    assert ran["events"] == []

@@ -1,0 +1,102 @@
+"""The verdict on a candidate, by table."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.decide import Decision, decide
+from pipelines.evaluate import Estimate, Evaluation, SliceDifference, from_json
+from pipelines.spec import Gates
+
+GATES = Gates.model_validate(
+    {
+        "minimum": {"macro_f1": 0.6},
+        "champion": {"metric": "macro_f1", "margin": 0.01},
+        "slices": {"columns": ["town"], "margin": 0.03},
+        "min_rows": 500,
+    }
+)
+
+
+def estimate(value: float, error: float = 0.002) -> Estimate:
+    return Estimate(value, value - 1.645 * error, value + 1.645 * error, error)
+
+
+def evaluation(better_by: Estimate | None = None, **changes: object) -> Evaluation:
+    given = Evaluation(
+        candidate_version=2,
+        champion_version=1 if better_by else None,
+        rows=5000,
+        compared_rows=5000 if better_by else 0,
+        candidate={"macro_f1": estimate(0.7)},
+        champion={"macro_f1": estimate(0.7)} if better_by else {},
+        better_by=better_by,
+        slices=(),
+    )
+    return replace(given, **changes)  # type: ignore[arg-type]
+
+
+def gate(decision: Decision, name: str) -> bool | None:
+    return next(gate.passed for gate in decision.gates if gate.name == name)
+
+
+def test_the_first_candidate_needs_the_minimum_only() -> None:
+    assert decide(evaluation(), GATES).verdict == "promote"
+    bad = decide(evaluation(candidate={"macro_f1": estimate(0.59)}), GATES)
+    assert bad.verdict == "reject"
+    assert "0.5900" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("better_by", "verdict"),
+    [
+        (estimate(0.05), "promote"),  # better
+        (estimate(0.0), "promote"),  # equal, and shown to be no more than the margin worse
+        (estimate(-0.005, 0.004), "reject"),  # may be worse than the margin, by a precise measurement
+        (estimate(-0.05), "reject"),  # worse
+        (estimate(0.0, 0.02), "wait"),  # says nothing: the interval is wider than the margin
+        (estimate(0.1, 0.02), "promote"),  # imprecise, but surely not worse
+        (estimate(-0.1, 0.02), "reject"),  # imprecise, but surely worse
+    ],
+)
+def test_a_candidate_must_be_shown_not_to_be_worse(better_by: Estimate, verdict: str) -> None:
+    assert decide(evaluation(better_by), GATES).verdict == verdict
+
+
+def test_where_better_is_required_an_equal_candidate_is_refused() -> None:
+    policy = GATES.model_copy(update={"champion": GATES.champion.model_copy(update={"require": "better"})})
+    assert decide(evaluation(estimate(0.0)), policy).verdict == "reject"
+    assert decide(evaluation(estimate(0.01)), policy).verdict == "promote"
+
+
+def test_too_few_rows_newer_than_the_champion_wait_and_say_how_many_are_missing() -> None:
+    decision = decide(evaluation(estimate(0.3), compared_rows=120), GATES)
+    assert decision.verdict == "wait"
+    assert decision.reason == "waiting for 380 more labels newer than what version 1 has learned from"
+
+
+def test_no_shared_rows_at_all_wait_rather_than_promote() -> None:
+    assert decide(evaluation(None, champion_version=1, compared_rows=0), GATES).verdict == "wait"
+
+
+def test_too_few_test_rows_for_a_first_candidate_wait() -> None:
+    assert decide(evaluation(rows=499), GATES).verdict == "wait"
+
+
+def test_a_slice_is_refused_only_where_it_is_significantly_worse_than_the_margin() -> None:
+    noisy = SliceDifference("town", "Bern", 200, estimate(-0.05, 0.03))
+    worse = SliceDifference("town", "Basel", 200, estimate(-0.10, 0.01))
+    fine = decide(evaluation(estimate(0.05), slices=(noisy,)), GATES)
+    assert fine.verdict == "promote"
+    refused = decide(evaluation(estimate(0.05), slices=(noisy, worse)), GATES)
+    assert refused.verdict == "reject"
+    assert gate(refused, "slice.town.Basel") is False
+    assert "town = Basel" in refused.reason
+
+
+def test_an_evaluation_survives_being_written_and_read() -> None:
+    import json
+    from dataclasses import asdict
+
+    given = evaluation(estimate(0.05), slices=(SliceDifference("town", "Bern", 200, estimate(0.1)),))
+    assert from_json(json.loads(json.dumps(asdict(given)))) == given

@@ -1,0 +1,81 @@
+"""The reference profile and the stability index measured against it."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.profile import build_profile, counts, psi, reference
+from pipelines.spec import ModelSpec
+
+SPEC = ModelSpec.parse(
+    {
+        "name": "shops",
+        "task": "regression",
+        "entity": "shop",
+        "source": {"event_time": "day"},
+        "label": {"column": "sales"},
+        "features": {
+            "columns": {"visits": {"type": "numeric"}, "town": {"type": "categorical"}, "tags": {"type": "text"}},
+        },
+        "monitoring": {"window": "1d", "min_rows": 50},
+    },
+    file="shops.yaml",
+)
+
+
+def world(rows: int, seed: int, shift: float = 0.0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "event_time": [datetime(2026, 1, 1) + timedelta(days=int(day)) for day in np.arange(rows) * 30 // rows],
+            "visits": np.where(generator.random(rows) < 0.05, np.nan, generator.normal(100 + 15 * shift, 15, rows)),
+            "town": generator.choice(["Bern", "Basel", None], rows, p=[0.6, 0.3, 0.1]),
+            "tags": generator.choice(["new, loud", "quiet", None], rows),
+        }
+    )
+
+
+def test_every_row_falls_into_one_bin_and_the_profile_counts_them_all() -> None:
+    frame = world(3000, 1)
+    profile = build_profile(frame, list(np.arange(3000.0)), spec=SPEC)
+    for name, entry in {**profile["features"], "prediction": profile["prediction"]}.items():
+        assert reference(entry).sum() == 3000, name
+    for name, entry in profile["features"].items():
+        assert (counts(frame[name], entry) == reference(entry)).all(), name
+
+
+def test_unseen_categories_and_values_beyond_the_edges_are_counted() -> None:
+    frame = world(3000, 1)
+    profile = build_profile(frame, [0.0] * 3000, spec=SPEC)["features"]
+    towns = counts(pd.Series(["Bern", "Genf", None]), profile["town"])
+    assert towns.tolist() == [1, 0, 1, 1]
+    visits = counts(pd.Series([-1e9, 1e9, np.nan]), profile["visits"])
+    assert (visits[0], visits[-2], visits[-1]) == (1, 1, 1)
+
+
+def test_two_samples_of_one_distribution_have_a_stability_index_near_zero() -> None:
+    values = [psi(*np.random.default_rng(seed).multinomial(500, [0.1] * 10, size=2)) for seed in range(200)]
+    assert np.mean(values) < 0.01  # 0.036 without the correction
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.1, 0.003, 0.02), (0.25, 0.04, 0.08), (0.5, 0.19, 0.27)])
+def test_a_shift_of_the_mean_has_the_stability_index_it_should(shift: float, low: float, high: float) -> None:
+    """Expected figures: the integral for two normal distributions with ten equal bins."""
+    profile = build_profile(world(20_000, 1), [0.0] * 20_000, spec=SPEC)["features"]["visits"]
+    assert low < psi(reference(profile), counts(world(20_000, 2, shift)["visits"], profile)) < high
+
+
+def test_windows_of_an_unchanging_period_stray_little_and_of_a_changing_one_much() -> None:
+    calm, restless = world(6000, 1), world(6000, 1)
+    restless["visits"] += np.where(restless["event_time"].dt.day % 2, 10, -10)
+    strays = [build_profile(f, [0.0] * 6000, spec=SPEC)["features"]["visits"]["psi_95"] for f in (calm, restless)]
+    assert strays[0] < 0.1 < strays[1]
+
+
+def test_data_without_time_has_no_windows() -> None:
+    frame = world(100, 1).assign(event_time=datetime(1970, 1, 1))
+    profile = build_profile(frame, [0.0] * 100, spec=SPEC)
+    assert profile["windows"] == 0
+    assert profile["features"]["visits"]["psi_95"] == 0
