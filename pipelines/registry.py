@@ -45,8 +45,8 @@ def client(settings: Settings) -> "MlflowClient":
         MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
     )
 
-    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # type: ignore[no-untyped-call]
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # type: ignore[no-untyped-call]
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=address, registry_uri=address)
 

@@ -1,0 +1,40 @@
+"""The `evergreen` command: a thin layer over `stack`, `pipelines` and `db`."""
+
+import sys
+
+import typer
+from rich.markup import escape
+
+from cli import data, machine, models
+from cli.output import err
+from utils.errors import EvergreenError
+
+app = typer.Typer(
+    name="evergreen",
+    help="Keeps tabular models fresh.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (machine, data, models):
+    part.register(app)
+
+
+@app.callback()
+def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+    """Options of every command."""
+
+
+def main() -> None:
+    """Entry point: an `EvergreenError` is one line on standard error and its own exit code."""
+    try:
+        app()
+    except EvergreenError as error:
+        if "--debug" in sys.argv:
+            raise
+        err.print(f"[red]evergreen:[/red] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

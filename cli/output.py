@@ -1,0 +1,44 @@
+"""How the command speaks: tables for people, one JSON document for machines, one line for an error."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def as_json(content: object) -> None:
+    """Print `content` as one JSON document on standard output; times are ISO 8601 with a Z, for they are UTC."""
+    sys.stdout.write(json.dumps(content, default=_plain, ensure_ascii=False) + "\n")
+
+
+def as_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """Print `rows`, all with the same keys, as a table; the keys head the columns."""
+    table = Table(title=title or None, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else _shown(value) for value in row.values()))
+    out.print(table)
+
+
+def _shown(value: object) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat() + "Z"
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, UUID | Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")

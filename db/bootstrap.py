@@ -1,0 +1,124 @@
+"""From an empty server to one the platform can run on: databases, users, tables, grants. Every step can be repeated."""
+
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from db.schema import StoreSchema
+from db.session import session
+from db.store_tables import COLLATION, create_tables
+from utils.clock import utc_now
+from utils.errors import StackError
+from utils.settings import MLFLOW_DB, OPTUNA_DB, PLATFORM_DB, STORE_DB, Role, Settings
+
+DATABASES = (PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB)
+USERS: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+MIGRATION_LOCK, LOCK_SECONDS = "evergreen_migration", 60
+
+# Whole databases, given by root. The underscore is a wildcard in a database's name here, hence `_name`.
+DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
+    *(("admin", "ALL PRIVILEGES", database) for database in DATABASES),
+    ("loader", "CREATE TEMPORARY TABLES", STORE_DB),
+    *(("pipeline", "SELECT", database) for database in (PLATFORM_DB, STORE_DB)),
+    ("pipeline", "ALL PRIVILEGES", OPTUNA_DB),
+    *(("reader", "SELECT", database) for database in (PLATFORM_DB, STORE_DB)),
+    ("mlflow", "ALL PRIVILEGES", MLFLOW_DB),
+)
+# Single tables, given by admin. ON DUPLICATE KEY UPDATE needs SELECT and UPDATE on the columns it names.
+TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
+    ("loader", "SELECT, INSERT, UPDATE", ("load_batch",)),
+    ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
+    ("pipeline", "INSERT", ("snapshot", "deployment")),
+    ("api", "SELECT", ("deployment",)),
+    ("api", "INSERT, SELECT (prediction_id), UPDATE", ("prediction_log",)),  # all columns, for it is partitioned
+    ("api", "INSERT", ("prediction_feedback",)),
+    ("api", "SELECT, INSERT, UPDATE", ("request_reject", "instance")),
+)
+
+
+def create_databases_and_users(settings: Settings) -> None:
+    """Make the four databases and the six users as root, and give the users the passwords of `settings`.
+
+    Raises: Unreachable, AccessDenied, SettingMissing.
+    """
+    with session(settings, "root", "information_schema") as connection:
+        for database in DATABASES:
+            connection.execute(
+                text(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4 COLLATE {COLLATION}")
+            )
+        for role in USERS:
+            who = {"user": settings.db_user(role), "password": settings.db_password(role)}
+            connection.execute(text("CREATE USER IF NOT EXISTS :user@'%' IDENTIFIED BY :password"), who)
+            connection.execute(text("ALTER USER :user@'%' IDENTIFIED BY :password"), who)
+        for role, privileges, database in DATABASE_GRANTS:
+            _grant(connection, settings, role, privileges, f"{_name(database)}.*", pass_on=role == "admin")
+
+
+def upgrade(settings: Settings, *, today: date | None = None) -> list[str]:
+    """Bring database `evergreen` to the newest revision, and say so; [] when it is there already.
+
+    `today` is the first day that a newly made `prediction_log` has a partition for; it defaults to the current UTC day.
+    """
+    with session(settings, "admin") as connection:
+        before = _revision(connection)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes.update(connection=connection, today=today or utc_now().date())
+        command.upgrade(config, "head")
+        after = _revision(connection)
+    return [] if before == after else [f"migrated database {PLATFORM_DB} to revision {after}"]
+
+
+def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
+    """Give each user what it needs on the platform's tables and on those of `models`."""
+    with session(settings, "admin") as connection:
+        for role, privileges, tables in TABLE_GRANTS:
+            for table in tables:
+                _grant(connection, settings, role, privileges, f"{PLATFORM_DB}.{table}")
+        for schema in models:
+            for table in (schema.features_table, schema.labels_table):
+                _grant(connection, settings, "loader", "SELECT, INSERT, DELETE", f"{STORE_DB}.{table}")
+            _grant(connection, settings, "loader", "SELECT, INSERT, UPDATE", f"{STORE_DB}.{schema.latest_table}")
+            _grant(connection, settings, "api", "SELECT", f"{STORE_DB}.{schema.latest_table}")
+
+
+def migrate(settings: Settings, schemas: Iterable[StoreSchema], *, today: date | None = None) -> list[str]:
+    """Upgrade the platform's tables, make the missing store tables of `schemas`, give the grants; say what was done.
+
+    Two at a time take turns. Returns [] when nothing was missing.
+    Raises: Unreachable, AccessDenied, SettingMissing; SpecInvalid where a stored column changed its type.
+    """
+    models = list(schemas)
+    with session(settings, "admin") as connection:
+        taken = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), _LOCK)
+        if taken != 1:
+            raise StackError(f"another migration has been running for {LOCK_SECONDS} s: wait for it and try again")
+        done = upgrade(settings, today=today)
+        for schema in models:
+            done += create_tables(settings, schema, today=today)
+        grant(settings, models)
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), _LOCK)
+    return done
+
+
+_LOCK = {"name": MIGRATION_LOCK, "seconds": LOCK_SECONDS}
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _name(database: str) -> str:
+    return "`" + database.replace("_", r"\_") + "`"
+
+
+def _grant(
+    connection: Connection, settings: Settings, role: Role, privileges: str, where: str, *, pass_on: bool = False
+) -> None:
+    further = " WITH GRANT OPTION" if pass_on else ""
+    connection.execute(text(f"GRANT {privileges} ON {where} TO :user@'%'{further}"), {"user": settings.db_user(role)})

@@ -1,0 +1,9 @@
+"""Alembic's entry point. `db.bootstrap.upgrade` calls it with a connection; there is no alembic.ini."""
+
+from alembic import context
+
+from db.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

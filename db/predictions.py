@@ -1,0 +1,204 @@
+"""What a prediction service reads and writes in MariaDB, in one place: its log, feedback, rejects and heartbeat.
+
+It talks to the driver itself: an insert of 64 rows through SQLAlchemy costs several times what MariaDB takes for it.
+Timeouts are short, because a request waits behind every statement here.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pymysql
+import uuid6
+from pymysql.connections import Connection
+from pymysql.constants import CR, ER
+
+from db.session import AWAY, DENIED
+from db.tables import prediction_log
+from utils.errors import NotNow, SettingMissing
+from utils.settings import PLATFORM_DB, Settings
+
+logger = logging.getLogger(__name__)
+
+type Link = Connection[Any]  # generic in its type stubs only, so nothing may evaluate this
+
+TIMEOUT = 1  # seconds to connect, and for MariaDB to take or give anything
+EPOCH = datetime(1970, 1, 1)
+
+LOG_COLUMNS = tuple(column.name for column in prediction_log.columns)
+# Replaying a row changes nothing, so a row whose insert got no answer can be sent again. Without a list of columns:
+# with one, MariaDB asks for the right to update every column of it, and the log must not be changed by who writes it.
+LOG = (
+    f"INSERT INTO prediction_log VALUES ({', '.join(['%s'] * len(LOG_COLUMNS))})"  # noqa: S608 - constants only
+    " ON DUPLICATE KEY UPDATE prediction_id = VALUES(prediction_id)"
+)
+# The id alone says which partition holds the row.
+FIND = "SELECT 1 FROM prediction_log WHERE prediction_id = %s"
+FEEDBACK = "INSERT INTO prediction_feedback (prediction_id, model, actual, received_at) VALUES (%s, %s, %s, %s)"
+DESIRED = (
+    "SELECT version, artifact_sha256, created_at FROM deployment"
+    " WHERE model = %s AND action IN ('deploy', 'rollback') ORDER BY id DESC LIMIT 1"
+)
+HEARTBEAT = (
+    "INSERT INTO instance (instance_id, model, host, pid, url, started_at, version, serving_since, refused_version,"
+    " refused_reason, heartbeat_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
+    " ON DUPLICATE KEY UPDATE version = VALUES(version), serving_since = VALUES(serving_since),"
+    " refused_version = VALUES(refused_version), refused_reason = VALUES(refused_reason),"
+    " heartbeat_at = VALUES(heartbeat_at)"
+)
+REJECTS = (
+    "INSERT INTO request_reject (model, day, field, reason, requests) VALUES (%s, UTC_DATE(), %s, %s, %s)"
+    " ON DUPLICATE KEY UPDATE requests = requests + VALUES(requests)"
+)
+
+# After one of these nothing is known about a statement's outcome, and the next one on the connection would fail too.
+UNAVAILABLE = (
+    AWAY
+    | DENIED
+    | {
+        0,  # the driver's own: the connection is closed
+        CR.CR_SERVER_LOST,
+        ER.SERVER_SHUTDOWN,
+        ER.LOCK_WAIT_TIMEOUT,
+        ER.LOCK_DEADLOCK,
+        ER.QUERY_INTERRUPTED,
+        ER.OPTION_PREVENTS_STATEMENT,  # read only
+        1927,  # connection was killed
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What should serve. `since` is when it was decided, UTC."""
+
+    version: int
+    sha256: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """One worker process of a prediction service as others see it; times UTC."""
+
+    instance_id: UUID
+    model: str
+    host: str
+    pid: int
+    url: str
+    started_at: datetime
+    version: int | None
+    serving_since: datetime | None
+    refused_version: int | None
+    refused_reason: str | None
+
+
+def new_id(now: datetime) -> UUID:
+    """A UUIDv7 of the millisecond of `now` (UTC).
+
+    `uuid6.uuid7` gives each next id a millisecond of its own, so above 1,000 a second its ids run ahead of the clock,
+    and with them `created_at` and the partition.
+    """
+    milliseconds = (now - EPOCH) // timedelta(milliseconds=1)
+    return uuid6.UUID(int=milliseconds << 80 | secrets.randbits(76), version=7)
+
+
+def created_at(prediction_id: UUID) -> datetime:
+    """The time that is in a UUIDv7, UTC, to the millisecond."""
+    return EPOCH + timedelta(milliseconds=prediction_id.int >> 80)
+
+
+class Client:
+    """One connection as the role `api`, for one thread: made when it is needed, and again after it was lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._link: Link | None = None
+        self._away = False
+
+    def run[T](self, work: Callable[[Link], T]) -> T:
+        """What `work` returns; each of its statements is committed at once.
+
+        Raises: NotNow where MariaDB can't be used, and then it is unknown what it did; pymysql.Error for anything else.
+        """
+        try:
+            if self._link is None:
+                self._link = _connect(self._settings)
+            done = work(self._link)
+        except (pymysql.Error, SettingMissing) as error:
+            if isinstance(error, pymysql.Error) and error.args and error.args[0] not in UNAVAILABLE:
+                raise
+            self.close()
+            if not self._away:
+                logger.warning("MariaDB at %s is away: %s", self._settings.mariadb_address, error)
+            self._away = True
+            raise NotNow(reason="MariaDB, which every request needs, is away") from None
+        if self._away:
+            logger.warning("MariaDB at %s is back", self._settings.mariadb_address)
+        self._away = False
+        return done
+
+    def close(self) -> None:
+        """Drop the connection without a word to the server, which may be frozen."""
+        link, self._link = self._link, None
+        if link is not None:
+            link._force_close()  # type: ignore[attr-defined]
+
+
+def _connect(settings: Settings) -> Link:
+    return pymysql.connect(
+        host=settings.mariadb_host or "127.0.0.1",
+        port=settings.mariadb_port,
+        user=settings.db_user("api"),
+        password=settings.db_password("api"),
+        database=PLATFORM_DB,
+        charset="utf8mb4",
+        autocommit=True,
+        connect_timeout=TIMEOUT,
+        read_timeout=TIMEOUT,
+        write_timeout=TIMEOUT,
+    )
+
+
+def insert(connection: Link, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert `rows`, each with the values of `LOG_COLUMNS`, in one statement (more only above a megabyte of rows)."""
+    with connection.cursor() as cursor:
+        cursor.executemany(LOG, rows)
+
+
+def is_logged(connection: Link, prediction_id: UUID) -> bool:
+    with connection.cursor() as cursor:
+        return bool(cursor.execute(FIND, (str(prediction_id),)))
+
+
+def add_feedback(connection: Link, prediction_id: UUID, *, model: str, actual: str) -> None:
+    received_at = datetime.now(UTC).replace(tzinfo=None)
+    with connection.cursor() as cursor:
+        cursor.execute(FEEDBACK, (str(prediction_id), model, actual, received_at))
+
+
+def desired(connection: Link, model: str) -> Deployment | None:
+    """The version that services of `model` should serve, or None before the first deployment."""
+    with connection.cursor() as cursor:
+        cursor.execute(DESIRED, (model,))
+        row = cursor.fetchone()
+    return Deployment(*row) if row else None
+
+
+def beat(connection: Link, heartbeat: Heartbeat) -> None:
+    """Write a worker's row, or freshen it; the time is the database's own."""
+    values = [getattr(heartbeat, name) for name in Heartbeat.__slots__]
+    with connection.cursor() as cursor:
+        cursor.execute(HEARTBEAT, [str(value) if isinstance(value, UUID) else value for value in values])
+
+
+def add_rejects(connection: Link, model: str, counts: Mapping[tuple[str, str], int]) -> None:
+    """Add refused requests to today's counts; `counts` is by (field, reason)."""
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            REJECTS, [(model, field, reason, requests) for (field, reason), requests in sorted(counts.items())]
+        )

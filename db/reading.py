@@ -1,0 +1,169 @@
+"""Reading the store: labels with the features that were known at their time, at any past state of the store."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import connectorx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sqlalchemy import Select, Table, select
+from sqlalchemy.dialects.mysql import pymysql
+
+from db.schema import TIMELESS, StoreSchema
+from db.session import session
+from db.store_tables import store_tables
+from db.tables import load_batch
+from utils.errors import Unreachable
+from utils.settings import STORE_DB, Settings
+
+Int64s = NDArray[np.int64]
+MICROSECOND = timedelta(microseconds=1)
+
+
+def training_rows(
+    settings: Settings,
+    schema: StoreSchema,
+    *,
+    start: datetime | None,
+    until: datetime,
+    window_end: datetime,
+    commit_seq: int,
+) -> pd.DataFrame:
+    """One row for each label with start < event_time <= until, as the store stood at `commit_seq`.
+
+    Of several versions of a label the newest that was available at `window_end` counts. Each label has the features
+    known at its event time (for data without time: at `window_end`); a label without features stays, with missing
+    values. Columns: entity_id, event_time (UTC), the label, the features; sorted by entity_id and event_time.
+    Raises: Unreachable, AccessDenied, SettingMissing.
+    """
+    visible = _visible_batches(settings, schema.model, commit_seq)
+    tables = store_tables(schema)
+    if not schema.timed:
+        start, until = None, window_end  # every row has the same event time; what counts is when it was known
+    oldest = start - schema.max_age - MICROSECOND if start and schema.max_age else None
+    labels_query = _rows(tables.labels, after=start, until=until, known_by=window_end)
+    features_query = _rows(tables.features, after=oldest, until=until, known_by=until)
+    labels = _read(settings, labels_query, visible)
+    features = _read(settings, features_query, visible)
+    label_entities, feature_entities = _ranks(labels["entity_id"], features["entity_id"])
+    kept = newest_versions(label_entities, _micros(labels["event_time"]), _micros(labels["available_at"]))
+    labels, label_entities = labels.take(kept), label_entities[kept]
+    times = _micros(labels["event_time"])
+    winners = as_known(
+        feature_entities,
+        _micros(features["event_time"]),
+        _micros(features["available_at"]),
+        label_entities,
+        times if schema.timed else np.full_like(times, (window_end - TIMELESS) // MICROSECOND),
+        max_age=schema.max_age // MICROSECOND if schema.max_age else None,
+    )
+    joined = labels.select(["entity_id", "event_time", schema.label.name])
+    found = features.take(pa.array(winners, mask=winners < 0))
+    for column in schema.features:
+        joined = joined.append_column(column.name, found[column.name])
+    rows: pd.DataFrame = joined.to_pandas()
+    return rows
+
+
+def newest_versions(entities: Int64s, event_times: Int64s, available_at: Int64s) -> Int64s:
+    """Indices of the row with the greatest `available_at` of each (entity, event time), in their order."""
+    order = np.lexsort((available_at, event_times, entities))
+    entity, event_time = entities[order], event_times[order]
+    last = np.ones(len(order), dtype=bool)
+    last[:-1] = (entity[1:] != entity[:-1]) | (event_time[1:] != event_time[:-1])
+    return order[last]
+
+
+def as_known(
+    feature_entities: Int64s,
+    event_times: Int64s,
+    available_at: Int64s,
+    label_entities: Int64s,
+    label_times: Int64s,
+    *,
+    max_age: int | None,
+) -> Int64s:
+    """For each label the index of the feature row that was known at its time; -1 where there is none.
+
+    Times and `max_age` are integers of one unit. A feature row serves a label at t if event_time <= t, available_at
+    <= t and t - event_time <= max_age; the greatest (event_time, available_at) wins. Every row is usable from
+    u = max(event_time, available_at) on, so with rows ranked by (entity, event_time, available_at) and merged with the
+    labels in the order of (entity, u or t), the winner is the running maximum of the rank. O(n log n).
+    """
+    by_rank = np.lexsort((available_at, event_times, feature_entities))
+    usable_from = np.maximum(event_times, available_at)[by_rank]
+    entities = np.concatenate((feature_entities[by_rank], label_entities))
+    moments = np.concatenate((usable_from, label_times))
+    is_label = np.arange(len(entities)) >= len(by_rank)
+    ranks = np.where(is_label, -1, np.arange(len(entities)))
+    merged = np.lexsort((is_label, moments, entities))
+    best = np.empty(len(entities), dtype=np.int64)
+    best[merged] = np.maximum.accumulate(ranks[merged]) if len(merged) else ranks
+    winner = best[is_label]
+    found = winner >= 0
+    rows = by_rank[winner[found]]
+    fits = feature_entities[rows] == label_entities[found]
+    if max_age is not None:
+        fits &= label_times[found] - event_times[rows] <= max_age
+    result = np.full(len(label_entities), -1, dtype=np.int64)
+    result[np.flatnonzero(found)[fits]] = rows[fits]
+    return result
+
+
+def _visible_batches(settings: Settings, model: str, commit_seq: int) -> Int64s:
+    """Ids of the batches that a reader at `commit_seq` sees.
+
+    Asked first, it also proves the credentials: connectorx takes 30 s over a wrong password.
+    """
+    committed = select(load_batch.c.batch_id).where(
+        load_batch.c.model == model, load_batch.c.state == "committed", load_batch.c.commit_seq <= commit_seq
+    )
+    with session(settings, "pipeline") as connection:
+        return np.array(connection.scalars(committed).all(), dtype=np.int64)
+
+
+def _rows(table: Table, *, after: datetime | None, until: datetime, known_by: datetime) -> Select[Any]:
+    rows = select(table).where(table.c.event_time <= until, table.c.available_at <= known_by)
+    return rows if after is None else rows.where(table.c.event_time > after)
+
+
+def _read(settings: Settings, query: Select[Any], visible: Int64s) -> pa.Table:
+    """The rows of `query` that came with one of the `visible` batches, which no later load can change."""
+    # connectorx binds no parameters: SQLAlchemy writes the values, all of them times, into the statement.
+    statement = str(query.compile(dialect=pymysql.dialect(), compile_kwargs={"literal_binds": True}))
+    address = settings.db_url("pipeline", STORE_DB, scheme="mysql")
+    try:
+        rows: pa.Table = connectorx.read_sql(address, statement, return_type="arrow")
+    except (
+        BaseException
+    ) as error:  # connectorx panics with a BaseException of its own, and its messages hold the address
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        _explain(settings, query)
+        raise Unreachable(
+            service="MariaDB", address=settings.mariadb_address, reason=f"reading failed: {type(error).__name__}"
+        ) from None
+    return rows.filter(pc.is_in(rows["batch_id"], pa.array(visible)))
+
+
+def _explain(settings: Settings, query: Select[Any]) -> None:
+    """Ask again through the driver whose errors tell what is wrong; returns where nothing is."""
+    with session(settings, "pipeline") as connection:
+        connection.execute(query.limit(0))
+
+
+def _ranks(*columns: pa.ChunkedArray) -> list[Int64s]:
+    """Each column of names as integers in the names' order, the same name the same integer in all."""
+    chunks = [chunk for column in columns for chunk in column.cast(pa.large_string()).chunks]
+    coded = pa.chunked_array(chunks, pa.large_string()).combine_chunks().dictionary_encode()
+    order = pc.rank(coded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
+    codes = order[coded.indices.to_numpy()] if len(coded) else np.array([], dtype=np.int64)
+    return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def _micros(times: pa.ChunkedArray) -> Int64s:
+    result: Int64s = times.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy()
+    return result

@@ -1,0 +1,64 @@
+"""Connections to MariaDB: an engine a role, and one short unit of work, rolled back unless it ends well."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from utils.errors import AccessDenied, NotFound, Unreachable
+from utils.settings import PLATFORM_DB, Role, Settings
+
+DENIED = {1044, 1045, 1142, 1143, 1227, 1698}  # database, login, table, column, privilege, plugin
+LOGIN = {1045, 1698}
+ABSENT = {1049, 1054, 1146}  # database, column, table
+AWAY = {2002, 2003, 2006, 2013, 1040}  # socket, connect, gone, lost, too many connections
+CONNECT_TIMEOUT = 5  # seconds
+
+
+def engine(settings: Settings, role: Role, database: str = PLATFORM_DB, **connect_args: Any) -> Engine:
+    """An engine for `role`. Nothing connects before its first use; dispose of it where it is not used with `session`.
+
+    `connect_args` go to the driver as they are (`local_infile=True`, `read_timeout=1`).
+
+    Raises: SettingMissing where the role's password is not set.
+    """
+    return create_engine(
+        # SQLAlchemy's dialect for MariaDB itself: with the one for MySQL a UUID column would be CHAR(32).
+        settings.db_url(role, database, scheme="mariadb+pymysql"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "init_command": "SET time_zone = '+00:00'", **connect_args},
+    )
+
+
+@contextmanager
+def session(settings: Settings, role: Role, database: str = PLATFORM_DB, **connect_args: Any) -> Iterator[Connection]:
+    """A transaction as `role`: committed at the end of the block, rolled back on any error.
+
+    Raises: Unreachable, AccessDenied (each in place of the driver's own error), SettingMissing.
+    """
+    bound = engine(settings, role, database, **connect_args)
+    try:
+        with bound.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise explained(error, settings=settings, role=role) from error
+    finally:
+        bound.dispose()
+
+
+def explained(error: DBAPIError, *, settings: Settings, role: Role) -> Exception:
+    """The project's error for a refused or lost connection; `error` itself for anything else."""
+    code = error.orig.args[0] if error.orig and error.orig.args else None
+    reason = str(error.orig.args[-1]) if error.orig and error.orig.args else ""
+    if code in DENIED:
+        reason += "" if code in LOGIN else "; `evergreen migrate` gives missing grants"
+        return AccessDenied(
+            service="MariaDB", address=settings.mariadb_address, user=settings.db_user(role), reason=reason
+        )
+    if code in ABSENT:
+        return NotFound(what=f"such table: {reason}", hint="run `evergreen migrate`")
+    if code in AWAY:
+        return Unreachable(service="MariaDB", address=settings.mariadb_address, reason=reason.split("(")[0].strip())
+    return error

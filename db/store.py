@@ -1,0 +1,269 @@
+"""Appending to the store: a load is one batch, visible whole or not at all.
+
+Rows enter a temporary table first (`db.staging`); there they are compared with what the store already says, and only
+what is new is added. Loads of one model take turns under a lock of the server, which gives it up when the loader dies:
+whoever holds the lock knows that every other open batch of the model is dead, and removes its rows.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import pandas as pd
+import pyarrow as pa
+from sqlalchemy import Connection, Table, and_, func, insert, or_, select, text, update
+from sqlalchemy.dialects.mysql import Insert
+from sqlalchemy.dialects.mysql import insert as upsert
+from sqlalchemy.exc import DBAPIError
+
+from db.schema import TIMELESS, StoreSchema
+from db.session import engine, explained, session
+from db.staging import Stage
+from db.store_tables import StoreTables, store_tables
+from db.tables import load_batch
+from utils.errors import StackError
+from utils.settings import Settings
+
+TURN_SECONDS = 3600  # how long a load waits for another one of the same model
+DELETE_ROWS = 50_000  # rows of a dead batch that one transaction removes
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did. `rows` were read; the other counts are rows of the features and the labels table together.
+
+    `batch_id` and `commit_seq` are None where nothing was new: such a load leaves no trace in the database.
+    """
+
+    model: str
+    source: str
+    rows: int = 0
+    features_added: int = 0
+    labels_added: int = 0
+    unchanged: int = 0
+    corrections: int = 0
+    rejects: int = 0
+    seconds: float = 0.0
+    batch_id: int | None = None
+    commit_seq: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def latest_commit_seq(settings: Settings, model: str) -> int:
+    """The number of the newest load of `model` that is visible; 0 before the first."""
+    newest = select(func.coalesce(func.max(load_batch.c.commit_seq), 0)).where(load_batch.c.model == model)
+    with session(settings, "pipeline") as connection:
+        return int(connection.scalar(newest) or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the rows of a load come from. `now` is the moment from which its corrections are known (UTC).
+
+    `available_at_given`: the rows carry their own times of availability; otherwise they hold the event time.
+    """
+
+    source: str
+    content_sha256: str
+    caused_by: str
+    now: datetime
+    available_at_given: bool = False
+    rejects: int = 0
+
+
+class Batch:
+    """An open load. `add` may be called many times; nothing is visible before `open_batch` ends well."""
+
+    def __init__(self, connection: Connection, schema: StoreSchema, origin: Origin) -> None:
+        self._connection, self._schema, self._origin = connection, schema, origin
+        self._tables = store_tables(schema)
+        self._stages: dict[Table, Stage] = {}
+        self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects)
+
+    def add(self, *, features: pa.Table | None = None, labels: pa.Table | None = None) -> None:
+        """Append rows with the columns entity_id, event_time, available_at and those of the schema, in one transaction.
+
+        (entity_id, event_time, available_at) is unique in each table. A row is left out where the store says the same;
+        where it says something else the row is a correction, available from the load on unless its time was given.
+        Raises: DataRefused where a row contradicts one of this load, or one with the same given time of availability.
+        """
+        report = replace(self._report, rows=self._report.rows + max(_rows(features), _rows(labels)))
+        if features is not None and _rows(features):
+            added, same, changed = self._append(self._tables.features, features)
+            report = _plus(report, features_added=added, unchanged=same, corrections=changed)
+        if labels is not None and _rows(labels):
+            added, same, changed = self._append(self._tables.labels, labels)
+            report = _plus(report, labels_added=added, unchanged=same, corrections=changed)
+        self._connection.commit()
+        self._report = replace(report, batch_id=self._report.batch_id)
+
+    def _append(self, target: Table, rows: pa.Table) -> tuple[int, int, int]:
+        given, batch_id = self._origin.available_at_given, self._report.batch_id
+        if target not in self._stages:
+            self._stages[target] = Stage(self._connection, target)
+        stage = self._stages[target]
+        stage.load(rows)
+        same, changed = stage.compare(given=given, batch_id=batch_id, source=self._origin.source)
+        if same == rows.num_rows:
+            return 0, same, 0
+        added = stage.insert(batch_id=batch_id or self._open(), now=self._origin.now, given=given)
+        return added, same, changed
+
+    def _open(self) -> int:
+        """Record the batch, at its first new row."""
+        origin = self._origin
+        opened = insert(load_batch).values(
+            model=self._schema.model,
+            source=origin.source[-500:],
+            content_sha256=origin.content_sha256,
+            rejects=origin.rejects,
+            state="open",
+            caused_by=origin.caused_by,
+            opened_at=origin.now,
+        )
+        batch_id = int(self._connection.execute(opened).lastrowid)
+        self._report = replace(self._report, batch_id=batch_id)
+        return batch_id
+
+    def commit(self) -> LoadReport:
+        """Make the batch visible, the online store with it; where nothing was new there is nothing to do."""
+        report, model = self._report, self._schema.model
+        if report.batch_id is None:
+            return report
+        if report.features_added:
+            self._connection.execute(_refresh_latest(self._tables, report.batch_id))
+        newest = select(func.coalesce(func.max(load_batch.c.commit_seq), 0)).where(load_batch.c.model == model)
+        report = replace(report, commit_seq=int(self._connection.scalar(newest) or 0) + 1)
+        self._connection.execute(
+            update(load_batch)
+            .where(load_batch.c.batch_id == report.batch_id)
+            .values(
+                state="committed",
+                commit_seq=report.commit_seq,
+                feature_rows=report.features_added,
+                label_rows=report.labels_added,
+                unchanged_rows=report.unchanged,
+                committed_at=self._origin.now,
+            )
+        )
+        self._connection.commit()
+        return report
+
+
+@contextmanager
+def open_batch(settings: Settings, schema: StoreSchema, origin: Origin) -> Iterator[Batch]:
+    """A batch to `add` to and to `commit` at the end; what was added without a commit is removed again.
+
+    Raises: StackError where another load of the model keeps its turn for an hour; Unreachable, AccessDenied.
+    """
+    bound = engine(settings, "loader", local_infile=True)
+    try:
+        # Read committed: comparing with the store must not lock its rows.
+        with bound.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+            lock = {"name": f"evergreen_load_{schema.model}", "seconds": TURN_SECONDS}
+            if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
+                raise StackError(f"{schema.model}: another load has been running for an hour: try again after it")
+            try:
+                _remove_dead(connection, schema, lock)
+                yield Batch(connection, schema, origin)
+            finally:
+                with suppress(DBAPIError):  # the server is gone: the next load removes what is left
+                    connection.rollback()
+                    _remove_dead(connection, schema, lock)
+                    connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)
+    except DBAPIError as error:
+        raise explained(error, settings=settings, role="loader") from error
+    finally:
+        bound.dispose()
+
+
+def append(
+    settings: Settings,
+    schema: StoreSchema,
+    *,
+    features: pd.DataFrame | None,
+    labels: pd.DataFrame | None,
+    source: str,
+    content_sha256: str,
+    caused_by: str,
+    now: datetime,
+    available_at_given: bool,
+    rejects: int = 0,
+) -> LoadReport:
+    """Load frames as one batch; `now` (UTC) is when its corrections become known.
+
+    Columns: entity_id, event_time (not for data without time), available_at (only where it is given), and the
+    schema's features or label. Raises: DataRefused, StackError, Unreachable, AccessDenied.
+    """
+    started = time.monotonic()
+    origin = Origin(source, content_sha256, caused_by, now, available_at_given, rejects)
+    with open_batch(settings, schema, origin) as batch:
+        batch.add(features=_arrow(features), labels=_arrow(labels))
+        report = batch.commit()
+    return replace(report, seconds=time.monotonic() - started)
+
+
+def _arrow(frame: pd.DataFrame | None) -> pa.Table | None:
+    if frame is None:
+        return None
+    times = {"event_time": frame.get("event_time", TIMELESS)}
+    times["available_at"] = frame.get("available_at", times["event_time"])
+    return pa.Table.from_pandas(frame.assign(**times), preserve_index=False)
+
+
+def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str, object]) -> None:
+    """Remove the rows of open batches and mark them abandoned; the caller's turn proves that nobody works on them."""
+    tables = store_tables(schema)
+    if not connection.scalar(text("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()"), lock):
+        return  # reconnected: it may be somebody else's turn
+    unfinished = select(load_batch.c.batch_id).where(load_batch.c.model == schema.model, load_batch.c.state == "open")
+    for batch_id in connection.scalars(unfinished).all():
+        for table in (tables.features, tables.labels):
+            some = table.delete().where(table.c.batch_id == batch_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
+            while connection.execute(some).rowcount:
+                connection.commit()
+        connection.execute(update(load_batch).where(load_batch.c.batch_id == batch_id).values(state="abandoned"))
+    connection.commit()
+
+
+def _refresh_latest(tables: StoreTables, batch_id: int) -> Insert:
+    """The statement that brings the newest row of each entity of a batch into the online store."""
+    features, latest = tables.features, tables.latest
+    mine = (
+        select(features.c.entity_id, func.max(features.c.event_time).label("event_time"))
+        .where(features.c.batch_id == batch_id)
+        .group_by(features.c.entity_id)
+        .subquery()
+    )
+    names = [column.name for column in latest.columns]
+    rows = select(*(features.c[name] for name in names)).join_from(
+        mine,
+        features,
+        and_(
+            features.c.entity_id == mine.c.entity_id,
+            features.c.event_time == mine.c.event_time,
+            features.c.batch_id == batch_id,
+        ),
+    )
+    statement = upsert(latest).from_select(names, rows)
+    given = statement.inserted
+    newer = or_(
+        given.event_time > latest.c.event_time,
+        and_(given.event_time == latest.c.event_time, given.available_at >= latest.c.available_at),
+    )
+    # MariaDB assigns from left to right: the times that `newer` looks at come last.
+    ordered = [name for name in names if name not in {"entity_id", "available_at", "event_time"}]
+    assignments = [(n, func.if_(newer, given[n], latest.c[n])) for n in (*ordered, "available_at")]
+    return statement.on_duplicate_key_update(
+        [*assignments, ("event_time", func.greatest(given.event_time, latest.c.event_time))]
+    )
+
+
+def _rows(table: pa.Table | None) -> int:
+    return 0 if table is None else table.num_rows
+
+
+def _plus(report: LoadReport, **counts: int) -> LoadReport:
+    return replace(report, **{name: getattr(report, name) + count for name, count in counts.items()})

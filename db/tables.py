@@ -1,0 +1,194 @@
+"""The platform's tables (database `evergreen`). Alembic makes them; a test holds the two against each other.
+
+Histories are append-only, one row an event with who or what caused it and why; a decision is a row first and an action
+second. Times are UTC in DATETIME(6). The per-model store tables are made from the model files by `db.store`.
+"""
+
+from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy.dialects.mysql import DATETIME, ENUM
+from sqlalchemy.types import UUID
+
+metadata = MetaData()
+Moment = DATETIME(fsp=6)
+MODEL = String(48)
+RUN_ID = String(250)
+
+
+def _id() -> Column[int]:
+    return Column("id", BigInteger, primary_key=True, autoincrement=True)
+
+
+# One load of a file. Its rows are read only once it is committed; `commit_seq` counts a model's commits from 1.
+load_batch = Table(
+    "load_batch",
+    metadata,
+    Column("batch_id", BigInteger, primary_key=True, autoincrement=True),
+    Column("model", MODEL, nullable=False),
+    Column("source", String(500), nullable=False),
+    Column("content_sha256", String(64), nullable=False),
+    Column("feature_rows", BigInteger, nullable=False, server_default="0"),
+    Column("label_rows", BigInteger, nullable=False, server_default="0"),
+    Column("unchanged_rows", BigInteger, nullable=False, server_default="0"),
+    Column("rejects", BigInteger, nullable=False, server_default="0"),
+    Column("state", ENUM("open", "committed", "abandoned"), nullable=False),
+    Column("commit_seq", BigInteger),
+    Column("caused_by", String(250), nullable=False),
+    Column("opened_at", Moment, nullable=False),
+    Column("committed_at", Moment),
+    UniqueConstraint("model", "commit_seq", name="one_commit_seq_a_model"),
+)
+
+# Why a training should run or should not. Open while action is `retrain` and run_id is empty.
+retrain_decision = Table(
+    "retrain_decision",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("action", ENUM("retrain", "hold"), nullable=False),
+    Column("cause", String(32), nullable=False),  # schedule, manual, first, drift, performance, new_labels, age
+    Column("reason", String(1000), nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("caused_by", String(250), nullable=False),
+    Column("decided_at", Moment, nullable=False),
+    Column("run_id", RUN_ID),
+    Column("claimed_at", Moment),
+    Index("open_retrain_decisions", "model", "run_id"),
+)
+
+# What the first try of a run fixed, so that a retry does the same work; then what its steps made.
+training_run = Table(
+    "training_run",
+    metadata,
+    Column("run_id", RUN_ID, primary_key=True),
+    Column("model", MODEL, nullable=False),
+    Column("window_end", Moment, nullable=False),
+    Column("commit_seq", BigInteger, nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("code_commit", String(80), nullable=False),
+    Column("snapshot_id", String(120)),
+    Column("mlflow_run_id", String(64)),
+    Column("best_params", JSON),
+    Column("candidate_version", Integer),
+    Column("state", ENUM("running", "finished", "failed"), nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Index("runs_of_a_model", "model", "started_at"),
+)
+
+# An immutable Parquet file; (spec_hash, window_end, commit_seq) defines its content.
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("snapshot_id", String(120), primary_key=True),
+    Column("model", MODEL, nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("window_end", Moment, nullable=False),
+    Column("commit_seq", BigInteger, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("content_sha256", String(64), nullable=False),
+    Column("path", String(1000), nullable=False),
+    Column("created_at", Moment, nullable=False),
+)
+
+# The verdict on a candidate. A `promote` row without deployment_run_id waits to be deployed.
+promotion_decision = Table(
+    "promotion_decision",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("candidate_version", Integer, nullable=False),
+    Column("champion_version", Integer),
+    Column("verdict", ENUM("promote", "reject", "wait"), nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("gates", JSON, nullable=False),
+    Column("run_id", RUN_ID, nullable=False),
+    Column("decided_at", Moment, nullable=False),
+    Column("deployment_run_id", RUN_ID),
+    Column("claimed_at", Moment),
+    Column("promoted_version", Integer),  # the candidate itself, or its final fit
+    UniqueConstraint("run_id", name="one_verdict_a_run"),
+    Index("promoted_versions", "model", "promoted_version"),
+    Index("open_candidates", "model", "verdict", "deployment_run_id"),
+)
+
+# The newest `deploy` or `rollback` row of a model says which version its services should serve;
+# `live`, `failed` and `refused` say what came of it.
+deployment = Table(
+    "deployment",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("action", ENUM("deploy", "rollback", "live", "failed", "refused"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("previous_version", Integer),
+    Column("artifact_sha256", String(64), nullable=False),
+    Column("promotion_decision_id", BigInteger),
+    Column("caused_by", String(250), nullable=False),
+    Column("reason", String(1000), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("newest_deployment", "model", "action", "id"),
+)
+
+# One row a worker process of a prediction service, kept fresh by its heartbeat.
+instance = Table(
+    "instance",
+    metadata,
+    Column("instance_id", UUID(as_uuid=True), primary_key=True),
+    Column("model", MODEL, nullable=False),
+    Column("host", String(250), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("url", String(250), nullable=False),
+    Column("version", Integer),
+    Column("serving_since", Moment),
+    Column("refused_version", Integer),
+    Column("refused_reason", String(1000)),
+    Column("started_at", Moment, nullable=False),
+    Column("heartbeat_at", Moment, nullable=False),
+    Index("instances_of_a_model", "model", "heartbeat_at"),
+)
+
+# One row a prediction, acknowledged before the answer leaves. Partitioned by the time in the UUIDv7.
+prediction_log = Table(
+    "prediction_log",
+    metadata,
+    Column("prediction_id", UUID(as_uuid=True), primary_key=True),
+    Column("model", MODEL, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("role", ENUM("champion", "shadow"), nullable=False),
+    Column("entity_id", String(64), nullable=False),
+    Column("features", JSON, nullable=False),
+    Column("prediction", String(128), nullable=False),
+    Column("confidence", Double),
+    Column("probabilities", JSON),
+    Column("warnings", JSON),
+    Column("latency_ms", Double, nullable=False),
+    Column("instance", UUID(as_uuid=True), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("logged_at", Moment, nullable=False),
+)
+
+# Ground truth that a client reports for a prediction; the first report of a value stays, a correction is a later row.
+prediction_feedback = Table(
+    "prediction_feedback",
+    metadata,
+    _id(),
+    Column("prediction_id", UUID(as_uuid=True), nullable=False),
+    Column("model", MODEL, nullable=False),
+    Column("actual", String(128), nullable=False),
+    Column("received_at", Moment, nullable=False),
+    Index("feedback_of_a_prediction", "prediction_id"),
+)
+
+# Refused requests, counted: a source that breaks shows here although nothing of it is logged.
+request_reject = Table(
+    "request_reject",
+    metadata,
+    Column("model", MODEL, primary_key=True),
+    Column("day", DATETIME(), primary_key=True),
+    Column("field", String(64), primary_key=True),
+    Column("reason", String(64), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+)

@@ -1,0 +1,76 @@
+"""Fixtures for every test: a real MariaDB, started once a session, migrated with the shipped models."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from db import bootstrap
+from db.schema import Column, StoreSchema
+from pipelines.spec import ModelSpec, find_spec
+from tests.servers import MariaDB, mariadb_server
+from utils.settings import Settings, load_settings
+from utils.version import ROOT
+
+ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A private server without any database of ours."""
+    folder = Path(tempfile.mkdtemp(prefix="eg"))  # not tmp_path: its name is too long for a socket
+    try:
+        with mariadb_server(folder) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def credit_score() -> ModelSpec:
+    return find_spec(ROOT / "models", "credit_score")
+
+
+@pytest.fixture(scope="session")
+def bare_settings(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings with the server's address and random passwords, before anything is made on it."""
+    home = tmp_path_factory.mktemp("home")
+    passwords = {f"db_{role}_password": secrets.token_hex(12) for role in ROLES}
+    return load_settings(
+        home=home,
+        env_file=home / ".env",
+        models_dir=ROOT / "models",
+        mariadb_port=mariadb.port,
+        mariadb_root_password=mariadb.root_password,
+        **passwords,
+    )
+
+
+@pytest.fixture(scope="session")
+def settings(bare_settings: Settings, credit_score: ModelSpec) -> Settings:
+    """Settings of a server with databases, users, the platform's tables and credit_score's store tables, all empty."""
+    bootstrap.create_databases_and_users(bare_settings)
+    bootstrap.migrate(bare_settings, [credit_score.store])
+    return bare_settings
+
+
+@pytest.fixture
+def new_schema(settings: Settings) -> Callable[..., StoreSchema]:
+    """Makes the tables of a model of its own for a test: features `amount`, `kind` and `note`, label `outcome`."""
+
+    def make(*, timed: bool = True, max_age: timedelta | None = timedelta(days=90)) -> StoreSchema:
+        schema = StoreSchema(
+            model=f"m{secrets.token_hex(4)}",
+            features=(Column("amount", "number"), Column("kind", "category"), Column("note", "text")),
+            label=Column("outcome", "category"),
+            timed=timed,
+            max_age=max_age if timed else None,
+        )
+        bootstrap.migrate(settings, [schema])
+        return schema
+
+    return make

@@ -1,0 +1,147 @@
+"""Rows of a file against the model file."""
+
+from datetime import datetime
+
+import pyarrow as pa
+import pytest
+
+from pipelines.check import Checked, Columns, check
+from pipelines.spec import ModelSpec
+from utils.errors import MissingColumns
+
+SPEC = ModelSpec.parse(
+    {
+        "name": "loans",
+        "task": "binary",
+        "entity": "customer",
+        "source": {"event_time": "date", "map": {"ID": "customer", "Secret": "ssn"}},
+        "label": {"column": "paid", "classes": ["No", "Yes"]},
+        "features": {
+            "columns": {
+                "amount": {"type": "numeric", "min": 0, "max": 100},
+                "kind": {"type": "categorical", "values": ["a", "b"]},
+                "note": {"type": "text"},
+            },
+            "private": ["name", "ssn"],
+        },
+    },
+    file="loans.yaml",
+)
+GOOD = {"ID": "c1", "date": "2026-01-02", "amount": "5", "kind": "a", "note": "x", "paid": "Yes"}
+
+
+def checked(*rows: dict[str, object]) -> Checked:
+    table = pa.Table.from_pylist([GOOD | row for row in rows])
+    columns = Columns.of(table.column_names, spec=SPEC, source="f.csv")
+    return check(table.select(list(columns.taken)), spec=SPEC, columns=columns, first_line=2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "column", "reason"),
+    [
+        ({"amount": "5 USD"}, "amount", "is not a number"),
+        ({"amount": "nan"}, "amount", "is not a number"),
+        ({"amount": "1,5"}, "amount", "is not a number"),
+        ({"amount": "0x10"}, "amount", "is not a number"),
+        ({"amount": "1e400"}, "amount", "finite"),
+        ({"amount": "-0.1"}, "amount", "below the minimum 0"),
+        ({"amount": "100.5"}, "amount", "above the maximum 100"),
+        ({"kind": "c"}, "kind", "is not one of a, b"),
+        ({"kind": "A"}, "kind", "is not one of a, b"),
+        ({"note": "n" * 4001}, "note", "longer than 4000"),
+        ({"paid": "Maybe"}, "paid", "is not one of No, Yes"),
+        ({"ID": "c" * 65}, "customer", "longer than 64"),
+        ({"ID": ""}, "customer", "is missing"),
+        ({"ID": "  "}, "customer", "is missing"),
+        ({"date": ""}, "date", "is missing"),
+        ({"date": "2026-02-30"}, "date", "is not a time"),
+        ({"date": "02/01/2026"}, "date", "is not a time"),
+        ({"date": "yesterday"}, "date", "is not a time"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_line_column_and_reason(wrong, column, reason):
+    found = checked({"ID": "c0"}, wrong)
+    assert found.features is None
+    assert found.labels is None
+    ((line, where, value, why),) = found.rejects
+    assert (line, where) == (3, column)
+    assert value == str(next(iter(wrong.values())))[:60] or not value
+    assert reason in why
+
+
+def test_each_wrong_row_is_counted_once():
+    assert len(checked({"amount": "x", "kind": "z"}, {"ID": "c2"}, {"ID": "c3", "amount": "y"}).rejects) == 2
+
+
+@pytest.mark.parametrize("blank", ["", "   ", None])
+def test_blanks_are_missing_values(blank):
+    row = checked({"amount": blank, "kind": blank, "note": blank}).features.to_pylist()[0]
+    assert (row["amount"], row["kind"], row["note"]) == (None, None, None)
+
+
+@pytest.mark.parametrize("number", ["1e1", " 10 ", "10.", "10.0", 10, 10.0])
+def test_numbers_are_read_in_their_usual_spellings(number):
+    assert checked({"amount": number}).features["amount"].to_pylist() == [10.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "utc"),
+    [
+        ("2026-01-02", datetime(2026, 1, 2)),
+        ("2026-01-02 03:04:05.000006", datetime(2026, 1, 2, 3, 4, 5, 6)),
+        ("2026-01-02T03:04:05Z", datetime(2026, 1, 2, 3, 4, 5)),
+        ("2026-01-02T03:04:05+02:00", datetime(2026, 1, 2, 1, 4, 5)),
+        (datetime(2026, 1, 2), datetime(2026, 1, 2)),
+    ],
+)
+def test_times_are_utc_unless_they_carry_an_offset(given, utc):
+    assert checked({"date": given}).features["event_time"].to_pylist() == [utc]
+
+
+def test_times_with_and_without_an_offset_may_stand_in_one_file():
+    found = checked({"date": "2026-01-02"}, {"date": "2026-01-02T00:00:00-01:00"}).features
+    assert found["event_time"].to_pylist() == [datetime(2026, 1, 2), datetime(2026, 1, 2, 1)]
+
+
+def test_a_row_is_known_from_its_event_time_on_unless_the_file_says_otherwise():
+    found = checked({}).features
+    assert found["available_at"].to_pylist() == found["event_time"].to_pylist()
+
+
+def test_a_row_without_a_label_gives_features_only():
+    found = checked({"paid": ""}, {"ID": "c2"})
+    assert (found.features.num_rows, found.labels.num_rows) == (2, 1)
+
+
+def test_a_repeated_row_is_taken_once():
+    assert checked({}, {}, {"ID": "c2"}).features.num_rows == 2
+
+
+def test_a_repeated_row_with_other_values_is_refused():
+    found = checked({"ID": "c2"}, {}, {"amount": "6"})
+    assert [reject[0] for reject in found.rejects] == [3, 4]
+    assert "other values" in found.rejects[0][3]
+
+
+def test_private_columns_are_not_even_looked_at():
+    columns = Columns.of([*GOOD, "name", "ssn", "Secret", "more"], spec=SPEC, source="f.csv")
+    assert sorted(columns.taken) == sorted(GOOD)
+
+
+def test_features_and_label_may_come_in_files_of_their_own():
+    assert Columns.of(["ID", "date", "paid"], spec=SPEC, source="f").features is False
+    assert Columns.of(["ID", "date", "amount", "kind", "note"], spec=SPEC, source="f").label is False
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["date", "amount", "kind", "note", "paid"], "customer"),
+        (["ID", "amount", "kind", "note", "paid"], "date"),
+        (["ID", "date", "amount", "paid"], "kind, note"),
+        (["ID", "date"], "amount, kind, note"),
+    ],
+)
+def test_missing_columns_are_named(names, missing):
+    with pytest.raises(MissingColumns, match=f"missing columns {missing}; it has"):
+        Columns.of(names, spec=SPEC, source="f.csv")
