@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, dag, task
 from airflow.sdk.bases.operator import chain
-from steps import RETRIES, START, MlflowLink, model_specs, own_id, step, with_link
+from steps import RETRIES, MlflowLink, model_specs, own_id, step, with_link
 
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
@@ -34,7 +34,6 @@ def deployment(spec: ModelSpec) -> None:
         dag_id=f"{spec.name}_deployment",
         description=f"Put the newest good candidate of {spec.name} into service",
         schedule=[Asset(f"candidate/{spec.name}")],
-        start_date=START,
         catchup=False,
         # A candidate that waits for a person must not keep a newer one from asking.
         max_active_runs=8 if spec.gates.approval == "human" else 1,

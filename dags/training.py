@@ -1,14 +1,18 @@
 """`<model>_training` for every model: claim → extract → validate → search → train → evaluate → decide → announce."""
 
+from datetime import timedelta
+
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.bases.operator import chain
 from airflow.sdk.exceptions import AirflowSkipException
-from steps import RETRIES, START, MlflowLink, model_specs, own_id, run_time, step, with_link
+from steps import RETRIES, MlflowLink, model_specs, own_id, run_time, step, with_link
 
 from pipelines.spec import ModelSpec
 from pipelines.training import STEPS
 from utils.clock import utc_now
 from utils.settings import load_settings
+
+STILL_DUE = timedelta(minutes=10)
 
 DOC = """
 Trains **{name}** and decides whether the result may serve. {description}
@@ -30,11 +34,15 @@ Trains **{name}** and decides whether the result may serve. {description}
 
 
 def schedule_of(spec: ModelSpec) -> object:
-    """What monitoring decides wakes a training, and so does the model file's cron."""
+    """What monitoring decides wakes a training, and so does the model file's cron.
+
+    There is no start date: with one, Airflow would make up for the last missed time as soon as the DAG is unpaused. A
+    time that is `STILL_DUE` is not lost when the file is read again before the scheduler looks.
+    """
     retrain = Asset(f"retrain/{spec.name}")
     if spec.retrain.schedule is None:
         return [retrain]
-    cron = CronTriggerTimetable(spec.retrain.schedule, timezone=load_settings().timezone)
+    cron = CronTriggerTimetable(spec.retrain.schedule, timezone=load_settings().timezone, run_immediately=STILL_DUE)
     return AssetOrTimeSchedule(timetable=cron, assets=retrain)
 
 
@@ -57,7 +65,6 @@ def training(spec: ModelSpec) -> None:
         dag_id=f"{spec.name}_training",
         description=f"Train {spec.name} and decide whether it may serve",
         schedule=schedule_of(spec),
-        start_date=START,
         catchup=False,
         max_active_runs=1,
         params=form(spec),

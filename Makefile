@@ -1,0 +1,43 @@
+# Evergreen on one machine. `make` shows what there is.
+.DEFAULT_GOAL := help
+.PHONY: help install up down status logs clean test lint format bench
+EVERGREEN := .venv/bin/evergreen
+PYTEST := .venv/bin/python -m pytest
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@printf '\n  Options go into ARGS, a name into NAME:\n'
+	@printf '    make status ARGS=--json     make logs NAME=mlflow ARGS=-f     make bench NAME=serving\n'
+
+install: ## Install what is missing: system packages, Python environment
+	@deploy/bootstrap.sh
+
+up: ## Start everything, train and deploy the models that have no version yet
+	@since=$$(date +%s) && deploy/bootstrap.sh && exec $(EVERGREEN) up --since $$since $(ARGS)
+
+down: ## Stop everything; data and secrets stay
+	@$(EVERGREEN) down $(ARGS)
+
+status: ## Each part: address, health, memory; each model: version served, since when
+	@$(EVERGREEN) status $(ARGS)
+
+logs: ## The last lines of every log, or of NAME's
+	@$(EVERGREEN) logs $(NAME) $(ARGS)
+
+clean: ## Stop everything and remove its state, after asking
+	@$(EVERGREEN) clean $(ARGS)
+
+test: install lint ## Every check: lint, format, types, unit, integration, end to end (options for pytest: ARGS)
+	$(PYTEST) tests/unit tests/integration tests/model tests/e2e $(ARGS)
+
+lint: install ## Lint, format check, types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: install ## Rewrite the code in the one format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+bench: install ## Measure (NAME=store, serving, training or drift; without: all there are)
+	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)

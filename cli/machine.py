@@ -1,0 +1,134 @@
+"""`up`, `down`, `status`, `logs`, `clean`: the whole stack on one machine."""
+
+import time
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import as_json, as_table, out
+from utils.clock import utc_now
+from utils.settings import load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    for command in (up, down, status, logs, clean):
+        app.command()(command)
+
+
+def up(
+    since: Annotated[
+        float | None, typer.Option(help="Unix time at which you began, to be counted into the time it took.")
+    ] = None,
+) -> None:
+    """Start everything, train and deploy the models that have no version yet, and show how to use it.
+
+    Run again it changes nothing; with a new model file or a changed .env it changes what differs.
+
+    Examples:
+
+        evergreen up
+
+        EVERGREEN_AIRFLOW_PORT=8081 evergreen up
+    """
+    from stack.up import up as bring_up
+
+    bring_up(load_settings(), console=out, since=since)
+
+
+def down() -> None:
+    """Stop everything. Data, models and secrets stay; `evergreen up` continues with them.
+
+    Example:
+
+        evergreen down
+    """
+    from stack.down import down as stop
+
+    begun = time.monotonic()
+    count = stop(load_settings())
+    out.print(f"stopped {count} programs in {time.monotonic() - begun:.1f} s" if count else "nothing ran")
+
+
+def status(
+    json: Annotated[bool, typer.Option("--json", help="One JSON document: {parts, models, pss_mb, healthy}.")] = False,
+) -> None:
+    """Show each part with its address, health and memory, and each model with the version it serves.
+
+    Exits with 1 where a part is not healthy. Times are UTC.
+
+    Examples:
+
+        evergreen status
+
+        evergreen status --json
+    """
+    from stack import status as now
+
+    settings = load_settings()
+    parts, models = [asdict(part) for part in now.parts(settings)], [asdict(model) for model in now.models(settings)]
+    memory = round(sum(part["pss_mb"] or 0.0 for part in parts), 1)
+    healthy = all(part["healthy"] for part in parts)
+    if json:
+        as_json({"parts": parts, "models": models, "pss_mb": memory, "healthy": healthy})
+    else:
+        as_table([_row(part) for part in parts], title="Parts")
+        out.print(f"{memory:,.0f} MB in all (PSS: what is shared counts once)\n")
+        if models:
+            as_table(models, title="Models")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _row(part: dict[str, Any]) -> dict[str, Any]:
+    """What fits into 80 columns."""
+    healthy = "[green]yes[/green]" if part["healthy"] else "[red]no[/red]"
+    up_for = _age(utc_now() - part["since"]) if part["since"] else ""
+    return {"name": part["name"], "url": part["url"], "healthy": healthy, "MB": part["pss_mb"], "up": up_for}
+
+
+def _age(time_since: timedelta) -> str:
+    minutes = int(time_since.total_seconds() // 60)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
+
+
+def logs(
+    part: Annotated[str | None, typer.Argument(help="A part as `evergreen status` names it; without: all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many lines of each log.")] = 20,
+) -> None:
+    """Show the last lines of the logs. Those of Airflow's tasks are in its pages.
+
+    Examples:
+
+        evergreen logs
+
+        evergreen logs mlflow -n 100
+
+        evergreen logs serve-credit_score -f
+    """
+    from stack.logs import show
+
+    show(load_settings(), part=part, lines=lines, follow=follow)
+
+
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove .env, with its secrets, as well.")] = False,
+) -> None:
+    """Stop everything and remove its state: data, models, snapshots, logs. A team's own servers are not touched.
+
+    Example:
+
+        evergreen clean --yes
+    """
+    from stack.down import clean as remove
+
+    settings = load_settings()
+    also = f" and {settings.env_file}" if everything else ""
+    if not yes:
+        typer.confirm(f"Remove {settings.home}{also}, with all data and models in it?", abort=True)
+    removed = remove(settings, secrets=everything)
+    out.print(f"removed {' and '.join(removed)}" if removed else "there was nothing to remove")

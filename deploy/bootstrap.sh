@@ -1,0 +1,109 @@
+#!/bin/sh
+# From a clone to a Python environment that runs Evergreen: system packages that are missing, Python 3.12, .venv.
+# Every step looks first; when nothing is missing it takes a moment and says nothing.
+set -eu
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+BINARIES="mariadb-server-core mariadb-client-core" # the programs; no daemon comes with them
+
+fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+begin() { step_began=$(date +%s); printf '… %s\n' "$1"; }
+done_in() { printf '✓ %-26s %4s s\n' "$1" "$(($(date +%s) - step_began))"; }
+
+# Servers live in sbin, which is not on every user's path.
+PATH=$PATH:/usr/local/sbin:/usr/sbin
+
+is_312() { "$@" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
+
+find_python() { # a Python 3.12 that runs: one of pyenv's shims may be there and fail
+  for candidate in python3.12 python3 python "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do
+    if is_312 "$candidate"; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  for uv in uv "$HOME/.local/bin/uv"; do
+    candidate=$("$uv" python find 3.12 2>/dev/null) && is_312 "$candidate" && echo "$candidate" && return
+  done
+  return 1
+}
+
+stamp() { # what the environment was made from
+  { pwd; "$python" -VV; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-64
+}
+
+missing_packages() { # the compiler is for mysqlclient, which is published as source only
+  { have mariadbd && have mariadb-install-db; } || own_mariadb || echo "$BINARIES"
+  have gcc || echo gcc
+  have pkg-config || echo pkg-config
+  pkg-config --exists libmariadb 2>/dev/null || echo libmariadb-dev
+  [ -e /usr/include/stdio.h ] || echo libc6-dev
+  case $python in
+    /usr/bin/*) # Debian splits Python into packages
+      "$python" -c 'import ensurepip' 2>/dev/null || echo python3.12-venv
+      [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || echo python3.12-dev
+      ;;
+  esac
+}
+
+own_mariadb() { # a team's own server needs none here
+  [ -n "${EVERGREEN_MARIADB_HOST:-}" ] || grep -q '^EVERGREEN_MARIADB_HOST=.' "${EVERGREEN_ENV_FILE:-.env}" 2>/dev/null
+}
+
+install_packages() { # names…
+  if [ "$(id -u)" = 0 ]; then as_root=""
+  elif have sudo && sudo -n true 2>/dev/null; then as_root="sudo -n"
+  else fail "these packages are missing and need root; install them and try again:
+    sudo apt-get update && sudo apt-get install --no-install-recommends $*"
+  fi
+  have apt-get || fail "these Debian packages are missing here, and there is no apt: $*"
+  begin "installing system packages: $*"
+  log=$(mktemp)
+  wait="-o DPkg::Lock::Timeout=120" # another apt may be at work
+  # shellcheck disable=SC2086 # options and names without blanks
+  $as_root apt-get -q $wait update >"$log" 2>&1 || { tail -n 3 "$log" >&2; fail "apt-get update failed"; }
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y $wait install --no-install-recommends "$@" >"$log" 2>&1 ||
+    { tail -n 5 "$log" >&2; fail "apt-get could not install: $*"; }
+  rm -f "$log"
+  done_in "system packages"
+}
+
+uv_pip() { # COMMAND options…: uv, trusting the authorities and using the package index that pip does here
+  command=$1
+  shift
+  [ -e /etc/ssl/certs/ca-certificates.crt ] && set -- --system-certs "$@"
+  index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$("$VENV/bin/python" -m pip config get global.index-url 2>/dev/null || true)}}
+  [ -z "$index" ] || set -- --default-index "$index" "$@"
+  "$VENV/bin/python" -m uv pip "$command" --quiet --python "$VENV/bin/python" "$@"
+}
+
+make_environment() {
+  begin "making $VENV with $("$python" -V)"
+  is_312 "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$VENV"
+  # uv first, by its hash; it then installs the rest in a fraction of pip's time.
+  wanted=$(mktemp)
+  sed -n '/^uv==/,/[^\\]$/p' requirements.lock >"$wanted"
+  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$wanted" ||
+    fail "uv could not be installed: is a package index reachable?"
+  rm -f "$wanted"
+  uv_pip sync --require-hashes requirements.lock ||
+    fail "the packages of requirements.lock could not be installed (see above)"
+  uv_pip install --no-deps --no-build-isolation -e . || fail "evergreen itself could not be installed (see above)"
+  stamp >"$VENV/evergreen-stamp"
+  done_in "Python environment"
+}
+
+python=$(find_python) || fail "Python 3.12 is not here. Get it with one of
+    sudo apt-get install python3.12 python3.12-venv python3.12-dev    (Ubuntu 24.04)
+    pyenv install 3.12
+    uv python install 3.12"
+
+missing=$(missing_packages | tr '\n' ' ')
+# shellcheck disable=SC2086 # names without blanks
+[ -z "${missing% }" ] || install_packages $missing
+
+if [ "$(cat "$VENV/evergreen-stamp" 2>/dev/null)" != "$(stamp)" ] || ! is_312 "$VENV/bin/python"; then
+  make_environment
+fi

@@ -1,0 +1,184 @@
+"""Airflow's REST API: the few calls that Evergreen makes, of the private Airflow and of a team's own alike."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from utils.errors import AccessDenied, EvergreenError, NotFound, SettingMissing, Unreachable
+from utils.settings import STORE_DB, Settings
+
+TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
+CONNECTION = "feature_store"
+PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+
+
+class Airflow:
+    """One session, signed in at its first call. Every method raises Unreachable, AccessDenied, or NotFound on a 404."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._url = settings.airflow_base_url
+        self._http = requests.Session()
+
+    def health(self) -> dict[str, str]:
+        """Status of each part: `healthy`, `unhealthy`, or absent where it does not run."""
+        told = self._send("GET", "/api/v2/monitor/health").json()
+        return {part: told[part]["status"] for part in PARTS if (told.get(part) or {}).get("status")}
+
+    def wait_healthy(self, *, seconds: float = 180) -> None:
+        """Return once every part is healthy. Raises: Unreachable naming what is not, after `seconds`."""
+        deadline, missing = time.monotonic() + seconds, "no answer yet"
+        while True:
+            try:
+                status = self.health()
+            except Unreachable:
+                pass
+            else:
+                sick = [part for part in PARTS if status.get(part) != "healthy"]
+                if not sick:
+                    return
+                missing = f"not healthy: {', '.join(sick)}"
+            if time.monotonic() > deadline:
+                raise Unreachable(service="Airflow", address=self._url, reason=missing)
+            time.sleep(0.3)
+
+    def has_dag(self, dag_id: str) -> bool:
+        try:
+            self._api("GET", f"dags/{_part(dag_id)}")
+        except NotFound:
+            return False
+        return True
+
+    def wait_for_dag(self, dag_id: str, *, seconds: float = 90) -> None:
+        """Return once the DAG processor has found `dag_id`. Raises: NotFound with its import error, if there is one."""
+        deadline = time.monotonic() + seconds
+        while not self.has_dag(dag_id):
+            if time.monotonic() > deadline or (broken := self.import_errors()):
+                broken = self.import_errors()
+                hint = broken[0] if broken else "is dags/ of this checkout Airflow's DAG folder?"
+                raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint)
+            time.sleep(0.5)
+
+    def import_errors(self) -> list[str]:
+        """One line each: the file and the last line of its traceback."""
+        found = self._api("GET", "importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
+
+    def dag_ids(self) -> set[str]:
+        """Every DAG that Airflow knows and that is not stale."""
+        ids: set[str] = set()
+        while page := self._api("GET", "dags", query={"limit": 100, "offset": len(ids), "order_by": "dag_id"})["dags"]:
+            ids |= {dag["dag_id"] for dag in page}
+            if len(page) < 100:
+                break
+        return ids
+
+    def url_of(self, dag_id: str, run_id: str = "") -> str:
+        """The page of a DAG or of one of its runs, for a browser."""
+        return f"{self._url}/dags/{_part(dag_id)}" + (f"/runs/{_part(run_id)}" if run_id else "")
+
+    def unpause(self, dag_id: str) -> None:
+        self._api("PATCH", f"dags/{_part(dag_id)}", {"is_paused": False}, query={"update_mask": "is_paused"})
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run now; its id."""
+        made = self._api("POST", f"dags/{_part(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
+        return str(made["dag_run_id"])
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Airflow's own description of a run; `state` is queued, running, success or failed."""
+        return self._api("GET", f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}")
+
+    def runs(self, dag_id: str, *, states: tuple[str, ...] = (), limit: int = 5) -> list[dict[str, Any]]:
+        """The newest runs, newest first; only those in one of `states`, if any is given."""
+        query = {"order_by": "-run_after", "limit": limit, "state": list(states)}
+        found: list[dict[str, Any]] = self._api("GET", f"dags/{_part(dag_id)}/dagRuns", query=query)["dag_runs"]
+        return found
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """The task instances of a run as Airflow describes them, in the order they started."""
+        path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
+        found: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
+        return sorted(found, key=lambda task: task["start_date"] or "9")
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Task id to state; `none` for one that is not scheduled yet."""
+        return {task["task_id"]: task["state"] or "none" for task in self.tasks(dag_id, run_id)}
+
+    def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
+        """The last error in the log of a try of a task, as one line; empty where there is none."""
+        path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances/{_part(task_id)}/logs/{attempt}"
+        lines = [line for line in self._api("GET", path)["content"] if isinstance(line, dict)]
+        for line in reversed(lines):
+            for raised in line.get("error_detail") or ():
+                return f"{raised['exc_type']}: {raised['exc_value']}"
+        errors = [str(line["event"]) for line in lines if line.get("level") in {"error", "critical"}]
+        return errors[-1] if errors else ""
+
+    def upsert_connection(self, connection_id: str = CONNECTION) -> bool:
+        """Make or update the connection to the feature store, as the pipeline's user; True where it was made."""
+        host, port = self._settings.mariadb_host or "127.0.0.1", self._settings.mariadb_port
+        wanted = {
+            "connection_id": connection_id,
+            "conn_type": "mysql",
+            "description": "Feature store of Evergreen, as the user that pipelines read it with",
+            "host": host,
+            "port": port,
+            "login": self._settings.db_user("pipeline"),
+            "password": self._settings.db_password("pipeline"),
+            "schema": STORE_DB,
+        }
+        try:
+            self._api("PATCH", f"connections/{_part(connection_id)}", wanted)
+        except NotFound:
+            self._api("POST", "connections", wanted)
+            return True
+        return False
+
+    def _api(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, query: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        if "Authorization" not in self._http.headers:
+            self._sign_in()
+        # Without this header a log comes as text and not as lines.
+        headers = {"Accept": "application/json"}
+        answer = self._send(method, f"/api/v2/{path}", json=body, params=query, headers=headers)
+        content: dict[str, Any] = answer.json() if answer.content else {}
+        return content
+
+    def _sign_in(self) -> None:
+        user, password = self._settings.airflow_user, self._settings.airflow_password.get_secret_value()
+        if not password:
+            raise SettingMissing(variable="EVERGREEN_AIRFLOW_PASSWORD", needed_for="signing in to Airflow")
+        answer = self._send("POST", "/auth/token", json={"username": user, "password": password})
+        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        try:
+            answer = self._http.request(method, self._url + path, timeout=TIMEOUT, **options)
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            raise Unreachable(service="Airflow", address=self._url, reason=reason) from None
+        if answer.ok:
+            return answer
+        if answer.status_code in {401, 403}:
+            raise AccessDenied(service="Airflow", address=self._url, user=self._settings.airflow_user)
+        if answer.status_code == 404:
+            raise NotFound(what=path.removeprefix("/api/v2/"), where=f"Airflow at {self._url}")
+        if answer.status_code >= 500:
+            raise Unreachable(service="Airflow", address=self._url, reason=f"it answered {answer.status_code}")
+        raise EvergreenError(f"Airflow refuses {method} {path} ({answer.status_code}): {_detail(answer)}")
+
+
+def _part(name: str) -> str:
+    """`name` as one part of a path: run ids hold colons and plus signs."""
+    return quote(name, safe="")
+
+
+def _detail(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["detail"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:300]

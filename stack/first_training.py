@@ -1,0 +1,121 @@
+"""The first training of every model that serves nothing yet: Airflow does it, this follows and tells."""
+
+import time
+from typing import Any
+
+from db import history
+from db.session import session
+from db.store import latest_commit_seq
+from pipelines.spec import ModelSpec
+from stack.airflow import Airflow
+from stack.steps import Steps
+from utils.errors import StackError
+from utils.settings import Settings
+
+BUSY = ("queued", "running")
+DONE = {"success", "failed"}
+POLL = 0.5  # seconds
+WAKE_SECONDS = 120  # from the end of a training to the deployment its event starts
+
+
+def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -> None:
+    """Train and deploy every model that has data and no live version; returns when all are live.
+
+    A run that is under way, as after an interrupted `up`, is followed and not started again.
+
+    Raises: StackError naming the step that failed and what it said.
+    """
+    airflow = Airflow(settings)
+    waiting = [spec.name for spec in specs if not _is_live(settings, spec.name)]
+    started = {model: _start(airflow, model) for model in waiting if latest_commit_seq(settings, model)}
+    for model in waiting:
+        if model not in started:
+            steps.say(f"  {model} has no data yet: evergreen load {model} FILE, then evergreen train {model}")
+    for model, run in started.items():
+        _follow_model(settings, airflow, model, run, steps)
+
+
+def _is_live(settings: Settings, model: str) -> bool:
+    with session(settings, "pipeline") as connection:
+        return history.live(connection, model) is not None
+
+
+def _start(airflow: Airflow, model: str) -> tuple[str, str]:
+    """The DAG and run to follow."""
+    for dag_id in (f"{model}_training", f"{model}_deployment"):
+        if busy := airflow.runs(dag_id, states=BUSY, limit=1):
+            return dag_id, busy[0]["dag_run_id"]
+    return f"{model}_training", airflow.trigger(f"{model}_training", {"reason": "first training"})
+
+
+def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[str, str], steps: Steps) -> None:
+    dag_id, run_id = run
+    if dag_id.endswith("_training"):
+        begun = airflow.run(dag_id, run_id)["run_after"]
+        follow(airflow, dag_id, run_id, steps)
+        _require_promotion(settings, model, f"{dag_id}/{run_id}")
+        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=begun)
+    if follow(airflow, dag_id, run_id, steps) == "waits":
+        steps.say(f"  {model} waits for your approval: {airflow.url_of(dag_id, run_id)}")
+    elif not _is_live(settings, model):
+        raise StackError(f"{dag_id} ended without a live version: {airflow.url_of(dag_id, run_id)}")
+
+
+def _require_promotion(settings: Settings, model: str, run_id: str) -> None:
+    with session(settings, "pipeline") as connection:
+        decision = history.find_verdict(connection, run_id)
+    if decision is None or decision["verdict"] != "promote":
+        why = f"{decision['verdict']}: {decision['reason']}" if decision else "no verdict was recorded"
+        raise StackError(f"the first model of {model} was not promoted ({why})")
+
+
+def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
+    """The run that the training's event started. Both times are ISO 8601 in UTC, so they sort as text."""
+    deadline = time.monotonic() + WAKE_SECONDS
+    while time.monotonic() < deadline:
+        newest = airflow.runs(f"{model}_deployment", limit=1)
+        if newest and newest[0]["run_after"] >= after:
+            return str(newest[0]["dag_run_id"])
+        time.sleep(POLL)
+    page = airflow.url_of(f"{model}_deployment")
+    raise StackError(f"no {model}_deployment started within {WAKE_SECONDS} s of the training: {page}")
+
+
+def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
+    """Tell of each step as it ends; returns `done`, or `waits` where only a person can go on.
+
+    Raises: StackError naming the first step that failed, what it said, and where its log is.
+    """
+    told: set[tuple[str, int]] = set()
+    while True:
+        state, tasks = airflow.run(dag_id, run_id)["state"], airflow.tasks(dag_id, run_id)
+        for task in tasks:
+            event = (task["task_id"], task["try_number"])
+            if task["state"] in {"success", "up_for_retry"} and event not in told:
+                told.add(event)
+                _tell(airflow, dag_id, run_id, task, steps)
+        if state == "failed":
+            raise _failure(airflow, dag_id, run_id, tasks)
+        if state == "success":
+            return "done"
+        if any(task["state"] == "awaiting_input" for task in tasks):
+            return "waits"
+        time.sleep(POLL)
+
+
+def _tell(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any], steps: Steps) -> None:
+    name, seconds = f"{dag_id.rpartition('_')[0]}: {task['task_id']}", task["duration"] or 0.0
+    if task["state"] == "success":
+        return steps.line(name, seconds=seconds)
+    said = airflow.last_error(dag_id, run_id, task["task_id"], task["try_number"])
+    return steps.line(name, seconds=seconds, note=f"tries again: {said}", mark="[yellow]↻[/yellow]")
+
+
+def _failure(airflow: Airflow, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> StackError:
+    page = airflow.url_of(dag_id, run_id)
+    failed = next((task for task in tasks if task["state"] == "failed"), None)
+    if failed is None:
+        return StackError(f"{dag_id} failed: {page}")
+    task = failed["task_id"]
+    said = airflow.last_error(dag_id, run_id, task, failed["try_number"]) or "it wrote no error"
+    return StackError(f"{dag_id} failed at step {task}: {said} (log: {page}/tasks/{task})")

@@ -1,0 +1,77 @@
+"""Processes of a stack: which are ours, what memory they hold, and how leftovers of a killed run are ended.
+
+Every program starts with a mark in its environment, the folder of its stack, and its children inherit it. A process
+that carries the mark of this stack is ours beyond doubt, whoever its parent is by now; nothing else is ever touched.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+
+import psutil
+
+from utils.settings import Settings
+
+MARKER = "EVERGREEN_PART_OF"
+MEBIBYTE = 1024 * 1024
+
+
+def is_ours(process: psutil.Process, settings: Settings) -> bool:
+    """True for a living process that was started as a part of the stack in `settings.home`."""
+    try:
+        return (
+            process.uids().real == os.getuid()
+            and process.status() != psutil.STATUS_ZOMBIE
+            and process.environ().get(MARKER) == str(settings.home.resolve())
+        )
+    except (psutil.Error, OSError):
+        return False
+
+
+def ours(settings: Settings) -> list[psutil.Process]:
+    """The living processes of this stack, without the caller and those that started it."""
+    myself = psutil.Process()
+    spared = {myself.pid, *(parent.pid for parent in myself.parents())}
+    return [process for process in psutil.process_iter() if process.pid not in spared and is_ours(process, settings)]
+
+
+def end(processes: Iterable[psutil.Process], *, seconds: float) -> int:
+    """Ask `processes` to end, kill those that have not within `seconds`, and return how many there were."""
+    ended = list(processes)
+    for process in ended:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(ended, timeout=seconds)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)
+    return len(ended)
+
+
+def clear_leftovers(settings: Settings, *, seconds: float = 10) -> int:
+    """End what a killed run of this stack left behind, its children's children included; the number of processes.
+
+    What has not ended after `seconds` is killed, as a scheduler that hangs on its lost log pipe; MariaDB takes 2 and
+    recovers in any case. Call it only while no supervisor of this stack runs.
+    """
+    count, deadline = 0, time.monotonic() + 2 * seconds
+    while (found := ours(settings)) and time.monotonic() < deadline:  # a parent may start another child as it ends
+        count += end(found, seconds=seconds)
+    return count
+
+
+def pss_mb(pid: int, *, with_children: bool = True) -> float:
+    """Memory in MiB of the process tree below and with `pid`; pages shared by n processes count 1/n for each."""
+    try:
+        root = psutil.Process(pid)
+        tree = [root, *(root.children(recursive=True) if with_children else ())]
+    except psutil.NoSuchProcess:
+        return 0.0
+    total = 0
+    for process in tree:
+        with contextlib.suppress(psutil.Error):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.rss)  # only Linux knows the share
+    return round(total / MEBIBYTE, 1)

@@ -1,0 +1,98 @@
+"""What a user needs once the stack is up: addresses, credentials, and a request that works when it is pasted."""
+
+import json
+import shlex
+import time
+from typing import Any
+
+import requests
+from rich.console import Console
+from rich.markup import escape
+
+from pipelines.spec import ModelSpec
+from stack.programs import serving_ports
+from utils.errors import StackError
+from utils.settings import Settings
+
+ANSWER_SECONDS = 60
+
+
+def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
+    """Send each model that serves one prediction, and print how to do the same.
+
+    Raises: StackError where a service that should answer does not.
+    """
+    urls = {model: f"http://127.0.0.1:{port}" for model, port in serving_ports(settings).items()}
+    serving = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
+    bodies = {model: example_body(url, settings) for model, url in serving.items()}
+    answers = {model: predict(url, bodies[model], settings) for model, url in serving.items()}
+    took = time.time() - begun
+    console.print()
+    for name, address, secret in _addresses(settings):
+        console.print(f"  [bold]{name:<9}[/bold] {escape(address)}  [dim]{escape(secret)}[/dim]", soft_wrap=True)
+    for model, answer in answers.items():
+        said = f"{answer['prediction']} by version {answer['version']}"
+        console.print(f"\n  [bold]{model}[/bold] answers: {escape(said)}. Try it:", soft_wrap=True)
+        console.print(escape(curl(serving[model], bodies[model], settings)), soft_wrap=True)
+    if answers:
+        console.print(f"\n  From the start to an answered prediction: {took:.0f} s")
+
+
+def _addresses(settings: Settings) -> list[tuple[str, str, str]]:
+    password = settings.airflow_password.get_secret_value()
+    return [
+        ("Airflow", settings.airflow_base_url, f"user {settings.airflow_user}, password {password}"),
+        ("MLflow", settings.mlflow_tracking_url, ""),
+        ("MariaDB", settings.mariadb_address, f"users and passwords are in {settings.env_file}"),
+    ]
+
+
+def is_ready(url: str) -> bool:
+    """True where the service at `url` has a model to answer with."""
+    try:
+        return requests.get(f"{url}/readyz", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def example_body(url: str, settings: Settings) -> dict[str, Any]:
+    """The example request of `/predict` that the service's own page shows."""
+    document = requests.get(f"{url}/docs.json", headers=_headers(settings), timeout=30).json()
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    schema = content["schema"]
+    if reference := schema.get("$ref"):
+        schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+    example: dict[str, Any] = content.get("example") or schema["example"]
+    return example
+
+
+def predict(url: str, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """The answer of `/predict`. Raises: StackError with what the service said instead."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            answer = requests.post(f"{url}/predict", json=body, headers=_headers(settings), timeout=30)
+        except requests.RequestException as error:
+            said = type(error).__name__
+        else:
+            if answer.ok:
+                content: dict[str, Any] = answer.json()
+                return content
+            said = f"{answer.status_code}: {answer.text[:300]}"
+            if answer.status_code < 500:
+                raise StackError(f"{url}/predict refuses its own example, {said}")
+        if time.monotonic() > deadline:
+            raise StackError(f"{url}/predict did not answer within {ANSWER_SECONDS} s, {said}")
+        time.sleep(0.5)
+
+
+def curl(url: str, body: dict[str, Any], settings: Settings) -> str:
+    """The same request for a shell."""
+    headers = {"Content-Type": "application/json", **_headers(settings)}
+    options = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
+    return f"curl -s {url}/predict {options} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    key = settings.api_key.get_secret_value()
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,190 @@
+"""`up`: from a checkout to a stack that answers. Every step looks first and changes only what is missing."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from pipelines.spec import ModelSpec, load_spec, model_names
+from stack import airflow_programs, mariadb, ports, secrets
+from stack.airflow import Airflow
+from stack.first_training import train_first
+from stack.folders import runtime
+from stack.health import answers, healthy
+from stack.programs import Program, programs
+from stack.steps import Steps
+from stack.summary import farewell
+from stack.supervisor import STOPPED, Supervisor
+from utils.clock import utc_now
+from utils.errors import StackError, Unreachable
+from utils.settings import Settings
+
+START_SECONDS = 180  # for one program to answer, on a slow disk
+CONSUMERS_FIRST = ("deployment", "training", "monitoring")  # an event for a paused DAG is lost
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a stack on this machine consists of."""
+
+    settings: Settings
+    specs: tuple[ModelSpec, ...]
+    programs: tuple[Program, ...]
+    supervisor: Supervisor
+
+    def named(self, prefix: str) -> list[Program]:
+        return [program for program in self.programs if program.name.startswith(prefix)]
+
+
+def up(settings: Settings, *, console: Console, since: float | None = None) -> Settings:
+    """Bring everything up, train and deploy the models that have no version yet, and say how to use it.
+
+    `since`: Unix time at which the user began, to be counted into the total; default now. Returns the settings with
+    the secrets that were made.
+
+    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed; what runs by then keeps running.
+    """
+    begun = since or time.time()
+    specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
+    with _alone(settings), Steps(console) as steps:
+        with steps.step("secrets") as step:
+            settings, written = secrets.ensure(settings)
+            step.note = f"{len(written)} written to {settings.env_file}" if written else "kept"
+        plan = _supervise(settings, specs, steps)
+        with ThreadPoolExecutor(1) as beside:  # Airflow takes longest and needs nothing of the others
+            airflow = beside.submit(_start_airflow, plan, steps)
+            _start_data(plan, steps)
+            airflow.result()
+        _wire_airflow(plan, steps)
+        train_first(settings, specs, steps)
+    farewell(settings, specs, console, begun=begun)
+    return settings
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """One `up` at a time: two would make the same things twice."""
+    with (runtime(settings) / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"another `evergreen up` is at work in {settings.home}: wait for it") from None
+        yield
+
+
+def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -> Plan:
+    with steps.step("ports and supervisor") as step:
+        plan = Plan(settings, specs, tuple(programs(settings)), Supervisor(settings))
+        if plan.supervisor.running:
+            ports.check(plan.programs, settings)
+        else:
+            cleared = plan.supervisor.clear_leftovers()
+            ports.check(plan.programs, settings)
+            step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
+        plan.supervisor.ensure(plan.programs)
+    return plan
+
+
+def _start_airflow(plan: Plan, steps: Steps) -> None:
+    if own := plan.named("airflow-"):
+        with steps.step("Airflow: metadata") as step:
+            step.note = "migrated" if airflow_programs.prepare(plan.settings) else "current"
+        with steps.step("Airflow: start"):
+            plan.supervisor.start([program.name for program in own])
+            _wait_healthy(own, plan)
+    else:
+        with steps.step("Airflow: yours") as step:
+            step.note = plan.settings.airflow_base_url
+            Airflow(plan.settings).wait_healthy(seconds=10)
+
+
+def _start_data(plan: Plan, steps: Steps) -> None:
+    """MariaDB with users, tables and data; MLflow and the services on top of it."""
+    settings = plan.settings
+    _start_mariadb(plan, steps)
+    with steps.step("databases and tables") as step:
+        from db import bootstrap
+
+        bootstrap.create_databases_and_users(settings)
+        plan.supervisor.start([program.name for program in plan.named("mlflow")])  # makes its own tables meanwhile
+        step.note = ", ".join(bootstrap.migrate(settings, [spec.store for spec in plan.specs])) or "current"
+    _load_examples(plan, steps)
+    with steps.step("MLflow") as step:
+        step.note = settings.mlflow_tracking_url
+        if own := plan.named("mlflow"):
+            _wait_healthy(own, plan)
+        elif not answers(f"{settings.mlflow_tracking_url}/health"):
+            raise Unreachable(service="MLflow", address=settings.mlflow_tracking_url)
+    with steps.step("prediction services") as step:
+        services = plan.named("serve-")
+        plan.supervisor.start([program.name for program in services])
+        _wait_healthy(services, plan)
+        step.note = ", ".join(program.url for program in services)
+
+
+def _start_mariadb(plan: Plan, steps: Steps) -> None:
+    if plan.settings.mariadb_host:
+        return
+    with steps.step("MariaDB") as step:
+        made = start_mariadb(plan.settings, plan.supervisor)
+        step.note = plan.settings.mariadb_address + (", new data folder" if made else "")
+
+
+def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
+    """Return once the private MariaDB answers; True where its data folder was made now."""
+    made = False
+    if supervisor.states()["mariadb"].state in STOPPED:
+        made = mariadb.initialise(mariadb.data_folder(settings), root_password=settings.db_password("root"))
+        supervisor.start(["mariadb"])
+    mariadb.wait_until_up(settings)
+    return made
+
+
+def _load_examples(plan: Plan, steps: Steps) -> None:
+    from db.store import latest_commit_seq
+    from pipelines.load import load_example
+
+    for spec in plan.specs:
+        if latest_commit_seq(plan.settings, spec.name):
+            continue
+        with steps.step(f"example data {spec.name}") as step:
+            report = load_example(spec=spec, settings=plan.settings, now=utc_now())
+            step.note = f"{report.labels_added:,} labels" if report else "none shipped: load a file of yours"
+
+
+def _wire_airflow(plan: Plan, steps: Steps) -> None:
+    """The connection that tasks read the store with; then every DAG unpaused, consumers before producers."""
+    airflow = Airflow(plan.settings)
+    with steps.step("Airflow: connection, DAGs") as step:
+        airflow.upsert_connection()
+        required = [f"{spec.name}_{kind}" for kind in ("deployment", "training") for spec in plan.specs]
+        for dag_id in required:
+            airflow.wait_for_dag(dag_id)
+        found = airflow.dag_ids()
+        wanted = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]
+        for dag_id in [name for name in (*wanted, "maintenance") if name in found]:
+            airflow.unpause(dag_id)
+        step.note = f"{len(found)} DAGs"
+
+
+def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
+    """Return once each answers. Raises: StackError with the last line of the log of one that gave up or never did."""
+    deadline, left = time.monotonic() + START_SECONDS, list(waiting)
+    while left := [program for program in left if not healthy(program, plan.settings)]:
+        states = plan.supervisor.states()
+        failed = next((program for program in left if states[program.name].state == "FATAL"), None)
+        if failed or time.monotonic() > deadline:
+            raise _did_not_start(failed or left[0], plan)
+        time.sleep(0.3)
+
+
+def _did_not_start(program: Program, plan: Plan) -> StackError:
+    log = plan.supervisor.log(program.name)
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return StackError(
+        f"{program.name} does not answer; it last said: {(said or ['nothing'])[-1][:300]} (all of it: {log})"
+    )

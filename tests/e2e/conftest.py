@@ -1,0 +1,83 @@
+"""The whole stack, brought up as a user does: `evergreen up` on spare ports, with a small budget for the search."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.servers import free_port
+from utils.settings import Settings, load_settings
+from utils.version import ROOT
+
+PORTS = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A running stack and how to talk to it."""
+
+    folder: Path
+    output: str  # what `up` printed
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(env_file=self.folder / ".env")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.serving_port}"
+
+    def run(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """The command line, as a user types it."""
+        program = Path(sys.executable).parent / "evergreen"
+        environment = {**os.environ, "EVERGREEN_ENV_FILE": str(self.folder / ".env")}
+        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-4000:]
+        return done
+
+    def post(self, path: str, body: object) -> requests.Response:
+        """A request to the prediction service, with its key."""
+        key = self.settings.api_key.get_secret_value()
+        return requests.post(f"{self.url}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+
+    def airflow(self, path: str) -> Any:
+        """What Airflow's REST API says, asked as a user would."""
+        settings, base = self.settings, self.settings.airflow_base_url
+        who = {"username": settings.airflow_user, "password": settings.airflow_password.get_secret_value()}
+        token = requests.post(f"{base}/auth/token", json=who, timeout=10).json()["access_token"]
+        answer = requests.get(f"{base}/api/v2/{path}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def status(self) -> Any:
+        return json.loads(self.run("status", "--json", check=False).stdout)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    folder = Path(tempfile.mkdtemp(prefix="eg-e2e-"))
+    shutil.copytree(ROOT / "models", folder / "models")
+    model = folder / "models" / "credit_score.yaml"
+    file = yaml.safe_load(model.read_text())
+    file["training"]["search"] |= {"trials": 2, "timeout": "60s"}
+    file["training"]["search"]["space"] |= {"depth": [3, 4], "learning_rate": [0.2, 0.3]}
+    file["gates"]["champion"]["margin"] = 0.05  # an equal candidate then passes nearly always
+    model.write_text(yaml.safe_dump(file))
+    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **{port: free_port() for port in PORTS}}
+    (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
+    running = Stack(folder, "")
+    try:
+        yield Stack(folder, running.run("up").stdout)
+    finally:
+        running.run("down", check=False)
+        shutil.rmtree(folder)

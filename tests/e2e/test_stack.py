@@ -1,0 +1,157 @@
+"""One command to a served, logged prediction; then the life of a model on the same stack. Tests run in this order."""
+
+import json
+import re
+import subprocess
+import time
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import requests
+from sqlalchemy import text
+
+from api.schemas import example
+from db import sample
+from db.session import session
+from pipelines.spec import find_spec
+from stack.airflow import Airflow
+from tests.e2e.conftest import Stack
+from utils.clock import utc_now
+from utils.version import code_commit
+
+pytestmark = pytest.mark.timeout(900)
+MODEL = "credit_score"
+
+
+def predict(stack: Stack) -> Any:
+    answer = stack.post("/predict", {"data": example(find_spec(stack.settings.models_dir, MODEL))})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def logged(stack: Stack, prediction_id: str) -> Any:
+    query = text("SELECT * FROM prediction_log WHERE prediction_id = :id")
+    with session(stack.settings, "reader") as connection:
+        return connection.execute(query, {"id": prediction_id}).mappings().one()
+
+
+def deployments(stack: Stack) -> list[tuple[str, int]]:
+    with session(stack.settings, "reader") as connection:
+        return [tuple(row) for row in connection.execute(text("SELECT action, version FROM deployment ORDER BY id"))]
+
+
+def test_one_command_ends_with_addresses_credentials_and_a_request_that_works_when_pasted(stack: Stack) -> None:
+    assert stack.settings.airflow_password.get_secret_value() in stack.output
+    assert stack.settings.mlflow_tracking_url in stack.output
+    command = stack.output[stack.output.index("curl") :]
+    pasted = re.match(r"(?s)curl.*?'\n|curl.*", command)
+    assert pasted
+    done = subprocess.run(["bash", "-c", pasted[0]], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["prediction"] in {"Poor", "Standard", "Good"}
+    assert logged(stack, answer["prediction_id"])["prediction"] == answer["prediction"]
+
+
+def test_every_part_is_healthy_and_the_model_names_its_version(stack: Stack) -> None:
+    status = stack.status()
+    assert all(part["healthy"] for part in status["parts"]), status
+    assert {"mariadb", "mlflow", f"serve-{MODEL}"} <= {part["name"] for part in status["parts"]}
+    assert [model["version"] for model in status["models"]] == [predict(stack)["version"]]
+
+
+def test_a_prediction_is_traced_back_to_run_snapshot_and_commit(stack: Stack) -> None:
+    answer = predict(stack)
+    lineage = json.loads(stack.run("lineage", answer["prediction_id"], "--json").stdout)
+    assert lineage["version"] == answer["version"]
+    assert lineage["run_id"].startswith(f"{MODEL}_training/")
+    assert lineage["trained_because"] == "manual: first training"
+    assert lineage["code_commit"] == code_commit()
+    assert (stack.settings.snapshots / lineage["snapshot_path"]).is_file()
+
+
+def test_a_second_up_changes_nothing(stack: Stack) -> None:
+    before, serving = deployments(stack), predict(stack)["version"]
+    runs = len(Airflow(stack.settings).runs(f"{MODEL}_training"))
+    stack.run("up")
+    assert deployments(stack) == before
+    assert len(Airflow(stack.settings).runs(f"{MODEL}_training")) == runs
+    assert predict(stack)["version"] == serving
+
+
+def test_the_feature_store_connection_is_there_for_people_to_see(stack: Stack) -> None:
+    shown = stack.airflow("connections/feature_store")
+    assert (shown["conn_type"], shown["login"]) == ("mysql", "evergreen_pipeline")
+
+
+def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(stack: Stack) -> None:
+    """Labels arrive that the champion has not seen; the candidate is compared on them, promoted, and taken over without
+    a restart."""
+    champion, pids = predict(stack)["version"], worker_pids(stack)
+    later = utc_now() + timedelta(days=60)
+    world = sample.example_world(MODEL, end=later)
+    newer = stack.folder / "newer.csv"
+    world[world["date"] > utc_now()].to_csv(newer, index=False)
+    loaded = json.loads(stack.run("load", MODEL, str(newer), "--json").stdout)
+    assert loaded["labels_added"] > 5000
+    airflow = Airflow(stack.settings)
+    conf = {"window_end": f"{later:%Y-%m-%dT%H:%M:%SZ}", "trials": 2, "reason": "two more months"}
+    run_id = airflow.trigger(f"{MODEL}_training", conf)
+    wait_for(lambda: airflow.run(f"{MODEL}_training", run_id)["state"] in {"success", "failed"})
+    assert airflow.run(f"{MODEL}_training", run_id)["state"] == "success"
+    with session(stack.settings, "reader") as connection:
+        query = text("SELECT verdict, reason, champion_version FROM promotion_decision WHERE run_id = :id")
+        verdict = connection.execute(query, {"id": f"{MODEL}_training/{run_id}"}).mappings().one()
+    assert (verdict["verdict"], verdict["champion_version"]) == ("promote", champion), verdict
+    wait_for(lambda: predict(stack)["version"] > champion and deployments(stack)[-1][0] == "live")
+    answer = predict(stack)
+    row = logged(stack, answer["prediction_id"])
+    assert (row["version"], row["prediction"]) == (answer["version"], answer["prediction"])
+    assert worker_pids(stack) == pids
+
+
+def test_the_task_links_to_what_mlflow_shows(stack: Stack) -> None:
+    newest = Airflow(stack.settings).runs(f"{MODEL}_training", limit=1)[0]["dag_run_id"]
+    links = stack.airflow(f"dags/{MODEL}_training/dagRuns/{quote(newest)}/taskInstances/train/links")
+    assert f"{stack.settings.mlflow_tracking_url}/#/models/{MODEL}/versions/" in links["extra_links"]["MLflow"]
+    assert requests.get(links["extra_links"]["MLflow"], timeout=10).status_code == 200
+
+
+def test_a_rollback_serves_the_version_before(stack: Stack) -> None:
+    serving = predict(stack)["version"]
+    done = json.loads(stack.run("rollback", MODEL, "--reason", "a test", "--json").stdout)
+    assert done["version"] < serving
+    assert predict(stack)["version"] == done["version"]
+
+
+def test_a_new_model_file_makes_new_dags_appear(stack: Stack) -> None:
+    file = (stack.settings.models_dir / f"{MODEL}.yaml").read_text()
+    (stack.settings.models_dir / "another.yaml").write_text(file.replace("credit_score", "another", 1))
+    try:
+        wait_for(lambda: {"another_training", "another_deployment"} <= set(Airflow(stack.settings).dag_ids()))
+    finally:
+        (stack.settings.models_dir / "another.yaml").unlink()
+
+
+def test_after_a_stop_everything_continues_with_the_same_data(stack: Stack) -> None:
+    before, serving = deployments(stack), predict(stack)["version"]
+    stack.run("down")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(stack.url, timeout=5)
+    stack.run("up")
+    assert predict(stack)["version"] == serving
+    assert deployments(stack) == before
+
+
+def worker_pids(stack: Stack) -> set[int]:
+    with session(stack.settings, "reader") as connection:
+        fresh = text("SELECT pid FROM instance WHERE heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 10 SECOND")
+        return set(connection.execute(fresh).scalars())
+
+
+def wait_for(condition: Any, *, seconds: float = 420) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(1)

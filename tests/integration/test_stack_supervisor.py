@@ -1,0 +1,169 @@
+"""A real supervisor over a real private MariaDB, killed in every way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pymysql
+import pytest
+
+from stack import mariadb, secrets
+from stack.down import clean, down
+from stack.folders import runtime
+from stack.processes import MARKER, is_ours, ours, pss_mb
+from stack.programs import mariadb_program
+from stack.supervisor import Supervisor
+from stack.up import start_mariadb
+from tests.servers import free_port
+from utils.errors import AccessDenied, StackError
+from utils.settings import Settings, load_settings
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    folder = Path(tempfile.mkdtemp(prefix="eg"))
+    given = load_settings(env_file=folder / ".env", home=folder / "home", mariadb_port=free_port())
+    settings, _ = secrets.ensure(given)
+    try:
+        yield settings
+    finally:
+        down(settings)
+        shutil.rmtree(folder)
+
+
+def start(settings: Settings) -> Supervisor:
+    """A supervisor with MariaDB up, as `up` starts it."""
+    supervisor = Supervisor(settings)
+    supervisor.ensure([mariadb_program(settings)])
+    start_mariadb(settings, supervisor)
+    return supervisor
+
+
+def query(settings: Settings, *statements: str) -> tuple[tuple[object, ...], ...]:
+    password = settings.db_password("root")
+    with (
+        pymysql.connect(
+            host="127.0.0.1", port=settings.mariadb_port, user="root", password=password, autocommit=True
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        for statement in statements:
+            cursor.execute(statement)
+        return tuple(cursor.fetchall())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def pid_of(supervisor: Supervisor) -> int:
+    return supervisor.states()["mariadb"].pid
+
+
+def remember(settings: Settings) -> None:
+    query(settings, "CREATE DATABASE kept", "CREATE TABLE kept.rows (n INT)", "INSERT INTO kept.rows VALUES (42)")
+
+
+def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> None:
+    supervisor = start(settings)
+    remember(settings)
+    killed = pid_of(supervisor)
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: pid_of(supervisor) not in {0, killed})
+    mariadb.wait_until_up(settings)
+    assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
+
+
+def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings: Settings, tmp_path: Path) -> None:
+    supervisor = start(settings)
+    remember(settings)
+    orphan = psutil.Process(pid_of(supervisor))
+    sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
+    # Not ours: one of another stack, and one of a shell that merely names the same folder as its home.
+    another = subprocess.Popen(sleep, env={MARKER: str(tmp_path)})
+    same_home = subprocess.Popen(sleep, env={"EVERGREEN_HOME": str(settings.home)})
+    try:
+        os.kill(supervisor.pid(), signal.SIGKILL)
+        wait_for(lambda: not supervisor.running)
+        assert orphan.is_running()
+        assert is_ours(orphan, settings)
+        start(settings)
+        assert not orphan.is_running()
+        assert another.poll() is None
+        assert same_home.poll() is None
+        assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
+    finally:
+        another.kill(), same_home.kill()
+        another.wait(), same_home.wait()
+
+
+def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(settings: Settings) -> None:
+    supervisor = start(settings)
+    before = pid_of(supervisor)
+    assert pid_of(start(settings)) == before
+    moved = settings.model_copy(update={"mariadb_port": free_port()})
+    assert pid_of(start(moved)) not in {0, before}
+    assert query(moved, "SELECT @@port") == ((moved.mariadb_port,),)
+
+
+def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settings) -> None:
+    start(settings)
+    remember(settings)
+    assert down(settings) == 1
+    assert ours(settings) == []
+    assert down(settings) == 0
+    start(settings)
+    assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
+
+
+def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(settings: Settings) -> None:
+    start(settings)
+    remember(settings)
+    query(settings, "CREATE TABLE kept.names (name VARCHAR(9) PRIMARY KEY)", "INSERT INTO kept.names VALUES ('a')")
+    assert query(settings, "INSERT INTO kept.names VALUES ('A'), ('a ')", "SELECT @@time_zone") == (("+00:00",),)
+    assert query(settings, "SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys'") == (("root", "localhost"),)
+    with pytest.raises(AccessDenied):
+        mariadb.wait_until_up(settings.model_copy(update={"mariadb_root_password": settings.api_key}))
+
+
+def test_a_root_password_changed_in_the_file_is_taken_at_the_next_start(settings: Settings) -> None:
+    start(settings)
+    down(settings)
+    changed = settings.model_copy(update={"mariadb_root_password": settings.api_key})
+    start(changed)
+    assert query(changed, "SELECT 1") == ((1,),)
+
+
+def test_memory_counts_the_tree_and_sockets_fit_their_limit(settings: Settings) -> None:
+    supervisor = start(settings)
+    assert pss_mb(pid_of(supervisor)) > 20
+    long_home = settings.model_copy(update={"home": settings.home / ("long" * 30)})
+    folder = runtime(long_home)
+    try:
+        assert len(str(folder / "supervisor.sock.1234567")) < 100
+        assert folder == runtime(long_home)
+    finally:
+        folder.rmdir()
+
+
+def test_clean_removes_what_up_made_and_refuses_any_other_folder(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    with pytest.raises(StackError, match="was not made by"):
+        clean(settings.model_copy(update={"home": tmp_path}))
+    assert (tmp_path / "precious").exists()
+    start(settings)
+    assert clean(settings) == [str(settings.home)]
+    assert ours(settings) == []
+    assert settings.env_file.exists()
+    clean(settings, secrets=True)
+    assert not settings.env_file.exists()

@@ -1,0 +1,139 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from stack import ports, programs, secrets
+from stack.airflow_programs import airflow_programs
+from stack.logs import show
+from stack.processes import MARKER
+from stack.supervisor import LAUNCH
+from utils.errors import NotFound, StackError
+from utils.settings import Settings, load_settings
+from utils.version import ROOT
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return secrets.ensure(load_settings(env_file=tmp_path / ".env", home=tmp_path / "home"))[0]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server
+
+
+def secrets_in(text: str, settings: Settings) -> set[str]:
+    names = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
+    return {name for name in names if getattr(settings, name).get_secret_value() in text}
+
+
+def test_no_secret_is_on_a_command_line_or_in_a_repr(settings: Settings) -> None:
+    for program in programs.programs(settings):
+        launch = program.launch()
+        assert secrets_in(" ".join(launch.argv), settings) == set(), program.name
+        assert secrets_in(repr(program) + repr(launch), settings) == set(), program.name
+
+
+def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings) -> None:
+    given = {
+        program.name: secrets_in(json.dumps(dict(program.launch().environment)), settings)
+        for program in programs.programs(settings)
+    }
+    own = {"airflow_jwt_secret", "airflow_fernet_key"}
+    assert given == {
+        "mariadb": set(),
+        "mlflow": {"db_mlflow_password"},
+        "airflow-api-server": own,
+        "airflow-scheduler": own,
+        "airflow-dag-processor": own,
+        "airflow-triggerer": own,
+        "serve-credit_score": {"db_api_password", "api_key"},
+    }
+
+
+def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) -> None:
+    environment = programs.settings_environment(settings, secrets=("db_api_password",))
+    script = "from utils.settings import load_settings; print(load_settings().model_dump_json())"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    told = Settings.model_validate_json(ran.stdout)
+    assert (told.home, told.timezone, told.serving_port) == (settings.home, settings.timezone, settings.serving_port)
+    assert told.api_key.get_secret_value() == ""
+
+
+def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
+    theirs = {"mariadb_host": "db.example", "mlflow_url": "http://mlflow.example", "airflow_url": "http://air.example"}
+    names = [program.name for program in programs.programs(settings.model_copy(update=theirs))]
+    assert names == ["serve-credit_score"]
+
+
+def test_a_model_keeps_its_port_when_others_come_and_go(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    here = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})
+    (folder / "m.yaml").touch()
+    assert programs.serving_ports(here) == {"m": 4000}
+    (folder / "a.yaml").touch()
+    assert programs.serving_ports(here) == {"a": 4001, "m": 4000}
+    (folder / "m.yaml").unlink()
+    assert programs.serving_ports(here) == {"a": 4001}
+
+
+def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
+    settings: Settings, listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    moved = settings.model_copy(update={"mlflow_port": port})
+    with pytest.raises(
+        StackError, match=rf"port {port} \(mlflow\) is taken by process {os.getpid()} .*EVERGREEN_MLFLOW_PORT"
+    ):
+        ports.check([programs.mlflow_program(moved)], moved)
+
+
+def test_two_parts_that_want_one_port_are_named(settings: Settings, listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    moved = settings.model_copy(update={"mlflow_port": port, "airflow_port": port})
+    wanting = [programs.mlflow_program(moved), *airflow_programs(moved)]
+    with pytest.raises(StackError, match=rf"port {port} is wanted by mlflow and airflow-api-server"):
+        ports.check(wanting, moved)
+
+
+def test_a_program_starts_with_values_that_no_configuration_file_could_hold(tmp_path: Path) -> None:
+    odd = "quote' double\" percent% ;comment #hash \\ back\nline"
+    file = tmp_path / "program.json"
+    script = "import json, os, sys; print(json.dumps([sys.argv[1], dict(os.environ)]))"
+    file.write_text(json.dumps({"argv": [sys.executable, "-c", script, odd], "environment": {"ODD": odd}}))
+    ran = subprocess.run([sys.executable, "-I", "-S", LAUNCH, file, "0"], capture_output=True, text=True, check=True)
+    argument, environment = json.loads(ran.stdout)
+    assert (argument, environment["ODD"]) == (odd, odd)
+    assert "HOME" not in environment
+
+
+def test_logs_show_the_last_lines_of_one_part_or_of_all(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = settings.home / "logs"
+    folder.mkdir(parents=True)
+    (folder / "one.log").write_text("a\nb\nc\n")
+    (folder / "two.log").write_text("d\n")
+    show(settings, part="one", lines=2, follow=False)
+    assert capsys.readouterr().out == "b\nc\n"
+    show(settings, part=None, lines=1, follow=False)
+    assert capsys.readouterr().out == "one | c\ntwo | d\n"
+    with pytest.raises(NotFound, match="logs are one, two"):
+        show(settings, part="three", lines=1, follow=False)
+
+
+def test_every_program_carries_the_mark_of_its_stack(settings: Settings) -> None:
+    for program in programs.programs(settings):
+        assert program.launch().environment[MARKER] == str(settings.home.resolve()), program.name
