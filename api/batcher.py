@@ -1,0 +1,117 @@
+"""Group commit: requests that arrive while a batch is at work are the next batch, scored and inserted together.
+
+The busier the service, the larger the batch, and the less each request costs; a lone request waits for nobody.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.prediction_log import PredictionLog
+from api.scoring import Prediction, Version
+from utils.errors import NotNow
+
+BATCH = 512  # rows that are scored and inserted together; a single larger request is a batch of its own
+QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
+
+Answers = list[dict[str, Any]]
+Score = Callable[[Version, Sequence[BaseModel], Sequence[float]], list[Prediction]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    rows: Sequence[BaseModel]
+    arrived: float
+    answered: "asyncio.Future[Answers]"
+
+
+class Batcher:
+    """Answers requests of one event loop. `version` gives what serves at this moment; a batch asks once."""
+
+    def __init__(self, *, version: Callable[[], Version | None], score: Score, log: PredictionLog) -> None:
+        self._version, self._score, self._log = version, score, log
+        self._waiting: deque[_Request] = deque()
+        self._waiting_rows = 0
+        self._arrival = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "batch")
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work; called on the event loop that requests arrive on."""
+        self._worker = asyncio.get_running_loop().create_task(self._work(), name="batcher")
+
+    async def stop(self) -> None:
+        """Finish the batch at work. No request may arrive any more."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        self._thread.shutdown()
+        self._log.close()
+
+    async def predict(self, rows: Sequence[BaseModel]) -> Answers:
+        """The answers to `rows`, in their order and all by one version, once all of them are in the log.
+
+        Raises: NotNow before the first model, while MariaDB is away, and when too much waits already; NotLogged.
+        """
+        if self._version() is None:
+            raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+        if self._waiting_rows + len(rows) > QUEUE:
+            raise NotNow(reason="too many requests wait already")
+        request = _Request(rows, time.perf_counter(), asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        self._waiting_rows += len(rows)
+        self._arrival.set()
+        return await request.answered
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrival.wait()
+            if batch := self._take():
+                outcomes = await loop.run_in_executor(self._thread, self._outcomes, batch)
+                for request, outcome in zip(batch, outcomes, strict=True):
+                    _settle(request.answered, outcome)
+
+    def _take(self) -> list[_Request]:
+        """The requests of the next batch; without those whose client was answered meanwhile, by a timeout."""
+        batch: list[_Request] = []
+        rows = 0
+        while self._waiting and (not batch or rows + len(self._waiting[0].rows) <= BATCH):
+            request = self._waiting.popleft()
+            self._waiting_rows -= len(request.rows)
+            if not request.answered.done():
+                batch.append(request)
+                rows += len(request.rows)
+        if not self._waiting:
+            self._arrival.clear()
+        return batch
+
+    def _outcomes(self, batch: Sequence[_Request]) -> list[Answers | BaseException]:
+        """Score and log `batch`; for each request its answers, or why it gets none."""
+        try:
+            version = self._version()
+            if version is None:
+                raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+            rows = [row for request in batch for row in request.rows]
+            arrived = [request.arrived for request in batch for _ in request.rows]
+            scored = iter(self._score(version, rows, arrived))
+            made = [[next(scored) for _ in request.rows] for request in batch]
+            refusals = self._log.write([[each.log_row for each in mine] for mine in made])
+        except Exception as error:  # whatever it is, the requests must hear of it and the next batch must come
+            return [error] * len(batch)
+        return [refusal or [each.answer for each in mine] for mine, refusal in zip(made, refusals, strict=True)]
+
+
+def _settle(answered: "asyncio.Future[Answers]", outcome: Answers | BaseException) -> None:
+    if answered.done():  # cancelled by its request's timeout
+        return
+    if isinstance(outcome, BaseException):
+        answered.set_exception(outcome)
+    else:
+        answered.set_result(outcome)

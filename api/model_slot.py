@@ -1,0 +1,183 @@
+"""The version that a worker serves, and the thread that keeps it the one that should be served.
+
+About once a second: read which version is wanted, fetch and check it if it is new, swap it in, and report.
+"""
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import suppress
+from uuid import UUID, uuid4
+
+from api.fetching import Attempt
+from api.rejects import Rejects
+from api.schemas import same_requests
+from api.scoring import Version, seen_categories
+from api.shelf import Shelf
+from db import predictions
+from db.predictions import Deployment, Heartbeat
+from pipelines.bundle import read_bundle
+from pipelines.spec import ModelSpec
+from utils.clock import utc_now
+from utils.errors import EvergreenError, IntegrityError, NotNow
+from utils.settings import Settings
+
+POLL = 1.0  # seconds between two looks
+TURN = 60.0  # seconds that a worker may take to be replaced before the next one goes
+
+log = logging.getLogger(__name__)
+
+
+class ModelSlot:
+    """`version` is None before the first model. It is replaced as a whole, so a batch that holds one keeps it."""
+
+    def __init__(self, settings: Settings, *, spec: ModelSpec, url: str, rejects: Rejects) -> None:
+        self.version: Version | None = None
+        self.instance_id: UUID = uuid4()
+        self._spec, self._url, self._rejects = spec, url, rejects
+        self._shelf = Shelf(settings, spec.name)
+        self._client = predictions.Client(settings)
+        self._started_at = utc_now()
+        self._wanted: Deployment | None = None
+        self._serving: Deployment | None = None
+        self._attempt: Attempt | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model-slot", daemon=True)
+
+    def start(self) -> None:
+        """Serve what was found good here before, if anything; then follow the deployments in a thread."""
+        self._wanted = self._shelf.current()
+        self._fall_back()
+        self._shelf.end_turn()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=POLL + 4 * predictions.TIMEOUT)
+        if self._attempt is not None:
+            self._attempt.abandon()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._ask_mariadb()
+                if self._wanted is not None and self._wanted != self._serving:
+                    self._approach(self._wanted)
+                self._tell_mariadb()
+            except Exception:  # the thread must outlive whatever it is
+                log.exception("following the deployments failed; trying again")
+            self._stopped.wait(POLL)
+        with suppress(NotNow):
+            self._write_rejects()
+
+    def _ask_mariadb(self) -> None:
+        """While MariaDB is away, or knows no deployment, what was wanted last stays wanted."""
+        with suppress(NotNow):
+            self._wanted = self._client.run(lambda link: predictions.desired(link, self._spec.name)) or self._wanted
+
+    def _approach(self, wanted: Deployment) -> None:
+        """One step towards serving `wanted`: load it, fetch it first, or wait after it was refused."""
+        if self._attempt is None or self._attempt.wanted != wanted:
+            self._attempt = Attempt(self._spec.name, wanted)
+        if self._attempt.is_busy():
+            return
+        try:
+            version = self._read(wanted)
+        except EvergreenError as error:
+            self._attempt.go_on(str(error))
+        else:
+            self._attempt.go_on(None) if version is None else self._take(wanted, version)
+        if self._attempt and self._attempt.refusal:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Where nothing serves yet, serve what was last found good on this machine."""
+        good = self._shelf.current()
+        if self.version is not None or good is None:
+            return
+        try:
+            if version := self._read(good):
+                self._take(good, version)
+        except EvergreenError as error:
+            log.warning("version %d on disk can't be served: %s", good.version, error)
+
+    def _read(self, deployment: Deployment) -> Version | None:
+        """The version from the Bento store, checked; None where it is not there.
+
+        Raises: IntegrityError, SpecInvalid.
+        """
+        folder = self._shelf.folder(deployment.version)
+        if folder is None:
+            return None
+        try:
+            bundle = read_bundle(folder, sha256=deployment.sha256)
+            profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+            tags = self._shelf.tags(deployment.version)
+        except EvergreenError:
+            raise
+        except Exception as error:  # whatever damaged files make their parsers raise
+            what = f"model folder {folder.name}"
+            raise IntegrityError(what=what, expected="a whole bundle", found=type(error).__name__) from error
+        return Version(
+            model=self._spec.name,
+            number=deployment.version,
+            bundle=bundle,
+            categories=seen_categories(profile),
+            tags=tags,
+            deployed_at=deployment.since,
+            serving_since=utc_now(),
+        )
+
+    def _take(self, wanted: Deployment, version: Version) -> None:
+        """Serve `version` from the next batch on, or go where it takes other requests than this worker."""
+        self._shelf.set_current(wanted)
+        if not same_requests(version.bundle.spec, self._spec):
+            self._be_replaced(version)
+            return
+        first = self.version is None
+        self.version, self._serving, self._attempt = version, wanted, None
+        log.info("%s: serving version %d", self._spec.name, wanted.version)
+        if first:  # what the imports left lives for good: the collector walking it again and again pauses for 90 ms
+            gc.collect()
+            gc.freeze()
+
+    def _be_replaced(self, version: Version) -> None:
+        """End this worker, in its turn: the one started in its place takes the requests of `version`."""
+        if self._shelf.take_turn(now=time.time(), seconds=TURN):
+            log.warning("version %d takes other requests: this worker ends, to be started anew", version.number)
+            self._stopped.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _tell_mariadb(self) -> None:
+        refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
+        reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
+        heartbeat = Heartbeat(
+            instance_id=self.instance_id,
+            model=self._spec.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            url=self._url,
+            started_at=self._started_at,
+            version=self.version.number if self.version else None,
+            serving_since=self.version.serving_since if self.version else None,
+            refused_version=refused,
+            refused_reason=reason,
+        )
+        with suppress(NotNow):
+            self._client.run(lambda link: predictions.beat(link, heartbeat))
+            self._write_rejects()
+
+    def _write_rejects(self) -> None:
+        counted = self._rejects.take()
+        if not counted:
+            return
+        try:
+            self._client.run(lambda link: predictions.add_rejects(link, self._spec.name, counted))
+        except NotNow:
+            self._rejects.give_back(counted)
+            raise

@@ -1,0 +1,134 @@
+"""From validated rows to answers and log rows, by one version of the model."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from api.schemas import Schemas, features_json
+from db.predictions import created_at, new_id
+from pipelines.bundle import Bundle
+from pipelines.features import pool_from_rows, score
+from pipelines.profile import OTHER
+
+FEW = 1_000  # rows up to which one thread scores faster than several
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version that serves: never changed, only replaced as a whole. Times are UTC; `tags` are the registry's."""
+
+    model: str
+    number: int
+    bundle: Bundle
+    categories: Mapping[str, frozenset[str]]
+    tags: Mapping[str, str]
+    deployed_at: datetime
+    serving_since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer, and the row that must be in the log before it leaves (`db.predictions.LOG_COLUMNS`)."""
+
+    answer: dict[str, Any]
+    log_row: tuple[Any, ...]
+
+
+def seen_categories(profile: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """By feature, every category that training saw; without the features whose rarer categories were counted as one."""
+    found: dict[str, frozenset[str]] = {}
+    for name, entry in profile.get("features", {}).items():
+        categories = entry.get("categories")
+        if categories and not categories.get(OTHER):
+            found[name] = frozenset(categories) - {OTHER}
+    return found
+
+
+def predict(
+    version: Version,
+    rows: Sequence[BaseModel],
+    *,
+    schemas: Schemas,
+    instance: UUID,
+    arrived: Sequence[float],
+    now: datetime,
+) -> list[Prediction]:
+    """Score `rows`; `arrived` says when each came, in seconds of `time.perf_counter`. `now` is UTC."""
+    values = [schemas.values(row) for row in rows]
+    spec = version.bundle.spec
+    pool = pool_from_rows([each[1:] for each in values], spec=spec)
+    scores = score(version.bundle.model, pool, spec=spec, threads=1 if len(rows) <= FEW else -1)
+    scored = time.perf_counter()
+    probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
+    return [
+        _prediction(
+            version,
+            values[i],
+            features=features_json(row),
+            predicted=scores.predictions[i],
+            by_class=dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None,
+            instance=instance,
+            latency_ms=(scored - arrived[i]) * 1000,
+            now=now,
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+def _prediction(
+    version: Version,
+    values: Sequence[Any],
+    *,
+    features: str,
+    predicted: str | float,
+    by_class: dict[str, float] | None,
+    instance: UUID,
+    latency_ms: float,
+    now: datetime,
+) -> Prediction:
+    prediction_id = new_id(now)
+    confidence = max(by_class.values()) if by_class else None
+    warnings = _warnings(version, values[1:])
+    answer = {
+        "prediction_id": str(prediction_id),
+        "entity_id": values[0],
+        "prediction": predicted,
+        "confidence": confidence,
+        "probabilities": by_class,
+        "warnings": warnings,
+        "model": version.model,
+        "version": version.number,
+    }
+    log_row = (
+        answer["prediction_id"],
+        version.model,
+        version.number,
+        "champion",
+        values[0],
+        features,
+        str(predicted),
+        confidence,
+        json.dumps(by_class, ensure_ascii=False) if by_class else None,
+        json.dumps(warnings, ensure_ascii=False),
+        latency_ms,
+        str(instance),
+        created_at(prediction_id),
+        now,
+    )
+    return Prediction(answer, log_row)
+
+
+def _warnings(version: Version, features: Sequence[Any]) -> list[str]:
+    told = []
+    for name, value in zip(version.bundle.spec.features.columns, features, strict=True):
+        if value is None:
+            told.append(f"missing: {name}")
+        elif (seen := version.categories.get(name)) is not None and value not in seen:
+            told.append(f"unseen category: {name}")
+    return told

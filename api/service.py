@@ -1,0 +1,240 @@
+"""`bentoml serve api.service:service`: the prediction service of the model that EVERGREEN_MODEL names."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import UUID
+
+import bentoml
+from pydantic import BaseModel, create_model
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from api.batcher import Batcher
+from api.guard import REQUEST, Guard
+from api.known_paths import KnownPaths
+from api.model_slot import ModelSlot
+from api.openapi import document
+from api.prediction_log import PredictionLog
+from api.rejects import Rejects
+from api.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
+from api.scoring import Prediction, Version, predict
+from api.shelf import Shelf
+from db import predictions
+from pipelines.spec import ModelSpec, find_spec
+from utils.clock import utc_now
+from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing
+from utils.log import configure
+from utils.settings import Settings, load_settings
+
+TIMEOUT = 10  # seconds; BentoML keeps a timer that long for every request, answered or not
+STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
+
+log = logging.getLogger(__name__)
+
+
+class Endpoints:
+    """One worker's parts, and what it answers. `build` makes a subclass with the model's types."""
+
+    settings: ClassVar[Settings]
+    schemas: ClassVar[Schemas]
+    rejects: ClassVar[Rejects]
+    bento_service: Any  # set by BentoML
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def start(self) -> None:
+        configure()
+        logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+        spec = self.schemas.spec
+        self._slot = ModelSlot(self.settings, spec=spec, url=self.bento_service.url or "", rejects=self.rejects)
+        self._batcher = Batcher(version=lambda: self._slot.version, score=self._score, log=PredictionLog(self.settings))
+        self._feedback_thread = ThreadPoolExecutor(1, "feedback")
+        self._feedback_client = predictions.Client(self.settings)
+        self._slot.start()
+        self._batcher.start()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    async def stop(self) -> None:
+        await self._batcher.stop()
+        self._feedback_thread.shutdown()
+        await asyncio.to_thread(self._slot.stop)
+
+    def __is_ready__(self) -> bool:
+        return self._slot.version is not None
+
+    async def predict(self, data: BaseModel) -> Response:
+        """One row: features in, prediction out. It is in the log when the answer arrives."""
+
+        async def answer() -> Any:
+            return (await self._batcher.predict([data]))[0]
+
+        return await _responded(answer())
+
+    async def predict_batch(self, data: list[BaseModel]) -> Response:
+        """Many rows in one call, answered in their order by one version; all of them or none."""
+
+        async def answers() -> Any:
+            return {"predictions": await self._batcher.predict(data)}
+
+        return await _responded(answers())
+
+    async def feedback(self, prediction_id: UUID, actual: str | float) -> Response:
+        """The truth about an earlier prediction, by its prediction_id. A later report corrects an earlier one."""
+        loop = asyncio.get_running_loop()
+        return await _responded(loop.run_in_executor(self._feedback_thread, self._record, prediction_id, actual))
+
+    async def metadata(self) -> Response:
+        """Which version serves, since when, and where it came from."""
+
+        async def told() -> Any:
+            return self._metadata()
+
+        return await _responded(told())
+
+    def _score(self, version: Version, rows: Any, arrived: Any) -> list[Prediction]:
+        return predict(
+            version, rows, schemas=self.schemas, instance=self._slot.instance_id, arrived=arrived, now=utc_now()
+        )
+
+    def _record(self, prediction_id: UUID, actual: str | float) -> dict[str, Any]:
+        model = self.schemas.spec.name
+
+        def write(link: predictions.Link) -> bool:
+            if known := predictions.is_logged(link, prediction_id):
+                predictions.add_feedback(link, prediction_id, model=model, actual=str(actual))
+            return known
+
+        if not self._feedback_client.run(write):
+            raise NotFound(what=f"prediction {prediction_id}", hint="take the id from an answer of /predict")
+        return {"recorded": True}
+
+    def _metadata(self) -> dict[str, Any]:
+        version = self._slot.version
+        if version is None:
+            raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+        told = Metadata(
+            model=version.model,
+            version=version.number,
+            sha256=version.bundle.sha256,
+            serving_since=version.serving_since.isoformat() + "Z",
+            deployed_at=version.deployed_at.isoformat() + "Z",
+            task=version.bundle.spec.task,
+            spec_hash=version.bundle.spec.hash,
+            **{name: version.tags.get(name) for name in TAGS},
+        )
+        return told.model_dump()
+
+
+TAGS = ("run_id", "snapshot_id", "snapshot_sha256", "code_commit", "fitted_until", "evaluated_as")
+
+
+async def _responded(work: Awaitable[Any]) -> Response:
+    """The outcome as a response; BentoML's own serialisation takes longer than the prediction."""
+    try:
+        content = await work
+    except (NotNow, NotFound, NotLogged) as error:
+        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, NotNow) else None
+        return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
+    return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+
+
+class Received(bentoml.IODescriptor):  # type: ignore[misc]
+    """A body that `Guard` has read and validated."""
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: object) -> Any:
+        return request.scope[REQUEST]
+
+    @classmethod
+    def openapi_components(cls, name: str) -> dict[str, Any]:
+        return {}  # `api.openapi` describes bodies and answers
+
+
+class ModelService(bentoml.Service):  # type: ignore[misc]
+    """BentoML's service, with our document on its page, and no metrics for paths that do not exist."""
+
+    @property
+    def openapi_spec(self) -> "ModelService":
+        return self
+
+    def asdict(self) -> dict[str, Any]:
+        settings, spec = self.inner.settings, self.inner.schemas.spec
+        _, profile = _known_spec(settings)  # of a version that came after this worker started, too
+        shown = _bodies(build_schemas(spec, profile=profile))
+        key = bool(settings.api_key.get_secret_value())
+        return document(super().openapi_spec.asdict(), spec=spec, endpoints=shown, key=key)
+
+    def to_asgi(self, is_main: bool = True) -> KnownPaths:
+        return KnownPaths(super().to_asgi(is_main=is_main))
+
+
+def build(settings: Settings) -> ModelService:
+    """The service of `settings.model`. Nothing connects or starts before a worker does."""
+    spec, profile = _known_spec(settings)
+    schemas, rejects = build_schemas(spec, profile=profile), Rejects()
+    bodies = _bodies(schemas)
+    methods = {
+        path[1:]: bentoml.api(getattr(Endpoints, path[1:]), input_spec=_descriptor(body), output_spec=_descriptor(told))
+        for path, (body, told) in bodies.items()
+    }
+    parts = {"settings": settings, "schemas": schemas, "rejects": rejects}
+    made: ModelService = bentoml.service(
+        type(spec.name, (Endpoints,), {**parts, **methods, "__module__": __name__, "__doc__": spec.description}),
+        name=spec.name,
+        service_class=ModelService,
+        workers=settings.serving_workers,
+        traffic={"timeout": TIMEOUT},
+        tracing={"excluded_urls": ".*"},  # half of a request's CPU
+        logging={"access": {"enabled": False}},
+    )
+    made.add_asgi_middleware(
+        Guard,
+        spec=spec,
+        bodies={path: body for path, (body, _) in bodies.items()},
+        api_key=settings.api_key.get_secret_value(),
+        rejects=rejects,
+    )
+    return made
+
+
+def _bodies(schemas: Schemas) -> dict[str, tuple[type[BaseModel], type[BaseModel]]]:
+    """Request and answer of every endpoint, by its path."""
+    return {
+        "/predict": (schemas.predict, schemas.answer),
+        "/predict_batch": (schemas.predict_batch, schemas.answers),
+        "/feedback": (schemas.feedback, Recorded),
+        "/metadata": (Nothing, Metadata),
+    }
+
+
+def _descriptor(model: type[BaseModel]) -> type[BaseModel]:
+    return create_model(model.__name__, __base__=(Received, model), __module__=__name__)
+
+
+def _known_spec(settings: Settings) -> tuple[ModelSpec, dict[str, Any] | None]:
+    """The spec and profile of the version that serves here; before the first one, the model file and None.
+
+    Raises: SettingMissing, UnknownModel, SpecInvalid.
+    """
+    if not settings.model:
+        raise SettingMissing(variable="EVERGREEN_MODEL", needed_for="a prediction service")
+    shelf = Shelf(settings, settings.model)
+    current = shelf.current()
+    folder = shelf.folder(current.version) if current else None
+    if folder is not None:
+        try:
+            return ModelSpec.parse(_json(folder / "spec.json"), file="spec.json"), _json(folder / "profile.json")
+        except (ValueError, EvergreenError) as error:
+            log.warning("version on disk: %s", error)
+    return find_spec(settings.models_dir, settings.model), None
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+service = build(load_settings())

@@ -1,0 +1,289 @@
+"""The prediction service as its clients meet it: real BentoML processes, real MariaDB."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+import requests
+from pydantic import SecretStr
+
+from api.prediction_log import PredictionLog
+from db.predictions import Client, created_at, desired, new_id
+from tests.services import make_service, spec_like_credit_score, wait_for
+from utils.clock import utc_now
+from utils.errors import NotLogged, NotNow
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def service(settings, tmp_path_factory):
+    """Two workers that serve version 1, for the tests that change nothing."""
+    made = make_service(settings, tmp_path_factory.mktemp("serving"), "serve_main", workers=2)
+    made.deploy(1, made.store(1))
+    with made.running():
+        yield made
+
+
+def test_an_answer_is_in_the_log_with_the_same_values(service):
+    answer = service.predict(age=None, occupation="Astronaut").json()
+    row = service.logged()[answer["prediction_id"]]
+    assert (row["model"], row["version"], row["role"]) == ("serve_main", 1, "champion")
+    assert (row["entity_id"], row["prediction"]) == (answer["entity_id"], answer["prediction"])
+    assert json.loads(row["features"]) == {
+        name: value for name, value in {**service.row, "age": None, "occupation": "Astronaut"}.items()
+        if name != "customer_id"
+    }  # fmt: skip
+    assert json.loads(row["probabilities"]) == answer["probabilities"]
+    assert json.loads(row["warnings"]) == answer["warnings"] == ["missing: age", "unseen category: occupation"]
+    assert answer["confidence"] == row["confidence"] == max(answer["probabilities"].values())
+    assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert row["created_at"] == created_at(UUID(answer["prediction_id"]))
+    assert timedelta(0) <= row["logged_at"] - row["created_at"] < timedelta(minutes=1)
+    assert row["instance"] in {str(worker["instance_id"]) for worker in service.workers()}
+
+
+def test_sixty_four_clients_at_once_each_get_their_own_logged_answer(service):
+    def ask(number):
+        answer = service.predict(customer_id=f"client-{number}", age=20 + number % 64)
+        assert answer.status_code == 200
+        return answer.json()
+
+    with ThreadPoolExecutor(64) as clients:
+        answers = list(clients.map(ask, range(640)))
+    assert [answer["entity_id"] for answer in answers] == [f"client-{number}" for number in range(640)]
+    logged = service.logged()
+    for number, answer in enumerate(answers):
+        row = logged[answer["prediction_id"]]
+        assert (row["entity_id"], row["prediction"]) == (answer["entity_id"], answer["prediction"])
+        assert json.loads(row["features"])["age"] == 20 + number % 64
+
+
+def test_a_batch_is_answered_in_its_order_and_logged_whole(service):
+    rows = [{**service.row, "customer_id": i, "age": 20 + i % 90} for i in range(1000)]
+    answers = service.post("/predict_batch", {"data": rows}).json()["predictions"]
+    assert [answer["entity_id"] for answer in answers] == [str(i) for i in range(1000)]
+    assert {answer["prediction_id"] for answer in answers} <= service.logged().keys()
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"data": {"customer_id": "a", "age": 300}}, "age"),
+        ({"data": {"customer_id": "a", "credit_mix": "good"}}, "credit_mix"),
+        ({"data": {"age": 30}}, "customer_id"),
+        ({"data": {"customer_id": "a", "ssn": "123-45-6789"}}, "(unknown key)"),
+        ({"rows": []}, "data"),
+    ],
+)
+def test_wrong_input_is_a_400_that_names_the_field_and_is_counted(service, body, field):
+    def counted():
+        rows = service.query(
+            "SELECT SUM(requests) AS n FROM request_reject WHERE model = :model AND field = :f", f=field
+        )
+        return int(rows[0]["n"] or 0)
+
+    before = counted()
+    answer = service.post("/predict", body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"][0]["field"] == field
+    wait_for("the refusal to be counted", lambda: counted() == before + 1)
+
+
+def test_refusals_leave_no_traceback_and_no_value_in_the_servers_log(service):
+    service.predict(age="SECRET-VALUE")
+    service.post("/predict", {"data": {"customer_id": "a", "SECRET-VALUE": 1}})
+    requests.post(f"http://127.0.0.1:{service.port}/predict", data=b"SECRET-VALUE", headers=JSON, timeout=9)
+    log = service.log.read_text()
+    assert "SECRET-VALUE" not in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", JSON, 400),
+        (b"[" * 100_000, JSON, 400),
+        (b'{"data": {"customer_id": "a", "age": NaN}}', JSON, 400),
+        (b'{"data": {"customer_id": "a", "monthly_balance": 1e400}}', JSON, 400),
+        (b"x" * 10_000_001, JSON, 413),
+        (iter([b"x" * 6_000_000] * 2), JSON, 413),  # chunked: no length to go by
+        (b"a=b", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"--x--", {"Content-Type": "multipart/form-data; boundary=x"}, 415),
+    ],
+)
+def test_a_body_that_is_no_request_is_refused(service, content, headers, status):
+    answer = requests.post(f"http://127.0.0.1:{service.port}/predict", data=content, headers=headers, timeout=9)
+    assert answer.status_code == status
+    assert answer.json()["error"]
+
+
+def test_unknown_paths_and_methods_are_refused_and_make_no_metrics(service):
+    assert service.get("/predict").status_code == 405
+    assert service.get("/no-such-path").status_code == 404
+    assert "no-such-path" not in service.get("/metrics").text
+
+
+def test_feedback_is_taken_for_a_logged_prediction_only(service):
+    known = service.predict().json()["prediction_id"]
+    assert service.post("/feedback", {"prediction_id": known, "actual": "Good"}).json() == {"recorded": True}
+    unknown = service.post("/feedback", {"prediction_id": str(new_id(utc_now())), "actual": "Good"})
+    assert unknown.status_code == 404
+    wrong = service.post("/feedback", {"prediction_id": known, "actual": "Excellent"})
+    assert wrong.status_code == 400
+    assert wrong.json()["detail"][0]["field"] == "actual"
+    rows = service.query("SELECT actual, prediction_id FROM prediction_feedback WHERE model = :model")
+    assert [(row["actual"], str(row["prediction_id"])) for row in rows] == [("Good", known)]
+
+
+def test_metadata_says_which_version_serves_and_where_it_came_from(service):
+    told = service.post("/metadata", {}).json()
+    assert (told["model"], told["version"], told["run_id"]) == ("serve_main", 1, "run-1")
+    assert told["spec_hash"] == service.spec.hash
+    assert told["sha256"] == service.shelf.current().sha256
+    assert requests.post(f"http://127.0.0.1:{service.port}/metadata", timeout=9).json()["version"] == 1
+
+
+def test_the_page_shows_the_exact_request_and_an_example_that_works(service):
+    document = service.get("/docs.json").json()
+    row = document["components"]["schemas"]["Row"]
+    assert row["properties"]["age"]["unit"] == "years"
+    assert row["properties"]["credit_mix"]["anyOf"][0]["enum"] == ["Good", "Standard", "Bad"]
+    for path in ("/predict", "/predict_batch"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        shown = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]["example"]
+        answer = service.post(path, shown)
+        assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["warnings"] == []
+    assert service.get("/").status_code == 200
+
+
+def test_a_row_that_the_log_refuses_fails_its_own_request_alone(settings):
+    def row(prediction):
+        made = new_id(utc_now())
+        middle = ("bisect", 1, "champion", "e", "{}", prediction, 0.5, "{}", "[]", 1.0, str(new_id(utc_now())))
+        return (str(made), *middle, created_at(made), utc_now())
+
+    log = PredictionLog(settings)
+    outcomes = log.write([[row("x" * 999 if i in {7, 40} else "fine")] for i in range(64)])
+    assert [i for i, outcome in enumerate(outcomes) if isinstance(outcome, NotLogged)] == [7, 40]
+    again = [row("fine")]
+    assert log.write([again]) == log.write([again]) == [None]  # the same rows once more change nothing
+    log.close()
+
+
+def test_a_service_with_a_wrong_password_is_told_that_mariadb_is_away(settings):
+    client = Client(settings.model_copy(update={"db_api_password": SecretStr("wrong")}))
+    with pytest.raises(NotNow):
+        client.run(lambda link: desired(link, "any"))
+
+
+def test_before_the_first_model_it_is_alive_but_not_ready_and_then_serves_without_a_restart(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_first")
+    with service.running(until="/livez"):
+        assert service.get("/readyz").status_code == 503
+        early = service.predict()
+        assert early.status_code == 503
+        assert int(early.headers["Retry-After"]) > 0
+        assert "no trained model" in early.json()["error"]
+        assert service.post("/metadata", {}).status_code == 503
+        service.deploy(1, service.store(1))
+        wait_for("the first version", service.is_ready)
+        assert service.predict().json()["version"] == 1
+
+
+def test_a_key_is_asked_for_where_one_is_set(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_key", api_key=SecretStr("right-key"))
+    service.deploy(1, service.store(1))
+    with service.running():
+        body = {"data": service.row}
+        for key in ("", "wrong-key"):
+            refused = service.post("/predict", body, key=key)
+            assert refused.status_code == 401
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
+        assert service.post("/predict", body, key="right-key").status_code == 200
+        for path in ("/livez", "/readyz", "/metrics", "/docs.json", "/"):
+            assert service.get(path).status_code == 200
+        document = service.get("/docs.json").json()
+        assert document["paths"]["/predict"]["post"]["security"] == [{"key": []}]
+
+
+def test_a_new_version_is_swapped_in_under_traffic_and_every_answer_comes_from_the_version_it_names(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_swap", workers=2)
+    service.deploy(1, service.store(1, seed=1))
+    second = service.store(2, seed=2)
+    answers, stop = [], threading.Event()
+
+    def keep_asking():
+        while not stop.is_set():
+            answers.append(service.predict())
+
+    with service.running(), ThreadPoolExecutor(8) as clients:
+        wait_for("both workers", lambda: [w["version"] for w in service.workers()] == [1, 1])
+        before = {worker["pid"] for worker in service.workers()}
+        asking = [clients.submit(keep_asking) for _ in range(8)]
+        try:
+            wait_for("traffic", lambda: len(answers) > 50)
+            service.deploy(2, second)
+            wait_for("version 2", lambda: [w["version"] for w in service.workers()] == [2, 2])
+            seen = len(answers)
+            wait_for("traffic on version 2", lambda: len(answers) > seen + 50)
+        finally:
+            stop.set()
+        for each in asking:
+            each.result()
+        assert {worker["pid"] for worker in service.workers()} == before
+    assert {answer.status_code for answer in answers} == {200}
+    logged, by_version = service.logged(), {}
+    for answer in map(requests.Response.json, answers):
+        row = logged[answer["prediction_id"]]
+        assert (row["version"], row["confidence"]) == (answer["version"], answer["confidence"])
+        by_version.setdefault(answer["version"], set()).add(answer["confidence"])
+    # The same row always: each version has one answer to it, and not the other's.
+    assert {version: len(scores) for version, scores in by_version.items()} == {1: 1, 2: 1}
+    assert by_version[1] != by_version[2]
+
+
+def test_a_version_whose_bytes_are_wrong_is_refused_and_the_old_one_serves_on(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_refuse")
+    service.deploy(1, service.store(1))
+    with service.running():
+        recorded = service.store(2)
+        model = service.shelf.folder(2) / "model.cb"
+        model.write_bytes(model.read_bytes()[:-1] + b"x")
+        service.deploy(2, recorded)
+        refusal = wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])[0]
+        assert "SHA-256" in refusal["refused_reason"]
+        assert refusal["version"] == 1
+        assert service.predict().json()["version"] == 1
+        assert service.shelf.current().version == 1
+        service.deploy(1, service.shelf.current().sha256)
+        wait_for("the refusal to end", lambda: not [w for w in service.workers() if w["refused_version"]])
+
+
+def test_it_starts_again_on_the_last_good_version_when_the_wanted_one_is_damaged(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_damaged")
+    service.deploy(1, service.store(1))
+    with service.running():
+        pass
+    service.deploy(2, "0" * 64)
+    service.store(2)
+    with service.running():
+        wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])
+        assert service.predict().json()["version"] == 1
+
+
+def test_a_version_with_other_features_replaces_the_worker_and_its_requests(settings, tmp_path):
+    service = make_service(settings, tmp_path, "serve_schema")
+    service.deploy(1, service.store(1))
+    with service.running():
+        assert service.predict(tenure=5).status_code == 400
+        changed = spec_like_credit_score("serve_schema", service.settings.home, tenure={"type": "numeric", "min": 0})
+        service.deploy(2, service.store(2, spec=changed))
+        wait_for("the new request", lambda: service.is_ready() and service.predict(tenure=5).status_code == 200)
+        answer = service.predict(tenure=5).json()
+        assert answer["version"] == 2
+        assert json.loads(service.logged()[answer["prediction_id"]]["features"])["tenure"] == 5

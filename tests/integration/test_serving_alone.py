@@ -1,0 +1,124 @@
+"""The prediction service while MariaDB or MLflow is away, and how it gets a version from MLflow."""
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from mlflow import MlflowClient
+
+from api.shelf import Shelf
+from pipelines import registry
+from pipelines.bundle import bundle_hash
+from stack.programs import settings_environment
+from tests.bundles import write_bundle
+from tests.services import make_service, own_mariadb, spec_like_credit_score, wait_for
+from utils.errors import NotFound, Unreachable
+from utils.settings import inherited_environment
+
+
+@pytest.fixture(scope="module")
+def server(credit_score):
+    with own_mariadb([credit_score.store]) as started:
+        yield started
+
+
+def check_that_all_answers_are_logged(service, answers):
+    good = [answer.json()["prediction_id"] for answer in answers if answer.status_code == 200]
+    assert set(good) <= service.logged().keys()
+    assert len(set(good)) == len(good)
+    return len(good)
+
+
+@pytest.mark.parametrize("away", ["stopped", "frozen"])
+def test_without_mariadb_requests_are_told_to_come_back_and_nothing_unlogged_is_answered(server, tmp_path, away):
+    service = make_service(server.settings, tmp_path, f"serve_{away}", workers=2)
+    service.deploy(1, service.store(1))
+    answers, stop = [], threading.Event()
+
+    def keep_asking():
+        while not stop.is_set():
+            answers.append(service.predict())
+            time.sleep(0.002)  # a refused client that asks again at once would only heat the machine
+
+    leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
+    with service.running(), ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(keep_asking) for _ in range(8)]
+        try:
+            wait_for("answers", lambda: len(answers) > 100)
+            leave()
+            try:
+                refused = wait_for("refusals", lambda: [a for a in list(answers) if a.status_code == 503])[0]
+                time.sleep(1)
+                assert service.is_ready()  # it could answer as soon as MariaDB is back
+            finally:
+                come_back()
+            assert int(refused.headers["Retry-After"]) > 0
+            assert "MariaDB" in refused.json()["error"]
+            seen = len(answers)
+            wait_for("answers again", lambda: [a for a in answers[seen:] if a.status_code == 200])
+        finally:
+            stop.set()
+        for each in asking:
+            each.result()
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert check_that_all_answers_are_logged(service, answers) > 100
+
+
+def test_it_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tmp_path):
+    service = make_service(server.settings, tmp_path, "serve_alone")
+    service.deploy(1, service.store(1))
+    with service.running():
+        wait_for("the heartbeat", service.workers)
+    server.stop()
+    try:
+        with service.running():
+            assert service.post("/metadata", {}).json()["version"] == 1
+            assert service.predict().status_code == 503
+            server.start()
+            wait_for("an answer", lambda: service.predict().status_code == 200)
+    finally:
+        if server.process.poll() is not None:
+            server.start()
+
+
+def pull(settings, model, version):
+    environment = {**inherited_environment(), **settings_environment(settings, secrets=("db_api_password",))}
+    command = [sys.executable, "-m", "api.pull", model, str(version)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(mlflow_settings, tmp_path):
+    service = make_service(mlflow_settings, tmp_path, "serve_pull", mlflow_port=mlflow_settings.mlflow_port)
+    settings, name = service.settings, service.spec.name
+    folder = tmp_path / "bundle"
+    sha256 = write_bundle(service.spec, folder)
+    mlflow = MlflowClient(settings.mlflow_tracking_url, settings.mlflow_tracking_url)
+    run = mlflow.create_run(mlflow.create_experiment(name))
+    described = {"tags": {"run_id": "run-7"}, "description": "a test"}
+    version = registry.register(settings, model=name, mlflow_run_id=run.info.run_id, folder=folder, **described)
+    service.deploy(version, sha256)
+    with service.running():
+        told = service.post("/metadata", {}).json()
+        assert (told["version"], told["sha256"], told["run_id"]) == (version, sha256, "run-7")
+        assert service.predict().status_code == 200
+    stored = service.shelf.folder(version)
+    before = (stored / "model.cb").stat().st_mtime_ns
+    assert pull(settings, name, version).returncode == 0
+    assert (stored / "model.cb").stat().st_mtime_ns == before
+    (stored / "model.cb").write_bytes(b"damaged")
+    assert pull(settings, name, version).returncode == 0
+    assert bundle_hash(service.shelf.folder(version)) == sha256
+
+
+def test_a_pull_of_what_does_not_exist_or_without_mlflow_ends_with_one_line(mlflow_settings, tmp_path):
+    spec_like_credit_score("serve_nothing", tmp_path)
+    missing = pull(mlflow_settings.model_copy(update={"home": tmp_path}), "serve_nothing", 3)
+    assert missing.returncode == NotFound.exit_code
+    assert missing.stderr.count("\n") == 1
+    away = pull(mlflow_settings.model_copy(update={"home": tmp_path, "mlflow_port": 1}), "serve_nothing", 3)
+    assert away.returncode == Unreachable.exit_code
+    assert "MLflow" in away.stderr
+    assert Shelf(mlflow_settings, "serve_nothing").folder(3) is None

@@ -1,0 +1,209 @@
+"""A real prediction service for tests: BentoML's own process, its model in the Bento store, its log in MariaDB."""
+
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+from sqlalchemy import RowMapping, text
+
+from api.launch import serve_command
+from api.schemas import example
+from api.shelf import Shelf
+from db import bootstrap, history
+from db.schema import StoreSchema
+from db.session import session
+from db.tables import deployment
+from pipelines.spec import ModelSpec, find_spec
+from stack import mariadb
+from stack.programs import settings_environment
+from tests.bundles import write_bundle
+from tests.servers import free_port
+from utils.clock import utc_now
+from utils.settings import Settings, inherited_environment, load_settings
+from utils.version import ROOT
+
+WAIT_SECONDS = 60
+ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+
+
+def wait_for[T](what: str, look: Callable[[], T]) -> T:
+    """The first true value of `look`; raises after a minute."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    raise TimeoutError(f"waited {WAIT_SECONDS} s for {what}")
+
+
+def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) -> ModelSpec:
+    """credit_score under another name, with `features` added to its columns, as a file in `folder`."""
+    file = yaml.safe_load((ROOT / "models" / "credit_score.yaml").read_text())
+    file["name"] = name
+    file["features"]["columns"] |= features
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(file))
+    return find_spec(folder, name)
+
+
+@dataclass
+class OwnMariaDB:
+    """A server that can be stopped, frozen and started again; set up as the product sets it up."""
+
+    settings: Settings
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        root_password = self.settings.db_password("root")
+        mariadb.initialise(mariadb.data_folder(self.settings), root_password=root_password)
+        with (self.settings.home / "mariadb.log").open("ab") as log:
+            self.process = subprocess.Popen(mariadb.command(self.settings), stdout=log, stderr=subprocess.STDOUT)
+        mariadb.wait_until_up(self.settings)
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(60)
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def own_mariadb(schemas: Sequence[StoreSchema]) -> Iterator[OwnMariaDB]:
+    """A migrated server in a folder of its own, gone at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="eg") as folder:
+        home = Path(folder)
+        settings = load_settings(
+            home=home,
+            env_file=home / ".env",
+            models_dir=ROOT / "models",
+            mariadb_host="",
+            mariadb_port=free_port(),
+            mariadb_root_password=secrets.token_hex(16),
+            api_key="",
+            **{f"db_{role}_password": secrets.token_hex(16) for role in ROLES},
+        )
+        server = OwnMariaDB(settings)
+        server.start()
+        try:
+            bootstrap.create_databases_and_users(settings)
+            bootstrap.migrate(settings, schemas)
+            yield server
+        finally:
+            server.thaw()
+            server.stop()
+
+
+@dataclass
+class Service:
+    """The service of `spec`, running or not."""
+
+    settings: Settings
+    spec: ModelSpec
+    port: int
+    log: Path
+
+    @property
+    def shelf(self) -> Shelf:
+        return Shelf(self.settings, self.spec.name)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return example(self.spec)
+
+    def post(self, path: str, body: object, *, key: str = "") -> requests.Response:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=headers, timeout=20)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=20)
+
+    def predict(self, **values: Any) -> requests.Response:
+        return self.post("/predict", {"data": {**self.row, **values}})
+
+    def store(self, version: int, *, seed: int = 1, spec: ModelSpec | None = None) -> str:
+        """Put a newly trained bundle into the Bento store; returns its SHA-256."""
+        folder = self.settings.home / f"{self.spec.name}-{version}-bundle"
+        sha256 = write_bundle(spec or self.spec, folder, seed=seed)
+        self.shelf.put(version, folder, tags={"run_id": f"run-{version}"})
+        return sha256
+
+    def deploy(self, version: int, sha256: str) -> None:
+        row = {"model": self.spec.name, "action": "deploy", "version": version, "artifact_sha256": sha256}
+        with session(self.settings, "pipeline") as connection:
+            why = {"caused_by": "test", "reason": "test", "created_at": utc_now()}
+            history.add(connection, deployment, {**row, **why})
+
+    def query(self, sql: str, **values: Any) -> list[RowMapping]:
+        with session(self.settings, "reader") as connection:
+            return list(connection.execute(text(sql), {"model": self.spec.name, **values}).mappings())
+
+    def logged(self) -> dict[str, RowMapping]:
+        """Every logged prediction of this model by its id."""
+        rows = self.query("SELECT * FROM prediction_log WHERE model = :model")
+        return {str(row["prediction_id"]): row for row in rows}
+
+    def workers(self) -> list[RowMapping]:
+        with session(self.settings, "reader") as connection:
+            return history.instances(connection, self.spec.name)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/readyz").status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    @contextmanager
+    def running(self, *, until: str = "/readyz") -> Iterator["Service"]:
+        """The service's processes, up to the end of the block."""
+        argv, environment = serve_command(self.settings, self.spec.name, self.port)
+        own = settings_environment(self.settings, secrets=("db_api_password", "api_key"))
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                argv,
+                env={**inherited_environment(), **own, **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            wait_for(f"{until} of {self.spec.name}", lambda: process.poll() is not None or self._answers(until))
+            if process.poll() is not None:
+                raise RuntimeError(f"the service ended:\n{self.log.read_text()[-3000:]}")
+            yield self
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return self.get(path).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+
+def make_service(settings: Settings, folder: Path, name: str, *, workers: int = 1, **further: Any) -> Service:
+    """A service of a model like credit_score, with a home of its own and no version yet; nothing runs."""
+    home = folder / name
+    home.mkdir()
+    own = {"home": home, "models_dir": home, "serving_workers": workers, "mlflow_port": free_port(), **further}
+    return Service(settings.model_copy(update=own), spec_like_credit_score(name, home), free_port(), home / "log")

@@ -1,0 +1,166 @@
+"""Group commit: what shares a batch, what fails with whom, and that nothing unlogged is answered."""
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from api.batcher import BATCH, QUEUE, Batcher
+from api.scoring import Prediction
+from utils.errors import NotLogged, NotNow
+
+
+@dataclass
+class FakeLog:
+    """Keeps what it is given; `away` makes it unusable, a row in `refused` is refused with its request."""
+
+    batches: list = field(default_factory=list)
+    away: bool = False
+    refused: set = field(default_factory=set)
+
+    def write(self, requests):
+        if self.away:
+            raise NotNow(reason="MariaDB is away")
+        self.batches.append([row for rows in requests for row in rows])
+        return [NotLogged(reason="bad") if set(rows) & self.refused else None for rows in requests]
+
+    def close(self):
+        pass
+
+
+def echo(version, rows, arrived):
+    return [Prediction({"row": row, "version": version}, row) for row in rows]
+
+
+def run(scenario, *, log=None, score=echo, version=lambda: 1):
+    """The outcome of `scenario(batcher)` on a started batcher, and its log."""
+    log = log or FakeLog()
+
+    async def main():
+        batcher = Batcher(version=version, score=score, log=log)
+        batcher.start()
+        try:
+            return await scenario(batcher)
+        finally:
+            await batcher.stop()
+
+    return asyncio.run(main()), log
+
+
+def together(*requests):
+    async def scenario(batcher):
+        return await asyncio.gather(*(batcher.predict(rows) for rows in requests), return_exceptions=True)
+
+    return scenario
+
+
+def test_requests_of_one_moment_share_one_insert_and_each_gets_its_own_rows():
+    answers, log = run(together(["a"], ["b", "c"], ["d"]))
+    assert [[each["row"] for each in mine] for mine in answers] == [["a"], ["b", "c"], ["d"]]
+    assert log.batches == [["a", "b", "c", "d"]]
+
+
+def test_all_rows_of_a_request_are_answered_by_one_version():
+    versions = iter(range(1, 1000))
+    requests = [[f"{i}-{j}" for j in range(BATCH // 3)] for i in range(6)]
+    answers, log = run(together(*requests), version=lambda: next(versions))
+    assert [len({each["version"] for each in mine}) for mine in answers] == [1] * 6
+    assert len(log.batches) > 1
+
+
+def test_a_request_larger_than_a_batch_is_a_batch_of_its_own():
+    large = [str(i) for i in range(BATCH + 1)]
+    _, log = run(together(["a"], large, ["b"]))
+    assert log.batches == [["a"], large, ["b"]]
+
+
+def test_while_the_log_is_away_nobody_of_the_batch_is_answered_and_the_next_batch_is():
+    log = FakeLog(away=True)
+
+    async def scenario(batcher):
+        first = await asyncio.gather(batcher.predict(["a"]), batcher.predict(["b"]), return_exceptions=True)
+        log.away = False
+        return first, await batcher.predict(["c"])
+
+    (first, second), _ = run(scenario, log=log)
+    assert [type(each) for each in first] == [NotNow, NotNow]
+    assert second[0]["row"] == "c"
+    assert log.batches == [["c"]]
+
+
+def test_a_refused_row_fails_its_own_request_alone():
+    answers, _ = run(together(["a"], ["b", "c"], ["d"]), log=FakeLog(refused={"c"}))
+    assert [type(each) for each in answers] == [list, NotLogged, list]
+
+
+def test_a_failure_in_scoring_reaches_its_requests_and_the_next_batch_comes():
+    def fail_once(version, rows, arrived, failed=[]):  # noqa: B006 - remembers on purpose
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("broken")
+        return echo(version, rows, arrived)
+
+    async def scenario(batcher):
+        first = await asyncio.gather(batcher.predict(["a"]), return_exceptions=True)
+        return first, await batcher.predict(["b"])
+
+    (first, second), log = run(scenario, score=fail_once)
+    assert isinstance(first[0], RuntimeError)
+    assert second[0]["row"] == "b"
+    assert log.batches == [["b"]]
+
+
+def test_a_request_given_up_while_it_waits_is_not_scored_and_does_not_stop_the_others():
+    async def scenario(batcher):
+        given_up = asyncio.ensure_future(batcher.predict(["a"]))
+        kept = asyncio.ensure_future(batcher.predict(["b"]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        return await kept
+
+    answers, log = run(scenario)
+    assert answers[0]["row"] == "b"
+    assert log.batches == [["b"]]
+
+
+def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
+    began, go_on = threading.Event(), threading.Event()
+
+    def score(version, rows, arrived):
+        began.set()
+        go_on.wait()
+        return echo(version, rows, arrived)
+
+    async def scenario(batcher):
+        given_up = asyncio.ensure_future(batcher.predict(["a"]))
+        kept = asyncio.ensure_future(batcher.predict(["b"]))
+        await asyncio.to_thread(began.wait)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        go_on.set()
+        return await kept
+
+    answers, log = run(scenario, score=score)
+    assert answers[0]["row"] == "b"
+    assert log.batches == [["a", "b"]]
+
+
+def test_before_the_first_model_a_request_is_told_to_come_back():
+    answers, log = run(together(["a"]), version=lambda: None)
+    assert isinstance(answers[0], NotNow)
+    assert answers[0].retry_after == 5
+    assert not log.batches
+
+
+def test_a_full_queue_refuses_and_recovers():
+    async def scenario(batcher):
+        full = [asyncio.ensure_future(batcher.predict([str(i)] * 1000)) for i in range(QUEUE // 1000)]
+        await asyncio.sleep(0)
+        with pytest.raises(NotNow):
+            await batcher.predict(["late"])
+        await asyncio.gather(*full)
+        return await batcher.predict(["later"])
+
+    answers, _ = run(scenario)
+    assert answers[0]["row"] == "later"
