@@ -86,7 +86,7 @@ def train(
     try:
         _do_steps(run_id, settings=settings, quiet=json)
     except BaseException:
-        runs.fail(settings, run_id, now=utc_now())
+        training.give_up(run_id, settings=settings, now=utc_now())
         raise
     with session(settings, "pipeline") as connection:
         verdict = history.find_verdict(connection, run_id)

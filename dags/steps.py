@@ -16,6 +16,7 @@ from utils.settings import Settings, load_settings
 CONNECTION = "feature_store"
 # A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
 RETRIES: dict[str, Any] = {
+    "owner": "evergreen",
     "retries": 2,
     "retry_delay": timedelta(seconds=20),
     "retry_exponential_backoff": True,

@@ -35,7 +35,7 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
     ("pipeline", "INSERT", ("snapshot", "deployment")),
     ("api", "SELECT", ("deployment",)),
-    ("api", "INSERT, SELECT (prediction_id), UPDATE", ("prediction_log",)),  # all columns, for it is partitioned
+    ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),
     ("api", "INSERT", ("prediction_feedback",)),
     ("api", "SELECT, INSERT, UPDATE", ("request_reject", "instance")),
 )

@@ -109,13 +109,13 @@ def _study(run: Run, *, settings: Settings) -> optuna.Study:
 def _record_best(
     run: Run, study: optuna.Study, curves: dict[int, dict[str, list[float]]], *, settings: Settings
 ) -> Run:
-    best = study.best_trial
+    best, tried = study.best_trial, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     known = {f"loss_{name}": losses for name, losses in zip(CURVES, curves.get(best.number, {}).values(), strict=False)}
     assert run.mlflow_run_id  # noqa: S101
     tracking.log(
         run.mlflow_run_id,
         settings=settings,
         curves=known,
-        metrics={f"validation_{run.spec.training.search.metric}": float(np.asarray(best.value))},
+        metrics={f"validation_{run.spec.training.search.metric}": float(np.asarray(best.value)), "trials": len(tried)},
     )
     return runs.record(settings, run, best_params={**best.params, "trees": best.user_attrs["trees"]})

@@ -12,6 +12,10 @@ from pipelines.extract import Manifest
 from pipelines.runs import Run
 from utils.settings import Settings
 
+TRAINING_PAGES = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else MLflow shows its pages for language models
+
 
 def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
     """The run's MLflow run, made the first time: named, tagged, with the snapshot as its data set."""
@@ -19,7 +23,7 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
         return run
     mlflow = registry.client(settings)
     found = mlflow.get_experiment_by_name(run.model)
-    experiment = found.experiment_id if found else mlflow.create_experiment(run.model)
+    experiment = found.experiment_id if found else mlflow.create_experiment(run.model, tags=TRAINING_PAGES)
     made = mlflow.create_run(
         experiment,
         tags={
@@ -40,6 +44,12 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
     )
     mlflow.log_inputs(made, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
     return runs.record(settings, run, mlflow_run_id=made)
+
+
+def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
+    """End the run's MLflow run, where it came to one."""
+    if run.mlflow_run_id:
+        registry.client(settings).set_terminated(run.mlflow_run_id, "FAILED" if failed else "FINISHED")
 
 
 def log_trial(

@@ -5,10 +5,12 @@ order is read by processes that never train.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from utils.errors import NotFound
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def _search(run: "Run", settings: Settings, now: datetime) -> Done:
     from pipelines.search import search
 
     searched = search(run, _snapshot(run, settings), settings=settings)
-    return Done(f"best of {run.trials} trials: {searched.best_params}", run_url(settings, searched))
+    return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
 
 
 def _train(run: "Run", settings: Settings, now: datetime) -> Done:
@@ -79,12 +81,24 @@ def _decide(run: "Run", settings: Settings, now: datetime) -> Done:
     from pipelines import runs
     from pipelines.decide import decide, record_verdict
     from pipelines.evaluate import load_evaluation
+    from pipelines.tracking import close_run
 
     evaluation = load_evaluation(run, settings=settings)
     decision = decide(evaluation, run.spec.gates)
     record_verdict(run, decision, evaluation, settings=settings, now=now)
     runs.finish(settings, run.run_id, now=now)
+    close_run(run, settings=settings)
     return Done(f"{decision.verdict}: {decision.reason}", run_url(settings, run))
+
+
+def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
+    """After a step failed for good: open the run's decisions again for the next run, and end its MLflow run."""
+    from pipelines import runs
+    from pipelines.tracking import close_run
+
+    runs.fail(settings, run_id, now=now)
+    with suppress(NotFound):  # it failed before there was a run
+        close_run(runs.load_run(settings, run_id), settings=settings, failed=True)
 
 
 STEPS: dict[str, Callable[["Run", Settings, datetime], Done]] = {
@@ -109,7 +123,6 @@ def version_url(settings: Settings, model: str, version: int | None) -> str:
 
 def _snapshot(run: "Run", settings: Settings) -> "Snapshot":
     from pipelines.extract import read_snapshot
-    from utils.errors import NotFound
 
     if run.snapshot_id is None:
         raise NotFound(what="snapshot", where=f"training run {run.run_id}", hint="the extract step did not finish")

@@ -8,9 +8,8 @@ from db.session import session
 from tests.servers import free_port
 from utils.errors import AccessDenied, Unreachable
 
-LOG = """INSERT INTO evergreen.prediction_log (prediction_id, model, version, role, entity_id, features, prediction,
-         latency_ms, instance, created_at, logged_at)
-         VALUES (UUID(), 'm', 1, 'champion', 'e', '{}', 'x', 1, UUID(), NOW(), NOW())
+LOG = """INSERT INTO evergreen.prediction_log
+         VALUES (UUID(), 'm', 1, 'champion', 'e', '{}', 'x', NULL, NULL, NULL, 1, UUID(), NOW(), NOW())
          ON DUPLICATE KEY UPDATE prediction_id = VALUES(prediction_id)"""
 DEPLOY = """INSERT INTO evergreen.deployment (model, action, version, artifact_sha256, caused_by, reason, created_at)
             VALUES ('m', 'deploy', 1, 'x', 'me', 'test', NOW())"""
@@ -48,6 +47,7 @@ FORBIDDEN = [
     ("api", "UPDATE evergreen.deployment SET version = 2"),
     ("api", DEPLOY),
     ("api", "SELECT features FROM evergreen.prediction_log"),
+    ("api", "UPDATE evergreen.prediction_log SET prediction = 'y'"),
     ("api", "DELETE FROM evergreen.prediction_log"),
     ("api", "SELECT * FROM evergreen.prediction_feedback"),
     ("api", "SELECT * FROM evergreen.training_run"),
