@@ -76,7 +76,7 @@ def train(
         conf = {"window_end": window_end, "trials": trials, "reason": reason}
         run_id = Airflow(settings).trigger(f"{model}_training", conf)
         return as_json({"run_id": run_id}) if json else out.print(f"triggered {model}_training, run {run_id}")
-    from pipelines import runs
+    from pipelines import runs, training
 
     now = utc_now()
     end = runs.parse_window_end(window_end) if window_end else now
