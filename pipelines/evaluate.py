@@ -16,7 +16,8 @@ from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, Judged, entity_weights, judge, value, weighted
 from pipelines.runs import Run
-from pipelines.spec import METRICS, EntitySplit
+from pipelines.spec import EntitySplit
+from pipelines.spec_rules import METRICS
 from pipelines.split import split_rows
 from pipelines.train import SEED, newest_label
 from utils.errors import NotFound

@@ -17,7 +17,7 @@ from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import Run
-from pipelines.spec import METRICS
+from pipelines.spec_rules import METRICS
 from pipelines.split import Split, split_rows
 from pipelines.train import fit, newest_label
 from utils.settings import OPTUNA_DB, Settings

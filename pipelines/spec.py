@@ -6,7 +6,7 @@ the request schema and the DAGs. Keys that old files do not have get defaults, s
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,20 +14,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from db.schema import CATEGORY_LENGTH, RESERVED_COLUMNS, Column, Kind, StoreSchema
+from db.schema import CATEGORY_LENGTH, Column, Kind, StoreSchema
+from pipelines.spec_rules import METRICS, inconsistencies
 from utils.duration import parse_duration, show_duration
 from utils.errors import SpecInvalid, UnknownModel
 
 SPEC_VERSION: Literal[1] = 1
 KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "category", "text": "text"}
 IDENTIFIER = r"^[a-z][a-z0-9_]{0,47}$"
-
-METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's default
-    "multiclass": ("macro_f1", "accuracy", "log_loss"),
-    "binary": ("roc_auc", "f1", "accuracy", "log_loss"),
-    "regression": ("rmse", "mae", "r2"),
-}
-
 
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
@@ -197,7 +191,7 @@ class ModelSpec(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
-        if problems := [*_column_problems(self), *_label_problems(self), *_time_problems(self)]:
+        if problems := inconsistencies(self):
             raise ValueError("; ".join(problems))
         return self
 
@@ -240,57 +234,6 @@ class ModelSpec(_Frozen):
     def columns_of(self, kind: str) -> list[str]:
         """Names of the features of type `kind` (`numeric`, `categorical`, `text`), in the file's order."""
         return [name for name, feature in self.features.columns.items() if feature.type == kind]
-
-
-def _column_problems(spec: ModelSpec) -> Iterator[str]:
-    columns, label = spec.features.columns, spec.label.column
-    if reserved := RESERVED_COLUMNS & {*columns, label}:
-        yield f"features.columns: {_listed(reserved)} is a name Evergreen uses itself; rename it with source.map"
-    for name, role in ((label, "label"), (spec.entity, "entity")):
-        if name in columns:
-            yield f"features.columns: {name} is the {role}, it can't be a feature too"
-    if both := set(columns) & set(spec.features.private):
-        yield f"features.private: {_listed(both)} is also a feature"
-    if spec.gates.slices and (unknown := set(spec.gates.slices.columns) - set(columns)):
-        yield f"gates.slices.columns: {_listed(unknown)} is not a feature"
-
-
-def _label_problems(spec: ModelSpec) -> Iterator[str]:
-    classes, known = spec.label.classes, METRICS[spec.task]
-    if len(set(classes)) != len(classes):
-        yield "label.classes: a class is named twice"
-    fits, wanted = {
-        "multiclass": (len(classes) >= 3, "at least 3 classes"),
-        "binary": (len(classes) == 2, "exactly 2 classes, the positive one last"),
-        "regression": (not classes, "none"),
-    }[spec.task]
-    if not fits:
-        yield f"label.classes: expected {wanted} for a {spec.task} task, got {len(classes)}"
-    asked = {
-        "training.search.metric": spec.training.search.metric,
-        "gates.champion.metric": spec.gates.champion.metric,
-        **{f"gates.minimum.{name}": name for name in spec.gates.minimum},
-    }
-    for path, metric in asked.items():
-        if metric not in known:
-            yield f"{path}: expected one of {', '.join(known)}, got {metric!r}"
-
-
-def _time_problems(spec: ModelSpec) -> Iterator[str]:
-    split, window = spec.training.split, spec.training.window
-    if not spec.timed:
-        if isinstance(split, TimeSplit):
-            yield "training.split.by: data without source.event_time can only be split by entity"
-        if window or spec.features.max_age or spec.label.maturity:
-            yield "training.window, features.max_age, label.maturity: need source.event_time"
-    if isinstance(split, EntitySplit) and split.validation + split.test >= 1:
-        yield "training.split: validation and test leave nothing to train on"
-    if isinstance(split, TimeSplit) and window and split.validation + split.test >= window:
-        yield "training.split: validation and test are as long as training.window and leave nothing to train on"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 def _section(given: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""The command line's manners: one line for an error, an exit code, a traceback only with --debug."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).parent / "evergreen"
+
+
+def evergreen(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    given = {**os.environ, "EVERGREEN_ENV_FILE": str(folder / ".env"), "EVERGREEN_HOME": str(folder), **environment}
+    return subprocess.run([PROGRAM, *arguments], env=given, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["train", "deploy", "rollback"])
+def test_an_unknown_model_is_one_line_that_names_those_there_are(command: str, tmp_path: Path) -> None:
+    done = evergreen(command, "nosuch", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "'nosuch'" in done.stderr
+    assert "credit_score" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_wrong_model_file_is_one_line_with_file_key_and_expectation(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("name: wrong\ntask: guessing\nentity: id\n")
+    done = evergreen("models", "wrong", folder=tmp_path, EVERGREEN_MODELS_DIR=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "wrong.yaml: task: " in done.stderr
+
+
+def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
+    assert "Traceback" not in evergreen("train", "nosuch", folder=tmp_path).stderr
+    assert "Traceback" in evergreen("--debug", "train", "nosuch", folder=tmp_path).stderr
+
+
+def test_a_database_that_is_not_up_is_named_with_its_address(tmp_path: Path) -> None:
+    given = {"EVERGREEN_MARIADB_PORT": "1", "EVERGREEN_DB_READER_PASSWORD": "x", "EVERGREEN_DB_PIPELINE_PASSWORD": "x"}
+    for command in (("models",), ("train", "credit_score"), ("lineage", "01a1fb67-1800-7000-8000-000000000000")):
+        done = evergreen(*command, folder=tmp_path, **given)
+        assert done.returncode == 3, command
+        assert "MariaDB does not answer at 127.0.0.1:1" in done.stderr
+
+
+def test_a_missing_password_is_named_by_its_variable(tmp_path: Path) -> None:
+    done = evergreen("models", folder=tmp_path)
+    assert "EVERGREEN_DB_READER_PASSWORD is not set" in done.stderr
+
+
+def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
+    done = evergreen("lineage", "abc", folder=tmp_path)
+    assert done.returncode == 4
+    assert "'abc' is not a prediction_id" in done.stderr
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
+    done = evergreen("models", "credit_score", "--json", folder=tmp_path)
+    assert json.loads(done.stdout)["name"] == "credit_score"
+    assert done.stderr == ""
+
+
+def test_there_are_no_colours_where_there_is_no_terminal(tmp_path: Path) -> None:
+    done = evergreen("models", "credit_score", folder=tmp_path)
+    assert "\x1b[" not in done.stdout

@@ -1,0 +1,58 @@
+"""What the documents name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from cli.main import app
+from utils.settings import Settings
+from utils.version import ROOT
+
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_every_make_target_in_the_readme_exists_and_every_target_has_help() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?m)^([a-z]+):", makefile))
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.M)) <= targets
+    assert targets == set(re.findall(r"(?m)^([a-z]+):.*## ", makefile))
+
+
+def test_every_command_is_in_the_readme_and_the_readme_names_no_other() -> None:
+    named = set(re.findall(r"\bevergreen ([a-z]+)\b", README))
+    assert named <= set(COMMANDS)
+    by_make = {"up", "down", "logs", "clean"}  # there as make targets
+    assert set(COMMANDS) - by_make <= named
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    shown = COMMANDS[name].help
+    assert "Example" in shown
+    assert f"evergreen {name}" in shown
+
+
+def test_every_setting_in_the_documents_exists() -> None:
+    known = {f"EVERGREEN_{name.upper()}" for name in Settings.model_fields} | {"EVERGREEN_COMMIT"}
+    for document in DOCUMENTS:
+        assert set(re.findall(r"\bEVERGREEN_[A-Z_]+", document.read_text())) <= known, document.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_endpoint_in_the_readme_is_one_of_the_service() -> None:
+    source = (ROOT / "api" / "service.py").read_text()
+    for path in re.findall(r"`POST (/[a-z_]+)`", README):
+        assert f"def {path[1:]}(" in source, path
+
+
+def test_no_registry_is_named_in_the_lock() -> None:
+    assert "://" not in (ROOT / "requirements.lock").read_text()
