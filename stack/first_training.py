@@ -26,7 +26,7 @@ def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) 
     Raises: StackError naming the step that failed and what it said.
     """
     airflow = Airflow(settings)
-    waiting = [spec.name for spec in specs if not _is_live(settings, spec.name)]
+    waiting = [spec.name for spec in specs if not is_live(settings, spec.name)]
     started = {model: _start(airflow, model) for model in waiting if latest_commit_seq(settings, model)}
     for model in waiting:
         if model not in started:
@@ -35,7 +35,8 @@ def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) 
         _follow_model(settings, airflow, model, run, steps)
 
 
-def _is_live(settings: Settings, model: str) -> bool:
+def is_live(settings: Settings, model: str) -> bool:
+    """Whether a version of `model` has ever come up everywhere."""
     with session(settings, "pipeline") as connection:
         return history.live(connection, model) is not None
 
@@ -57,7 +58,7 @@ def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[s
         dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=begun)
     if follow(airflow, dag_id, run_id, steps) == "waits":
         steps.say(f"  {model} waits for your approval: {airflow.url_of(dag_id, run_id)}")
-    elif not _is_live(settings, model):
+    elif not is_live(settings, model):
         raise StackError(f"{dag_id} ended without a live version: {airflow.url_of(dag_id, run_id)}")
 
 

@@ -55,6 +55,16 @@ def is_ready(url: str) -> bool:
         return False
 
 
+def wait_ready(urls: list[str], *, seconds: float) -> bool:
+    """Whether all services at `urls` have a model to answer with, within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not all(is_ready(url) for url in urls):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
 def example_body(url: str, settings: Settings) -> dict[str, Any]:
     """The example request of `/predict` that the service's own page shows."""
     document = requests.get(f"{url}/docs.json", headers=_headers(settings), timeout=30).json()

@@ -12,12 +12,12 @@ from rich.console import Console
 from pipelines.spec import ModelSpec, load_spec, model_names
 from stack import airflow_programs, mariadb, ports, secrets
 from stack.airflow import Airflow
-from stack.first_training import train_first
+from stack.first_training import is_live, train_first
 from stack.folders import runtime
 from stack.health import answers, healthy
 from stack.programs import Program, programs
 from stack.steps import Steps
-from stack.summary import farewell
+from stack.summary import farewell, is_ready, wait_ready
 from stack.supervisor import STOPPED, Supervisor
 from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
@@ -61,6 +61,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
             airflow.result()
         _wire_airflow(plan, steps)
         train_first(settings, specs, steps)
+        _await_versions(plan, steps)
     farewell(settings, specs, console, begun=begun)
     return settings
 
@@ -169,6 +170,14 @@ def _wire_airflow(plan: Plan, steps: Steps) -> None:
         for dag_id in [name for name in (*wanted, "maintenance") if name in found]:
             airflow.unpause(dag_id)
         step.note = f"{len(found)} DAGs"
+
+
+def _await_versions(plan: Plan, steps: Steps) -> None:
+    """A service that is new on this machine fetches what was deployed before."""
+    urls = [program.url for program in plan.named("serve-") if is_live(plan.settings, program.name[len("serve-") :])]
+    if not all(is_ready(url) for url in urls):
+        with steps.step("deployed versions") as step:
+            step.note = "fetched" if wait_ready(urls, seconds=START_SECONDS) else "not yet: see `make logs`"
 
 
 def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
