@@ -103,10 +103,6 @@ class Airflow:
         found: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
         return sorted(found, key=lambda task: task["start_date"] or "9")
 
-    def task_states(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """Task id to state; `none` for one that is not scheduled yet."""
-        return {task["task_id"]: task["state"] or "none" for task in self.tasks(dag_id, run_id)}
-
     def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
         """The last error in the log of a try of a task, as one line; empty where there is none."""
         path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances/{_part(task_id)}/logs/{attempt}"

@@ -13,7 +13,6 @@ from utils.errors import StackError
 from utils.settings import Settings
 
 BUSY = ("queued", "running")
-DONE = {"success", "failed"}
 POLL = 0.5  # seconds
 WAKE_SECONDS = 120  # from the end of a training to the deployment its event starts
 

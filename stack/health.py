@@ -7,7 +7,7 @@ from stack.programs import Program
 from utils.settings import Settings
 
 TIMEOUT = 3.0  # seconds
-MARIADB, MLFLOW, AIRFLOW = "mariadb", "mlflow", "airflow"
+MARIADB = "mariadb"
 
 
 def healthy(program: Program, settings: Settings) -> bool:
