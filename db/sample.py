@@ -6,14 +6,16 @@ bounds what any model can reach.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from db.world import Floats, World
+from db.world_churn import churn
+from db.world_insurance import insurance
+
 SEED, CUSTOMERS = 7, 6000
 STATEMENTS, PERIOD = 13, 30  # a statement every 30 days, for 13 periods
 EPOCH = 20_000  # the day, counted from 1970, that slow trends are told from
@@ -36,21 +38,6 @@ MISSING = {  # share of the statements that lack it
     "num_credit_inquiries": 0.01, "credit_mix": 0.02, "credit_history_age": 0.02, "amount_invested_monthly": 0.03,
     "monthly_balance": 0.02, "type_of_loan": 0.01,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """`frame` is the user's file. `probabilities`: rows × `classes`, from which each row's label was drawn."""
-
-    frame: pd.DataFrame
-    label: str
-    classes: tuple[str, ...]
-    probabilities: Floats
-
-    @property
-    def bayes(self) -> NDArray[np.object_]:
-        """The best prediction of each row that knowing the world allows."""
-        return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
 
 
 def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> pd.DataFrame | None:
@@ -225,4 +212,8 @@ def _codes(form: str, numbers: NDArray[np.int64]) -> NDArray[np.object_]:
     return np.array([form.format(number) for number in known], dtype=object)[position]
 
 
-WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {"credit_score": credit_score}
+WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {
+    "credit_score": credit_score,
+    "churn": churn,
+    "insurance": insurance,
+}

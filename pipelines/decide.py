@@ -14,6 +14,7 @@ from pipelines.evaluate import Evaluation
 from pipelines.metrics import HIGHER_IS_BETTER
 from pipelines.runs import Run
 from pipelines.spec import Gates
+from pipelines.spec_types import margin_at
 from utils.settings import Settings
 
 Verdict = Literal["promote", "reject", "wait"]
@@ -78,7 +79,7 @@ def _enough_rows(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     compared = evaluation.compared_rows if evaluation.champion_version else evaluation.rows
     short = policy.min_rows - compared
     detail = f"waiting for {short:,} more labels" if short > 0 else f"{compared:,} test rows"
-    if short > 0 and evaluation.champion_version:
+    if short > 0 and compared < evaluation.rows:
         detail += f" newer than what version {evaluation.champion_version} has learned from"
     yield Gate("min_rows", compared, policy.min_rows, None if short > 0 else True, detail)
 
@@ -101,11 +102,12 @@ def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     if evaluation.champion_version is None or evaluation.compared_rows < policy.min_rows or not evaluation.better_by:
         return
     gate, found = policy.champion, evaluation.better_by
-    threshold = 0.0 if gate.require == "better" else -gate.margin
+    margin = margin_at(gate.margin, evaluation.champion[gate.metric].value)
+    threshold = 0.0 if gate.require == "better" else -margin
     z = NormalDist().inv_cdf(gate.confidence)
     # For `better` an equal candidate should not pass, so power and precision are those of finding a gain of a margin.
-    power = NormalDist().cdf(gate.margin / found.standard_error - z) if found.standard_error else 1.0
-    precise = found.standard_error <= gate.margin / NEEDED_PRECISION
+    power = NormalDist().cdf(margin / found.standard_error - z) if found.standard_error else 1.0
+    precise = found.standard_error <= margin / NEEDED_PRECISION
     passed: bool | None = found.low > threshold
     who = "a gain of the margin" if gate.require == "better" else "an equal candidate"
     detail = (
@@ -113,7 +115,7 @@ def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
         f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {who} passes with {power:.0%})"
     )
     if not passed and not precise and found.high > threshold:
-        wanted = (found.standard_error * NEEDED_PRECISION / gate.margin) ** 2 if gate.margin else math.inf
+        wanted = (found.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
         more = evaluation.compared_rows * (wanted - 1)
         passed, detail = None, f"{detail}: too few labels to tell, waiting for about {more:,.0f} more"
     yield Gate(f"champion.{gate.metric}", found.value, threshold, passed, detail)
@@ -125,12 +127,13 @@ def _slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     if not (policy.slices and evaluation.slices):
         return
     z = NormalDist().inv_cdf(1 - (1 - SLICE_CONFIDENCE) / len(evaluation.slices))
+    margin = margin_at(policy.slices.margin, evaluation.champion[policy.champion.metric].value)
     for found in evaluation.slices:
         upper = found.better_by.value + z * found.better_by.standard_error
-        passed = not upper < -policy.slices.margin  # an undefined difference refuses nothing
+        passed = not upper < -margin  # an undefined difference refuses nothing
         place = f"{found.column} = {found.level}"
         detail = f"{place}: better by {found.better_by.value:+.4f}, surely below {upper:+.4f}, over {found.rows:,} rows"
-        yield Gate(f"slice.{found.column}.{found.level}", found.better_by.value, -policy.slices.margin, passed, detail)
+        yield Gate(f"slice.{found.column}.{found.level}", found.better_by.value, -margin, passed, detail)
 
 
 def _finite(number: float) -> float | None:

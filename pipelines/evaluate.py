@@ -14,7 +14,7 @@ from pipelines import plots, registry, tracking
 from pipelines.bundle import Bundle
 from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
-from pipelines.metrics import HIGHER_IS_BETTER, Judged, entity_weights, judge, value, weighted
+from pipelines.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
 from pipelines.runs import Run
 from pipelines.spec import EntitySplit
 from pipelines.spec_rules import METRICS
@@ -81,7 +81,7 @@ def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
     candidate = _judged(registry.load(settings, run.model, run.candidate_version), test, run=run)
     champion_version, champion, shared = _champion(run, test, settings=settings)
     both = _both(candidate, champion, test, shared, run=run) if champion and shared.any() else {}
-    entities = test["entity_id"].to_numpy()
+    entities = _drawn_together(test)
     evaluation = Evaluation(
         candidate_version=run.candidate_version,
         champion_version=champion_version,
@@ -139,6 +139,10 @@ def _judged(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> Judged:
     return judge(test[run.spec.label.column].to_numpy(), scores, spec=run.spec)
 
 
+def _drawn_together(rows: pd.DataFrame) -> np.ndarray:
+    return drawn_together(rows["entity_id"].to_numpy(), rows["event_time"].to_numpy())
+
+
 def _part(judged: Judged, rows: np.ndarray) -> Judged:
     probabilities = judged.probabilities[rows] if judged.probabilities is not None else None
     return Judged(judged.truth[rows], judged.predicted[rows], probabilities, judged.classes)
@@ -157,7 +161,7 @@ def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.nd
     gate, slicing = run.spec.gates.champion, run.spec.gates.slices
     rows = test[shared]
     pair = _part(candidate, shared), _part(champion, shared)
-    blocks = entity_weights(rows["entity_id"].to_numpy(), seed=SEED)
+    blocks = entity_weights(_drawn_together(rows), seed=SEED)
     tail = 1 - gate.confidence  # one-sided, as the gate asks
     slices = []
     for column in slicing.columns if slicing else ():

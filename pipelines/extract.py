@@ -7,7 +7,7 @@ can be read from the store again exactly; its SHA-256 says whether it was.
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,8 @@ def read_rows(run: Run, *, settings: Settings) -> pd.DataFrame:
     Raises: EmptyWindow.
     """
     spec = run.spec
-    start = run.window_end - spec.training.window if spec.training.window else None
+    window = spec.training.window
+    start = run.window_end - window if isinstance(window, timedelta) else None
     until = run.window_end - spec.label.maturity
     frame: pd.DataFrame = training_rows(
         settings, spec.store, start=start, until=until, window_end=run.window_end, commit_seq=run.commit_seq

@@ -23,6 +23,7 @@ HIGHER_IS_BETTER = {
     "mae": False,
 }
 RESAMPLES = 1000
+FEWEST = 10  # things to resample; an interval from fewer means nothing
 _ROWS_AT_ONCE = 4_000_000  # cells of a block of weights, 32 MB
 
 
@@ -61,6 +62,13 @@ def weighted(metric: str, judged: Judged, weights: np.ndarray) -> np.ndarray:
     """`metric` for each row of `weights`, (resamples, n): an array (resamples,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](judged, weights)
+
+
+def drawn_together(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
+    """What each of n rows is resampled with, (n,): its entity; the day of its event time where there are fewer than
+    ten entities, as in one long series; nothing but itself where there are fewer days than that, too."""
+    days = event_times.astype("datetime64[D]")
+    return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST), np.arange(len(entities)))
 
 
 def entity_weights(entities: np.ndarray, *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:

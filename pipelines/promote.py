@@ -11,6 +11,7 @@ from pipelines.extract import read_snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import Run
+from pipelines.spec_types import margin_at
 from pipelines.split import split_rows
 from pipelines.train import fit_recipe, newest_label, register
 from utils.errors import IntegrityError, NotFound, NothingToDo
@@ -71,7 +72,7 @@ def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
         value(metric, judge(truth, score(fitted, pool, spec=run.spec), spec=run.spec)) for fitted in (model, judged)
     )
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    if sign * (final - evaluated) < -run.spec.gates.champion.margin:
+    if sign * (final - evaluated) < -margin_at(run.spec.gates.champion.margin, evaluated):
         raise IntegrityError(what=f"final fit of version {candidate}", expected=f"{metric} near {evaluated:.4f}",
                              found=f"{final:.4f}")  # fmt: skip
     return register(

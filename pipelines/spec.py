@@ -12,20 +12,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from db.schema import CATEGORY_LENGTH, Column, Kind, StoreSchema
-from pipelines.spec_rules import METRICS, inconsistencies
-from utils.duration import parse_duration, show_duration
+from pipelines.spec_rules import METRICS, UNITLESS, inconsistencies
+from pipelines.spec_types import Duration, Margin, Window
 from utils.errors import SpecInvalid, UnknownModel
 
 SPEC_VERSION: Literal[1] = 1
 KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "category", "text": "text"}
 IDENTIFIER = r"^[a-z][a-z0-9_]{0,47}$"
 
-Duration = Annotated[
-    timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
-]
 Name = Annotated[str, Field(pattern=IDENTIFIER)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -120,7 +117,7 @@ class Search(_Frozen):
 
 
 class Training(_Frozen):
-    window: Duration | None = Field(None, description="How far back to learn from; empty: all there is.")
+    window: Window = Field(None, description="How far back to learn from; empty: all; auto: part of the search.")
     split: Annotated[TimeSplit | EntitySplit, Field(discriminator="by")]
     search: Search
     final_fit: bool = True
@@ -128,14 +125,14 @@ class Training(_Frozen):
 
 class ChampionGate(_Frozen):
     metric: str = ""
-    margin: float = Field(0.005, ge=0)
+    margin: Margin = 0.005
     confidence: float = Field(0.95, gt=0.5, lt=1)
     require: Literal["not_worse", "better"] = "not_worse"
 
 
 class SliceGate(_Frozen):
     columns: tuple[Name, ...]
-    margin: float = Field(0.03, ge=0)
+    margin: Margin = 0.03
 
 
 class Gates(_Frozen):
@@ -186,7 +183,10 @@ class ModelSpec(_Frozen):
         training["search"] = {**search, "metric": search.get("metric") or metric}
         gates = {**_section(filled, "gates")}
         champion = _section(gates, "champion")
-        gates["champion"] = {**champion, "metric": champion.get("metric") or metric}
+        gates["champion"] = champion = {**champion, "metric": champion.get("metric") or metric}
+        if champion["metric"] not in UNITLESS:  # no number fits every label's unit
+            gates["champion"] = {"margin": "3%", **champion}
+            gates["slices"] = {"margin": "15%", **slices} if (slices := _section(gates, "slices")) else None
         return {**filled, "training": training, "gates": gates}
 
     @model_validator(mode="after")
@@ -249,6 +249,8 @@ def _problem(detail: Any) -> tuple[str, str]:
         expected = "is not a key Evergreen knows here"
     elif detail["type"] == "missing":
         expected = "is missing"
+    elif detail["type"] == "string_type" and isinstance(detail["input"], bool):
+        expected = "expected text: put it in quotes, for YAML reads yes, no, on and off as true and false"
     elif detail["type"] not in {"value_error"}:
         expected = f"{expected}, got {str(detail['input'])[:60]!r}"
     return path or "the file", expected

@@ -1,6 +1,7 @@
 """What must fit together in a model file beyond the type of each key."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from db.schema import RESERVED_COLUMNS
@@ -13,6 +14,8 @@ METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's defaul
     "binary": ("roc_auc", "f1", "accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
+
+UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # a margin in their unit fits any label
 
 
 def inconsistencies(spec: "ModelSpec") -> list[str]:
@@ -63,7 +66,7 @@ def _time_problems(spec: "ModelSpec") -> Iterator[str]:
             yield "training.window, features.max_age, label.maturity: need source.event_time"
     if split.by == "entity" and split.validation + split.test >= 1:
         yield "training.split: validation and test leave nothing to train on"
-    if split.by == "time" and window and split.validation + split.test >= window:
+    if split.by == "time" and isinstance(window, timedelta) and split.validation + split.test >= window:
         yield "training.split: validation and test are as long as training.window and leave nothing to train on"
 
 

@@ -16,7 +16,7 @@ from pipelines.profile import build_profile
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
 from pipelines.split import split_rows
-from utils.errors import NotFound
+from utils.errors import DataRefused, NotFound
 from utils.settings import Settings
 
 SEED = 7  # of CatBoost; the same rows and parameters then give the same predictions
@@ -35,12 +35,34 @@ def fit(
     """A CatBoost model of `train`. With `validation` it stops early and keeps its best trees; without, all `trees`."""
     kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
     fixed = {"loss_function": LOSS[spec.task], "random_seed": SEED, "allow_writing_files": False, "verbose": False}
-    model = kind(iterations=trees, **fixed, **params)
+    model = kind(iterations=trees, **fixed, **_text_processing(train, spec=spec), **params)
     stopping: dict[str, Any] = {}
     if validation is not None:
         stopping = {"eval_set": pool_from_frame(validation, spec=spec, label=True), "early_stopping_rounds": PATIENCE}
     model.fit(pool_from_frame(train, spec=spec, label=True), **stopping)
     return model
+
+
+def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
+    """Words and nothing else: CatBoost's own setting refuses a column without pairs of words that occur often.
+
+    Raises: DataRefused where a text feature has no words to learn from.
+    """
+    if empty := [name for name in spec.columns_of("text") if not train[name].fillna("").str.strip().any()]:
+        raise DataRefused(f"{spec.name}: no training row has words in the text feature {', '.join(empty)}: load rows "
+                          "that have, or take it out of features.columns")  # fmt: skip
+    if not spec.columns_of("text"):
+        return {}
+    calcers = ["BoW"] if spec.task == "regression" else ["BoW", "NaiveBayes"]
+    return {
+        "text_processing": {
+            "tokenizers": [{"tokenizer_id": "Words", "separator_type": "ByDelimiter", "delimiter": " "}],
+            "dictionaries": [{"dictionary_id": "Word", "occurrence_lower_bound": "1", "max_dictionary_size": "10000"}],
+            "feature_processing": {
+                "default": [{"tokenizers_names": ["Words"], "dictionaries_names": ["Word"], "feature_calcers": calcers}]
+            },
+        }
+    }
 
 
 def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:

@@ -17,12 +17,11 @@ from db import sample
 from db.session import session
 from pipelines.spec import find_spec
 from stack.airflow import Airflow
-from tests.e2e.conftest import Stack
+from tests.e2e.conftest import MODEL, Stack
 from utils.clock import utc_now
 from utils.version import code_commit
 
 pytestmark = pytest.mark.timeout(900)
-MODEL = "credit_score"
 
 
 def predict(stack: Stack) -> Any:
@@ -39,13 +38,14 @@ def logged(stack: Stack, prediction_id: str) -> Any:
 
 def deployments(stack: Stack) -> list[tuple[str, int]]:
     with session(stack.settings, "reader") as connection:
-        return [tuple(row) for row in connection.execute(text("SELECT action, version FROM deployment ORDER BY id"))]
+        query = text("SELECT action, version FROM deployment WHERE model = :model ORDER BY id")
+        return [tuple(row) for row in connection.execute(query, {"model": MODEL})]
 
 
 def test_one_command_ends_with_addresses_credentials_and_a_request_that_works_when_pasted(stack: Stack) -> None:
     assert stack.settings.airflow_password.get_secret_value() in stack.output
     assert stack.settings.mlflow_tracking_url in stack.output
-    command = stack.output[stack.output.index("curl") :]
+    command = stack.output[stack.output.index("curl", stack.output.index(f"{MODEL} answers")) :]
     pasted = re.match(r"(?s)curl.*?'\n|curl.*", command)
     assert pasted
     done = subprocess.run(["bash", "-c", pasted[0]], capture_output=True, text=True, check=True)
@@ -58,7 +58,10 @@ def test_every_part_is_healthy_and_the_model_names_its_version(stack: Stack) -> 
     status = stack.status()
     assert all(part["healthy"] for part in status["parts"]), status
     assert {"mariadb", "mlflow", f"serve-{MODEL}"} <= {part["name"] for part in status["parts"]}
-    assert [model["version"] for model in status["models"]] == [predict(stack)["version"]]
+    versions = {model["name"]: model["version"] for model in status["models"]}
+    assert set(versions) == {"churn", "credit_score", "insurance"}
+    assert all(versions.values())
+    assert versions[MODEL] == predict(stack)["version"]
 
 
 def test_a_prediction_is_traced_back_to_run_snapshot_and_commit(stack: Stack) -> None:
@@ -147,8 +150,10 @@ def test_after_a_stop_everything_continues_with_the_same_data(stack: Stack) -> N
 
 def worker_pids(stack: Stack) -> set[int]:
     with session(stack.settings, "reader") as connection:
-        fresh = text("SELECT pid FROM instance WHERE heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 10 SECOND")
-        return set(connection.execute(fresh).scalars())
+        fresh = text(
+            "SELECT pid FROM instance WHERE model = :model AND heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 10 SECOND"
+        )
+        return set(connection.execute(fresh, {"model": MODEL}).scalars())
 
 
 def wait_for(condition: Any, *, seconds: float = 420) -> None:

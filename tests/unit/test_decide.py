@@ -94,6 +94,22 @@ def test_a_slice_is_refused_only_where_it_is_significantly_worse_than_the_margin
     assert "town = Basel" in refused.reason
 
 
+def test_a_margin_may_be_a_share_of_the_champions_value() -> None:
+    def priced(better_by: float, margin: object) -> str:
+        policy = Gates.model_validate({"champion": {"metric": "rmse", "margin": margin}})
+        at = {"rmse": estimate(2_000.0, 10.0)}
+        return decide(evaluation(estimate(better_by, 10.0), candidate=at, champion=at), policy).verdict
+
+    assert priced(-20.0, "3%") == priced(-20.0, 60) == "promote"
+    assert priced(-50.0, "3%") == priced(-50.0, 60) == "reject"
+    assert priced(0.0, "0.5%") == "wait"
+
+
+def test_entities_that_are_the_same_in_every_training_are_not_waited_for_as_newer_ones() -> None:
+    decision = decide(evaluation(estimate(0.3), rows=120, compared_rows=120), GATES)
+    assert decision.reason == "waiting for 380 more labels"
+
+
 def test_an_evaluation_survives_being_written_and_read() -> None:
     import json
     from dataclasses import asdict

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipelines.metrics import Judged, entity_weights, value, weighted
+from pipelines.metrics import Judged, drawn_together, entity_weights, value, weighted
 
 CLASSES = 3
 
@@ -70,3 +70,12 @@ def test_an_interval_of_clustered_rows_is_as_wide_as_the_clusters_are_few() -> N
     judged = Judged(np.ones(5000, int), right, None, 2)
     of_entities = np.concatenate([weighted("accuracy", judged, w) for w in entity_weights(entities, seed=1)])
     assert of_entities.std() == pytest.approx(np.sqrt(0.25 / 100), rel=0.15)
+
+
+def test_rows_are_drawn_by_entity_and_those_of_one_long_series_by_day() -> None:
+    hours = np.arange("2026-01-01", "2026-01-31", dtype="datetime64[h]")
+    customers = np.array([f"c{i % 40}" for i in range(len(hours))])
+    assert (drawn_together(customers, hours) == customers).all()
+    one = np.full(len(hours), "the city")
+    assert len(np.unique(drawn_together(one, hours))) == 30
+    assert len(np.unique(drawn_together(one[:48], hours[:48]))) == 48

@@ -11,7 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.spec import ModelSpec, find_spec, load_spec, parse_duration, show_duration
+from pipelines.spec import ModelSpec, find_spec, load_spec, model_names
+from pipelines.spec_types import margin_at
+from utils.duration import parse_duration, show_duration
 from utils.errors import SpecInvalid, UnknownModel
 from utils.version import ROOT
 
@@ -79,12 +81,27 @@ def test_a_source_with_time_is_split_by_time():
     assert spec.training.split.by == "time"
 
 
-@pytest.mark.parametrize("name", ["credit_score"])
+@pytest.mark.parametrize("name", model_names(ROOT / "models"))
 def test_shipped_models_read_back_from_json_to_the_same_spec(name):
     spec = find_spec(ROOT / "models", name)
     again = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
     assert again == spec
     assert again.hash == spec.hash
+
+
+def test_a_margin_in_the_labels_own_unit_has_no_default_but_a_share():
+    numbers = ModelSpec.parse(changed(task="regression", label={"column": "left"}), file="churn.yaml")
+    assert numbers.gates.champion.margin == "3%"
+    assert margin_at(numbers.gates.champion.margin, 2_000.0) == pytest.approx(60)
+    assert margin_at(5.0, 2_000.0) == 5.0
+    classes = ModelSpec.parse(SHORTEST, file="churn.yaml")
+    assert classes.gates.champion.margin == 0.005
+
+
+def test_how_far_back_may_be_left_to_the_search():
+    spec = ModelSpec.parse(changed(source__event_time="date", training__window="auto"), file="churn.yaml")
+    assert spec.training.window == "auto"
+    assert ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json") == spec
 
 
 def test_credit_score_has_exactly_its_features(credit_score):
@@ -132,6 +149,11 @@ def test_the_hash_follows_what_the_file_says_and_not_how_it_says_it():
         ({"training__split": {"by": "entity", "validation": 0.6, "test": 0.5}}, "training.split", "nothing to train"),
         ({"training__search__metric": "macro_f1"}, "training.search.metric", "roc_auc"),
         ({"training__search__space": {"depth": [9, 4]}}, "training.search.space", "above"),
+        ({"label__classes": [False, True]}, "label.classes.0", "in quotes"),
+        ({"gates__champion": {"margin": "a little"}}, "gates.champion.margin", "2%"),
+        ({"gates__champion": {"margin": -1}}, "gates.champion.margin", "not negative"),
+        ({"training__window": "auto"}, "training.window", "event_time"),
+        ({"training__window": "long"}, "training.window", "90d"),
         ({"gates__minimum": {"rmse": 1}}, "gates.minimum.rmse", "roc_auc"),
         ({"gates__slices": {"columns": ["tenur"]}}, "gates.slices.columns", "tenur"),
         ({"spec_version": 2}, "spec_version", "1"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from pipelines.spec import model_names
 from stack import ports, programs, secrets
 from stack.airflow_programs import airflow_programs
 from stack.logs import show
@@ -57,7 +58,7 @@ def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings)
         "airflow-scheduler": own,
         "airflow-dag-processor": own,
         "airflow-triggerer": own,
-        "serve-credit_score": {"db_api_password", "api_key"},
+        **{f"serve-{model}": {"db_api_password", "api_key"} for model in model_names(ROOT / "models")},
     }
 
 
@@ -75,7 +76,7 @@ def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) ->
 def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
     theirs = {"mariadb_host": "db.example", "mlflow_url": "http://mlflow.example", "airflow_url": "http://air.example"}
     names = [program.name for program in programs.programs(settings.model_copy(update=theirs))]
-    assert names == ["serve-credit_score"]
+    assert names == [f"serve-{model}" for model in model_names(ROOT / "models")]
 
 
 def test_a_model_keeps_its_port_when_others_come_and_go(settings: Settings, tmp_path: Path) -> None:

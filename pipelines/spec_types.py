@@ -1,0 +1,46 @@
+"""Values that model files spell in a way of their own: durations, how far back to learn from, margins."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from utils.duration import parse_duration, show_duration
+
+AUTO: Literal["auto"] = "auto"
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def _window(given: object) -> object:
+    return given if given == AUTO else parse_duration(given)
+
+
+def _show_window(window: object) -> object:
+    return show_duration(window) if isinstance(window, timedelta) else window
+
+
+def _margin(given: object) -> object:
+    if isinstance(given, str):
+        if not PERCENT.fullmatch(given.strip()):
+            raise ValueError(f"expected a number in the metric's own unit, or a share like 2%, got {given!r}")
+        return given.strip()
+    if isinstance(given, int | float) and given < 0:
+        raise ValueError(f"expected a number that is not negative, got {given}")
+    return given
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
+]
+Window = Annotated[
+    timedelta | Literal["auto"] | None, BeforeValidator(_window), PlainSerializer(_show_window, when_used="json")
+]
+Margin = Annotated[float | str, BeforeValidator(_margin)]
+
+
+def margin_at(margin: float | str, reference: float) -> float:
+    """`margin` in the metric's own unit; a share like `2%` is one of `reference`, the champion's value."""
+    if isinstance(margin, str):
+        return float(margin.rstrip("% ")) / 100 * abs(reference)
+    return margin

@@ -1,0 +1,111 @@
+"""Data without time from example world to served version, a binary model and a regression, with a real MLflow."""
+
+import csv
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from db import bootstrap, history, sample
+from db.session import session
+from pipelines import deploy, promote, registry, runs, training
+from pipelines.evaluate import load_evaluation
+from pipelines.extract import read_snapshot
+from pipelines.load import load_example, load_file
+from pipelines.runs import Run
+from pipelines.spec import ModelSpec, find_spec
+from pipelines.split import split_rows
+from utils.settings import Settings
+from utils.version import ROOT
+
+NOW = datetime(2026, 9, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that was trained on its example world, promoted and rolled out."""
+
+    spec: ModelSpec
+    settings: Settings
+    run: Run
+    version: int
+
+    def trained(self, run_id: str) -> Run:
+        return trained(self.spec, self.settings, run_id)
+
+
+def trained(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
+    runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
+    runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
+    for step in training.STEPS:
+        training.do(step, run_id, settings=settings, now=NOW)
+    return runs.load_run(settings, run_id)
+
+
+@pytest.fixture(scope="module", params=["churn", "insurance"])
+def served(
+    request: pytest.FixtureRequest, mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> Served:
+    folder = tmp_path_factory.mktemp("models")
+    file = yaml.safe_load((ROOT / "models" / f"{request.param}.yaml").read_text())
+    file["training"]["search"] |= {"space": {"depth": [3, 4], "learning_rate": [0.2, 0.3]}}
+    (folder / f"{request.param}.yaml").write_text(yaml.safe_dump(file))
+    spec = find_spec(folder, request.param)
+    bootstrap.migrate(mlflow_settings, [spec.store])
+    load_example(spec=spec, settings=mlflow_settings, now=NOW)
+    run = trained(spec, mlflow_settings, f"t/{spec.name}")
+    decision = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
+    version = promote.promote(mlflow_settings, decision_id=decision["id"])
+    deploy.roll_out(mlflow_settings, model=spec.name, version=version, caused_by="d", reason="a test", now=NOW)
+    return Served(spec, mlflow_settings, run, version)
+
+
+def test_the_shipped_gates_pass_a_first_model(served: Served) -> None:
+    assert runs.verdict(served.settings, served.run.run_id) == "promote"
+    found = load_evaluation(served.run, settings=served.settings)
+    assert found.rows > 1000
+    metric, reached = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served.spec.name]
+    assert found.candidate[metric].value > reached
+
+
+def test_the_profile_of_data_without_time_has_no_windows(served: Served, tmp_path: Path) -> None:
+    registry.download(served.settings, served.spec.name, served.version, tmp_path)
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    assert profile["rows"] == 6000
+    assert profile["windows"] == 0
+    assert {entry["psi_95"] for entry in profile["features"].values()} == {0.0}
+
+
+def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(served: Served, tmp_path: Path) -> None:
+    """New people arrive; those who judged stay judges, so `evaluated_as` stands in for the champion's final fit."""
+    tags = registry.version_tags(served.settings, served.spec.name, served.version)
+    assert tags["evaluated_as"] == str(served.run.candidate_version)
+    world = sample.example_world(served.spec.name, end=NOW, customers=6600)
+    assert world is not None
+    newer = tmp_path / "newer.csv"
+    world.to_csv(newer, index=False, quoting=csv.QUOTE_MINIMAL)
+    report = load_file(
+        newer, spec=served.spec, settings=served.settings, caused_by="test", now=NOW + timedelta(hours=1)
+    )
+    assert (report.features_added, report.labels_added, report.unchanged) == (600, 600, 12_000)
+    again = served.trained(f"t/{served.spec.name} again")
+    found = load_evaluation(again, settings=served.settings)
+    assert found.champion_version == served.version
+    assert found.compared_rows == found.rows
+    first = load_evaluation(served.run, settings=served.settings)
+    metric = served.spec.gates.champion.metric
+    before, now = (
+        split_rows(read_snapshot(str(run.snapshot_id), settings=served.settings).frame, spec=served.spec, until=None)
+        for run in (served.run, again)
+    )
+    assert set(before.test["entity_id"]) < set(now.test["entity_id"])
+    assert not set(before.test["entity_id"]) & set(now.train["entity_id"])
+    # A final fit has seen its test rows and would look far better than the version that was judged on them.
+    assert found.champion[metric].value == pytest.approx(first.candidate[metric].value, rel=0.1)
+    with session(served.settings, "pipeline") as connection:
+        verdict = history.find_verdict(connection, again.run_id)
+    assert verdict is not None
+    assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}

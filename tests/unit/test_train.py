@@ -1,0 +1,48 @@
+"""Fitting one model: what CatBoost is given, and what is refused before it fails with words of its own."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.features import pool_from_frame, score
+from pipelines.spec import ModelSpec
+from pipelines.train import fit
+from utils.errors import DataRefused
+
+PARAMS = {"depth": 3, "learning_rate": 0.3, "l2_leaf_reg": 1}
+TASKS = {"regression": {}, "binary": {"classes": ["low", "high"]}}
+
+
+def spec(task: str) -> ModelSpec:
+    columns = {"size": {"type": "numeric"}, "note": {"type": "text"}}
+    label = {"column": "price", **TASKS[task]}
+    return ModelSpec.parse(
+        {"name": "cars", "task": task, "entity": "car", "label": label, "features": {"columns": columns}},
+        file="cars.yaml",
+    )
+
+
+def rows(task: str, notes: list[str | None]) -> pd.DataFrame:
+    note = pd.Series(notes * 40, dtype=object)
+    price = 100.0 * note.fillna("").str.contains("new") + np.arange(len(note)) % 7
+    label = price if task == "regression" else np.where(price > 50, "high", "low")
+    return pd.DataFrame({"size": np.arange(len(note)) % 7, "note": note, "price": label})
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("notes", [["new", "old"], ["new tyre, blue", "old tyre", None]])
+def test_text_is_learned_from_whatever_the_task_and_however_short_it_is(task: str, notes: list[str | None]) -> None:
+    given, frame = spec(task), rows(task, notes)
+    model = fit(frame, spec=given, params=PARAMS, trees=40)
+    predicted = score(model, pool_from_frame(frame, spec=given, label=False), spec=given).predictions
+    high = frame["note"].fillna("").str.contains("new").to_numpy()
+    if task == "regression":
+        assert np.mean(np.array(predicted)[high]) - np.mean(np.array(predicted)[~high]) > 80
+    else:
+        assert (np.array(predicted) == np.where(high, "high", "low")).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_text_feature_without_a_word_is_refused_by_name(task: str) -> None:
+    with pytest.raises(DataRefused, match="words in the text feature note"):
+        fit(rows(task, [None, " "]), spec=spec(task), params=PARAMS, trees=5)

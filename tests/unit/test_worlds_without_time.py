@@ -1,0 +1,54 @@
+"""The example worlds of `churn` and `insurance`."""
+
+from datetime import datetime
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from sklearn.metrics import r2_score, roc_auc_score
+
+from db.sample import WORLDS, example_world
+from pipelines.check import Columns, check
+from pipelines.spec import ModelSpec, find_spec
+from utils.version import ROOT
+
+END = datetime(2026, 11, 21)
+NAMES = ("churn", "insurance")
+
+
+@pytest.fixture(params=NAMES)
+def spec(request: pytest.FixtureRequest) -> ModelSpec:
+    return find_spec(ROOT / "models", request.param)
+
+
+def test_every_row_keeps_the_rules_of_the_model_file(spec: ModelSpec) -> None:
+    frame = WORLDS[spec.name](END, 7, 6000).frame
+    assert set(frame.columns) == {spec.entity, spec.label.column, *spec.features.columns, *spec.features.private}
+    columns = Columns.of(list(frame.columns), spec=spec, source="example")
+    rows = pa.Table.from_pandas(frame[list(columns.taken)], preserve_index=False)
+    assert check(rows, spec=spec, columns=columns, first_line=2).rejects == []
+
+
+def test_some_values_are_missing_and_no_entity_appears_twice(spec: ModelSpec) -> None:
+    frame = WORLDS[spec.name](END, 7, 6000).frame
+    assert frame[spec.entity].is_unique
+    assert (frame.isna().mean() > 0.01).sum() >= 2
+    assert frame.isna().mean().max() < 0.06
+
+
+def test_a_world_without_time_is_the_same_on_every_day_and_grows_with_its_number_of_people(spec: ModelSpec) -> None:
+    today = example_world(spec.name, end=END, customers=200)
+    later = example_world(spec.name, end=datetime(2030, 1, 1), customers=300)
+    assert today is not None
+    assert later is not None
+    pd.testing.assert_frame_equal(today, later.head(200))
+    assert not today.equals(example_world(spec.name, end=END, seed=8, customers=200))
+
+
+def test_knowing_the_world_predicts_well_but_never_exactly() -> None:
+    churn, insurance = (WORLDS[name](END, 7, 6000) for name in NAMES)
+    leaves = churn.frame["outcome"] == "leaves"
+    assert 0.2 < leaves.mean() < 0.35
+    assert 0.83 < roc_auc_score(leaves, churn.probabilities[:, 1]) < 0.9
+    assert (churn.bayes == churn.frame["outcome"]).mean() > 0.8
+    assert 0.8 < r2_score(insurance.frame["yearly_cost"], insurance.bayes) < 0.92
