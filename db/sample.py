@@ -40,6 +40,12 @@ MISSING = {  # share of the statements that lack it
 }  # fmt: skip
 
 
+CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the risk that the label is drawn from
+    "delay_from_due_date": 0.55, "num_of_delayed_payment": 0.45, "interest_rate": 0.50, "outstanding_debt": 0.45,
+    "num_credit_inquiries": 0.35, "credit_history_age": -0.40,
+}  # fmt: skip
+
+
 def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> pd.DataFrame | None:
     """The example data of `model`, its last rows dated on the day of `end` (UTC); None where there is no example."""
     world = WORLDS.get(model)
@@ -49,11 +55,10 @@ def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int
 def credit_score(end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> World:
     """Monthly statements of `customers` for 13 months, each customer on days of its own; 1–3% of values are missing."""
     statement = _Statements(end, seed, customers)
-    features = _credit_features(statement)
-    probabilities = _credit_probabilities(features)
+    complete = _credit_features(statement)
+    probabilities = credit_probabilities(complete)
     drawn = (statement.uniform("label")[:, None] > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
-    for name, share in MISSING.items():
-        features[name] = features[name].mask(statement.uniform(f"missing {name}") < share)
+    gaps = {name: statement.uniform(f"missing {name}") < share for name, share in MISSING.items()}
     number = statement.customer + 1
     names = np.array([f"{FIRST_NAMES[n % len(FIRST_NAMES)]} Example" for n in range(customers)], dtype=object)
     frame = pd.DataFrame(
@@ -62,12 +67,15 @@ def credit_score(end: datetime, seed: int = SEED, customers: int = CUSTOMERS) ->
             "date": statement.day.astype("datetime64[D]").astype("datetime64[us]"),
             "name": names[statement.customer],
             "ssn": _codes("000-00-{:04d}", number % 10_000),  # numbers that begin with 000 are never issued
-            **features,
+            **{name: values.mask(gaps[name]) if name in gaps else values for name, values in complete.items()},
             "credit_score": np.array(CLASSES, dtype=object)[drawn],
         }
     )
     order = np.lexsort((statement.customer, statement.day))
-    return World(frame.iloc[order].reset_index(drop=True), "credit_score", CLASSES, probabilities[order])
+    sorted_frame, sorted_complete = (
+        each.iloc[order].reset_index(drop=True) for each in (frame, pd.DataFrame(complete))
+    )
+    return World(sorted_frame, "credit_score", CLASSES, probabilities[order], complete=sorted_complete)
 
 
 class _Statements:
@@ -174,17 +182,19 @@ def _credit_features(of: _Statements) -> dict[str, pd.Series]:
     return {name: pd.Series(values) for name, values in columns.items()}
 
 
-def _credit_probabilities(features: Mapping[str, pd.Series]) -> Floats:
+def credit_probabilities(
+    features: pd.DataFrame | Mapping[str, pd.Series], *, rule: Mapping[str, float] = CREDIT_RULE
+) -> Floats:
     """Rows × (Poor, Standard, Good): an ordered logit of a risk, which adds simple effects and two interactions."""
     value = {name: column.to_numpy() for name, column in features.items()}
     delay, utilization = value["delay_from_due_date"], value["credit_utilization_ratio"]
     risk = (
-        0.55 * (delay - 20) / 10
-        + 0.45 * (value["num_of_delayed_payment"] - 13) / 5
-        + 0.50 * (value["interest_rate"] - 14) / 6
-        + 0.45 * np.log(value["outstanding_debt"] / 1150) / 0.7
-        + 0.35 * (value["num_credit_inquiries"] - 5.6) / 2.8
-        - 0.40 * (value["credit_history_age"] - 215) / 80
+        rule["delay_from_due_date"] * (delay - 20) / 10
+        + rule["num_of_delayed_payment"] * (value["num_of_delayed_payment"] - 13) / 5
+        + rule["interest_rate"] * (value["interest_rate"] - 14) / 6
+        + rule["outstanding_debt"] * np.log(value["outstanding_debt"] / 1150) / 0.7
+        + rule["num_credit_inquiries"] * (value["num_credit_inquiries"] - 5.6) / 2.8
+        + rule["credit_history_age"] * (value["credit_history_age"] - 215) / 80
         + np.choose((value["credit_mix"] == "Bad") * 1 - (value["credit_mix"] == "Good") * 1 + 1, [-0.7, 0.0, 0.8])
         + 0.35 * (value["payment_of_min_amount"] == "Yes")
         + 0.30 * features["type_of_loan"].str.contains("Payday").to_numpy()

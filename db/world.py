@@ -1,6 +1,6 @@
 """What an example world is, and the random numbers that worlds without time are made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ class World:
     """`frame` is the user's file. `probabilities`: rows × `classes`, from which each row's label was drawn.
 
     A world of numbers has no classes; `expected` is then the mean of the distribution that each label was drawn from.
+    `complete`: the features before some went missing, for rules that ask them; empty where no rule does.
     """
 
     frame: pd.DataFrame
@@ -24,6 +25,7 @@ class World:
     classes: tuple[str, ...]
     probabilities: Floats
     expected: Floats | None = None
+    complete: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def bayes(self) -> Names | Floats:

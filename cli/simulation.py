@@ -1,0 +1,108 @@
+"""`evergreen simulate`: traffic from an example world, for trying out what the platform makes of it."""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.output import as_json, err, out
+from db.scenario_names import Scenario
+from pipelines.spec import find_spec
+from utils.clock import utc_now
+from utils.duration import UNITS, parse_duration
+from utils.settings import load_settings
+
+if TYPE_CHECKING:
+    from stack.simulate import Summary
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.command()(simulate)
+
+
+def simulate(
+    model: Annotated[str, typer.Argument(help="A model with an example world.")],
+    scenario: Annotated[
+        Scenario,
+        typer.Option(help="What changes: incomes rise, the rule changes, the class mix shifts, a source breaks."),
+    ] = Scenario.NONE,
+    requests: Annotated[
+        int, typer.Option(min=0, max=50_000, help="How many people ask; 0 only loads labels that are due by now.")
+    ] = 1_000,
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000, help="Requests a second.")] = 20.0,
+    at: Annotated[
+        str | None,
+        typer.Option(help="When the scenario begins: a time or day, UTC, or how long from now, as 2m. Empty: at once."),
+    ] = None,
+    labels_after: Annotated[
+        str | None, typer.Option(help="How late labels arrive, as 30s or 2h. Empty: the model's maturity.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Who asks. Empty: somebody new each time.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document instead of sentences.")] = False,
+) -> None:
+    """Send traffic from the example world to the running service, and load its features and late labels.
+
+    Everybody who asks is new and asks once. Labels due more than five minutes after the last request are kept, and
+    loaded by the next simulation that runs when they are due.
+
+    Examples:
+
+        evergreen simulate credit_score --requests 500 --rate 50
+
+        evergreen simulate credit_score --scenario covariate --at 1m --labels-after 30s
+
+        evergreen simulate credit_score --requests 0
+    """
+    from stack.simulate import simulate as run
+
+    settings = load_settings()
+    done = run(
+        settings,
+        find_spec(settings.models_dir, model),
+        scenario=scenario,
+        requests=requests,
+        rate=rate,
+        seed=seed,
+        since=_moment(at),
+        labels_after=_duration(labels_after, "--labels-after") if labels_after else None,
+        console=None if json else err,
+    )
+    as_json(asdict(done)) if json else _tell(done)
+
+
+def _moment(given: str | None) -> datetime | None:
+    """`given` as UTC: an instant, or a duration from now."""
+    from pipelines.runs import parse_window_end
+
+    if given is None:
+        return None
+    return utc_now() + _duration(given, "--at") if given[-1:] in UNITS else parse_window_end(given)
+
+
+def _duration(given: str, option: str) -> timedelta:
+    try:
+        parsed = parse_duration(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    assert isinstance(parsed, timedelta)  # noqa: S101  (it was text)
+    return parsed
+
+
+def _tell(done: "Summary") -> None:
+    pace = done.answered / done.seconds if done.seconds else 0.0
+    versions = ", ".join(f"{count:,} by version {version}" for version, count in done.versions.items())
+    out.print(f"{done.answered:,} of {done.requests:,} requests answered in {done.seconds:.0f} s ({pace:.0f} a second)"
+              + (f": {versions}" if versions else ""), soft_wrap=True)  # fmt: skip
+    if done.scenario != Scenario.NONE:
+        out.print(f"{done.changed:,} of them under the scenario {done.scenario}; seed {done.seed}")
+    if done.refusal:
+        out.print(f"{done.refused:,} refused, the first with: {done.refusal}", markup=False, soft_wrap=True)
+    out.print(f"{done.feature_rows:,} feature rows and {done.label_rows:,} labels loaded")
+    if done.labels_due:
+        out.print(
+            f"{done.labels_waiting:,} labels wait, the last until {done.labels_due:%Y-%m-%d %H:%M:%S} UTC; then "
+            f"`evergreen simulate {done.model} --requests 0` loads them",
+            soft_wrap=True,
+        )

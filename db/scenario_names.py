@@ -1,0 +1,11 @@
+"""The ways in which an example world can change. Apart from `db.scenarios`, which knows how and is slow to import."""
+
+from enum import StrEnum
+
+
+class Scenario(StrEnum):
+    NONE = "none"
+    COVARIATE = "covariate"
+    CONCEPT = "concept"
+    PRIOR = "prior"
+    BROKEN = "broken"

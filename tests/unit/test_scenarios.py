@@ -1,0 +1,114 @@
+"""What each scenario changes in the example world, and what it leaves alone."""
+
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from db.scenario_names import Scenario
+from db.scenarios import CREDIT, LEVERS, traffic
+from pipelines.check import Columns, check
+from pipelines.profile import build_profile, counts, psi, reference
+from utils.errors import NotFound
+
+END = datetime(2026, 11, 21, 9, 30)
+ROWS, SEED = 5_000, 3
+INCOMES = set(CREDIT.rising)
+PAY = {"annual_income", "monthly_inhand_salary"}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {each: traffic("credit_score", scenario=each, end=END, rows=ROWS, seed=SEED) for each in Scenario}
+
+
+@pytest.fixture(scope="module")
+def as_ever(drawn):
+    return drawn[Scenario.NONE]
+
+
+def drifts(as_ever, changed, spec):
+    """The population stability index of each feature of `changed` against those of `as_ever`."""
+    frame = as_ever.features.assign(event_time=END)
+    profile = build_profile(frame, as_ever.labels.tolist(), spec=spec)["features"]
+    return {name: psi(reference(profile[name]), counts(changed.features[name], profile[name])) for name in profile}
+
+
+def test_none_is_the_same_people_each_time_and_the_world_that_the_loaded_example_is_from(as_ever, credit_score):
+    again = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=ROWS, seed=SEED)
+    pd.testing.assert_frame_equal(as_ever.features, again.features)
+    pd.testing.assert_series_equal(as_ever.labels, again.labels)
+    others = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=ROWS, seed=SEED + 1)
+    assert max(drifts(as_ever, others, credit_score).values()) < 0.02
+    shares = [each.labels.value_counts(normalize=True) for each in (as_ever, others)]
+    assert abs(shares[0] - shares[1]).max() < 0.03
+
+
+def test_fewer_people_are_the_first_of_more_and_another_seed_draws_others(as_ever):
+    few = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED)
+    pd.testing.assert_frame_equal(few.features, as_ever.features.head(40))
+    others = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED + 1)
+    assert not few.features.equals(others.features)
+
+
+def test_covariate_raises_incomes_by_half_a_standard_deviation_and_nothing_else(drawn, as_ever, credit_score):
+    risen = drawn[Scenario.COVARIATE]
+    kept = risen.features.columns.difference(list(INCOMES))
+    pd.testing.assert_frame_equal(risen.features[kept], as_ever.features[kept])
+    pd.testing.assert_series_equal(risen.labels, as_ever.labels)
+    before, after = (np.log(each.features["annual_income"]) for each in (as_ever, risen))
+    assert (after.mean() - before.mean()) / before.std() == pytest.approx(0.5, abs=0.05)
+    moved = {name for name, found in drifts(as_ever, risen, credit_score).items() if found > 0.02}
+    assert moved == INCOMES
+
+
+def test_concept_changes_who_gets_which_label_and_no_feature(drawn, as_ever):
+    changed = drawn[Scenario.CONCEPT]
+    pd.testing.assert_frame_equal(changed.features, as_ever.features)
+    assert 0.1 < (changed.labels != as_ever.labels).mean() < 0.3
+    shares = [each.labels.value_counts(normalize=True) for each in (as_ever, changed)]
+    assert abs(shares[0] - shares[1]).max() < 0.05  # it is the rule that changes, hardly the mix
+
+    def follows(labels, feature):
+        return (labels == "Poor").astype(float).corr(as_ever.features[feature], method="spearman")
+
+    assert follows(changed.labels, "outstanding_debt") > follows(as_ever.labels, "outstanding_debt") + 0.03
+    assert follows(changed.labels, "interest_rate") < follows(as_ever.labels, "interest_rate") - 0.03
+
+
+def test_prior_makes_one_class_commoner_and_leaves_each_class_as_it_was(drawn, as_ever, credit_score):
+    shifted = drawn[Scenario.PRIOR]
+    before, after = (each.labels.value_counts(normalize=True) for each in (as_ever, shifted))
+    assert before["Poor"] == pytest.approx(0.30, abs=0.03)
+    assert after["Poor"] == pytest.approx(0.49, abs=0.03)
+    assert after["Standard"] / after["Good"] == pytest.approx(before["Standard"] / before["Good"], rel=0.15)
+    poor = [type(each)(each.features[each.labels == "Poor"], each.labels) for each in (as_ever, shifted)]
+    frame = poor[0].features.assign(event_time=END)
+    profile = build_profile(frame, ["Poor"] * len(frame), spec=credit_score)["features"]
+    for name, entry in profile.items():
+        assert psi(reference(entry), counts(poor[1].features[name], entry)) < 0.03, name
+
+
+def test_broken_sends_thousands_and_nulls_of_the_same_people_with_the_same_truth(drawn, as_ever):
+    broken = drawn[Scenario.BROKEN]
+    kept = broken.features.columns.difference(list(PAY))
+    pd.testing.assert_frame_equal(broken.features[kept], as_ever.features[kept])
+    pd.testing.assert_series_equal(broken.labels, as_ever.labels)
+    pd.testing.assert_series_equal(broken.features["annual_income"] * 1000, as_ever.features["annual_income"])
+    assert broken.features["monthly_inhand_salary"].isna().all()
+
+
+@pytest.mark.parametrize("scenario", Scenario)
+def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_broken(drawn, scenario, credit_score):
+    features = drawn[scenario].features
+    frame = features.assign(customer_id=[str(n) for n in range(len(features))], date=END)
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
+    columns = Columns.of(list(frame.columns), spec=credit_score, source="scenario")
+    assert check(rows, spec=credit_score, columns=columns, first_line=2).rejects == []
+
+
+def test_a_model_without_scenarios_is_told_which_have_them():
+    with pytest.raises(NotFound, match=", ".join(LEVERS)):
+        traffic("other", scenario=Scenario.NONE, end=END, rows=1, seed=1)
