@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from db.sample import CLASSES, CREDIT_RULE, WORLDS, Floats, World, credit_probabilities
+from db.sample import CLASSES, CREDIT_RULE, WORLDS, credit_probabilities
 from db.scenario_names import Scenario
+from db.world import Floats, World
 from utils.errors import NotFound
 
 BLOCK = 2_000  # people whose whole history is made at a time; only the newest row of each is kept
