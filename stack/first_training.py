@@ -9,6 +9,7 @@ from db.store import latest_commit_seq
 from pipelines.spec import ModelSpec
 from stack.airflow import Airflow
 from stack.steps import Steps
+from stack.summary import first_answer
 from utils.errors import StackError
 from utils.settings import Settings
 
@@ -17,10 +18,11 @@ POLL = 0.5  # seconds
 WAKE_SECONDS = 120  # from the end of a training to the deployment its event starts
 
 
-def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -> None:
+def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps, *, begun: float) -> None:
     """Train and deploy every model that has data and no live version; returns when all are live.
 
-    A run that is under way, as after an interrupted `up`, is followed and not started again.
+    A run that is under way, as after an interrupted `up`, is followed and not started again. Each model that comes to
+    life answers a request, and the time since `begun` (Unix time) is told.
 
     Raises: StackError naming the step that failed and what it said.
     """
@@ -32,6 +34,10 @@ def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) 
             steps.say(f"  {model} has no data yet: evergreen load {model} FILE, then evergreen train {model}")
     for model, run in started.items():
         _follow_model(settings, airflow, model, run, steps)
+        if is_live(settings, model):
+            version = first_answer(settings, model)["version"]
+            since_start = time.time() - begun
+            steps.line(f"{model}: answers", seconds=since_start, note=f"version {version}, time since the start")
 
 
 def is_live(settings: Settings, model: str) -> bool:

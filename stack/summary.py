@@ -35,7 +35,7 @@ def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console,
         console.print(f"\n  [bold]{model}[/bold] answers: {escape(said)}. Try it:", soft_wrap=True)
         console.print(escape(curl(serving[model], bodies[model], settings)), soft_wrap=True)
     if answers:
-        console.print(f"\n  From the start to an answered prediction: {took:.0f} s")
+        console.print(f"\n  From the start to an answer of every model: {took:.0f} s")
 
 
 def _addresses(settings: Settings) -> list[tuple[str, str, str]]:
@@ -63,6 +63,13 @@ def wait_ready(urls: list[str], *, seconds: float) -> bool:
             return False
         time.sleep(0.5)
     return True
+
+
+def first_answer(settings: Settings, model: str) -> dict[str, Any]:
+    """The answer of the model's service to its own example. Raises: StackError."""
+    url = f"http://127.0.0.1:{serving_ports(settings)[model]}"
+    wait_ready([url], seconds=ANSWER_SECONDS)
+    return predict(url, example_body(url, settings), settings)
 
 
 def example_body(url: str, settings: Settings) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
             _start_data(plan, steps)
             airflow.result()
         _wire_airflow(plan, steps)
-        train_first(settings, specs, steps)
+        train_first(settings, specs, steps, begun=begun)
         _await_versions(plan, steps)
     farewell(settings, specs, console, begun=begun)
     return settings
