@@ -1,0 +1,64 @@
+"""What the histories tell people: what served when and why, and which decisions were the last."""
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Table, select, text
+
+from db.tables import promotion_decision, retrain_decision, snapshot, training_run
+
+# A `deploy` or `rollback` row says what shall serve until the next one does; `live` or `failed` says what came of it.
+# A version belongs to one promotion decision: it is that one's candidate, or the candidate's final fit.
+SERVED = """
+WITH wanted AS (
+  SELECT d.*, LEAD(d.id) OVER (ORDER BY d.id) AS next_id, LEAD(d.created_at) OVER (ORDER BY d.id) AS until
+  FROM deployment d WHERE d.model = :model AND d.action IN ('deploy', 'rollback')
+)
+SELECT w.version, w.action, w.created_at AS since, w.until, w.previous_version, w.reason, w.caused_by,
+       o.action AS outcome, o.created_at AS outcome_at, o.reason AS outcome_reason,
+       p.candidate_version, p.verdict, p.reason AS promoted_because, p.decided_at,
+       r.run_id, r.reason AS trained_because, r.window_end
+FROM wanted w
+LEFT JOIN deployment o ON o.id = (
+  SELECT MIN(x.id) FROM deployment x
+  WHERE x.model = w.model AND x.version = w.version AND x.action IN ('live', 'failed')
+    AND x.id > w.id AND (w.next_id IS NULL OR x.id < w.next_id)
+)
+LEFT JOIN promotion_decision p
+  ON p.model = w.model AND (p.promoted_version = w.version OR p.candidate_version = w.version)
+LEFT JOIN training_run r ON r.run_id = p.run_id
+ORDER BY w.id DESC
+"""
+
+
+def served(connection: Connection, model: str) -> list[RowMapping]:
+    """What should serve from `since` to `until` (None: still), why and by whom; the newest first. Times are UTC."""
+    return list(connection.execute(text(SERVED), {"model": model}).mappings())
+
+
+def last_retraining(connection: Connection, model: str, *, action: str | None = None) -> RowMapping | None:
+    """The newest decision to retrain or not to, or the newest that was `action`; with the state of its run."""
+    rows = select(retrain_decision, training_run.c.state.label("run_state")).join_from(
+        retrain_decision, training_run, training_run.c.run_id == retrain_decision.c.run_id, isouter=True
+    )
+    rows = rows.where(retrain_decision.c.action == action) if action else rows
+    return _newest(connection, rows, retrain_decision, model)
+
+
+def last_promotion(connection: Connection, model: str) -> RowMapping | None:
+    """The newest verdict on a candidate, with what it was trained on and why."""
+    run, data = training_run.c, snapshot.c
+    rows = (
+        select(
+            promotion_decision, run.reason.label("trained_because"), run.window_end, run.commit_seq, run.code_commit,
+            data.snapshot_id, data.row_count.label("snapshot_rows"),
+        )
+        .join_from(promotion_decision, training_run, run.run_id == promotion_decision.c.run_id, isouter=True)
+        .join(snapshot, data.snapshot_id == run.snapshot_id, isouter=True)
+    )  # fmt: skip
+    return _newest(connection, rows, promotion_decision, model)
+
+
+def _newest(connection: Connection, rows: Any, table: Table, model: str) -> RowMapping | None:
+    newest = rows.where(table.c.model == model).order_by(table.c.id.desc()).limit(1)
+    found: RowMapping | None = connection.execute(newest).mappings().one_or_none()
+    return found

@@ -1,0 +1,143 @@
+"""`evergreen why` and `evergreen history`, from real rows in MariaDB."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from db import history
+from db.session import session
+from db.tables import deployment, promotion_decision, retrain_decision, snapshot, training_run
+from pipelines import story
+from stack.programs import settings_environment
+from tests.services import spec_like_credit_score
+
+MODEL, EMPTY = "story_model", "story_empty"
+T = datetime(2026, 11, 20, 8)
+GATES = [
+    {"name": "minimum.macro_f1", "value": 0.71, "threshold": 0.6, "passed": True, "detail": "macro_f1 0.71"},
+    {"name": "champion.macro_f1", "value": -0.03, "threshold": -0.01, "passed": False, "detail": "worse"},
+    {"name": "slice.credit_mix.Bad", "value": 0.01, "threshold": -0.05, "passed": True, "detail": "fine"},
+]
+
+
+@pytest.fixture(scope="module")
+def told(settings, tmp_path_factory):
+    """Settings of a model with a story: version 2 (of candidate 1) live, 4 failed and rolled back, 5 rejected."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in (MODEL, EMPTY):
+        spec_like_credit_score(name, folder)
+    with session(settings, "pipeline") as connection:
+        _training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
+        _verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
+        _deployed(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
+        _deployed(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
+        later = T + timedelta(hours=1)
+        _training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
+        _verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
+        _deployed(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
+        _deployed(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
+        _deployed(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
+        last = T + timedelta(hours=2)
+        _training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
+        _verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
+        hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": {"hours": 1.0}}
+        _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=T + timedelta(hours=3))
+    return settings.model_copy(update={"models_dir": folder})
+
+
+def _add(connection, table, **row):
+    history.add(connection, table, {"model": MODEL, **row})
+
+
+def _training(connection, run_id, *, candidate, at, cause, reason):
+    decision = {"action": "retrain", "cause": cause, "reason": reason, "evidence": {"psi": 0.2371, "rows": 500}}
+    _add(connection, retrain_decision, **decision, caused_by=f"by {cause}", decided_at=at, run_id=run_id, claimed_at=at)
+    data = {"window_end": at, "commit_seq": 1, "spec_hash": "s" * 64}
+    made = {"snapshot_id": f"snapshot of {run_id}", "candidate_version": candidate, "code_commit": "c", "spec": {}}
+    state = {"state": "finished", "started_at": at, "trials": 1, "reason": f"{cause}: {reason}"}
+    _add(connection, training_run, run_id=run_id, **data, **made, **state)
+    row = {"snapshot_id": f"snapshot of {run_id}", "row_count": 1234, "content_sha256": "d", "path": "p"}
+    _add(connection, snapshot, **data, **row, created_at=at)
+
+
+def _verdict(connection, run_id, candidate, champion, verdict, *, at, gates=GATES, promoted=None, by=None):
+    row = {"candidate_version": candidate, "champion_version": champion, "verdict": verdict, "gates": gates}
+    row |= {"promoted_version": promoted, "deployment_run_id": by}
+    _add(connection, promotion_decision, **row, run_id=run_id, reason=f"verdict on {candidate}", decided_at=at)
+
+
+def _deployed(connection, action, version, previous, at, by, reason):
+    row = {"action": action, "version": version, "previous_version": previous, "artifact_sha256": "a" * 64}
+    _add(connection, deployment, **row, caused_by=by, reason=reason, created_at=at)
+
+
+def evergreen(settings, *arguments):
+    """What the command prints."""
+    given = settings_environment(settings, secrets=("db_reader_password",))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "evergreen", *arguments],
+        env={**os.environ, **given, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
+    rows = story.served(told, MODEL)
+    assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
+        (2, "rollback", None), (4, "deploy", "failed"), (2, "deploy", "live"),
+    ]  # fmt: skip
+    newest, failed, first = rows
+    assert newest["until"] is None
+    assert failed["until"] == newest["since"]
+    assert first["until"] == failed["since"]
+    assert failed["outcome_reason"] == "did not come up"
+    assert (first["candidate_version"], first["run_id"]) == (1, "training/1")
+    assert (failed["trained_because"], failed["caused_by"]) == ("drift: annual_income moved", "deployment/2")
+
+
+def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
+    found = story.why(told, MODEL)
+    assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", {"hours": 1.0})
+    assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
+    assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)
+    assert (found.promotion["snapshot_rows"], found.deployment["version"]) == (1234, 2)
+
+
+def test_why_is_said_in_words(told):
+    said = evergreen(told, "why", MODEL)
+    assert "a training was asked for (schedule): Monday. Decided by by schedule; taken up by run training/3" in said
+    assert (
+        "version 5, compared with version 2, may not serve: verdict on 5. Trained by run training/3 on 1,234 r" in said
+    )
+    assert "champion.macro_f1" in said
+    assert "and 1 slice(s) passed" in said
+    assert "version 2 was put back into service in place of version 4: version 4 failed" in said
+    assert "no training was asked for (cooldown): trained 1 h ago. Decided by monitoring/9." in said
+    assert "psi  0.2371" in said
+
+
+def test_history_is_said_in_words(told):
+    said = evergreen(told, "history", MODEL)
+    assert said.index("version 2  2026-11-20 09:04:00 UTC to now") < said.index("version 4  2026-11-20 09:00:00 UTC to")
+    assert "deploy; failed at 2026-11-20 09:03:00 UTC: did not come up" in said
+    assert "drift: annual_income moved (run training/2)" in said
+
+
+def test_both_are_one_json_document(told):
+    assert json.loads(evergreen(told, "why", MODEL, "--json"))["deployment"]["since"] == "2026-11-20T09:04:00Z"
+    assert [row["version"] for row in json.loads(evergreen(told, "history", MODEL, "--json"))] == [2, 4, 2]
+
+
+def test_a_model_without_a_story_is_said_to_have_none(told):
+    assert "nothing was deployed yet" in evergreen(told, "why", EMPTY)
+    assert f"{EMPTY} has served nothing yet" in evergreen(told, "history", EMPTY)
+    assert json.loads(evergreen(told, "history", EMPTY, "--json")) == []
