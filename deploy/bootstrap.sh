@@ -38,6 +38,7 @@ missing_packages() { # the compiler is for mysqlclient, which is published as so
   { have mariadbd && have mariadb-install-db; } || own_mariadb || echo "$BINARIES"
   have gcc || echo gcc
   have pkg-config || echo pkg-config
+  have curl || echo curl # what `make up` ends with is to be pasted
   pkg-config --exists libmariadb 2>/dev/null || echo libmariadb-dev
   [ -e /usr/include/stdio.h ] || echo libc6-dev
   case $python in

@@ -42,12 +42,26 @@ def end(processes: Iterable[psutil.Process], *, seconds: float) -> int:
     for process in ended:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _, alive = psutil.wait_procs(ended, timeout=seconds)
-    for process in alive:
+    for process in _still_alive(ended, seconds=seconds):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _still_alive(ended, seconds=5)
     return len(ended)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether `process` still does anything: in a container whose first process reaps nobody, zombies stay for ever."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _still_alive(processes: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    while (left := [process for process in processes if is_alive(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
 
 
 def clear_leftovers(settings: Settings, *, seconds: float = 10) -> int:

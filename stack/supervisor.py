@@ -16,7 +16,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.folders import logs, runtime, write_private
-from stack.processes import MARKER, clear_leftovers
+from stack.processes import MARKER, clear_leftovers, is_alive
 from stack.programs import Launch, Program
 from utils.errors import StackError
 from utils.settings import Settings, inherited_environment
@@ -133,7 +133,7 @@ class Supervisor:
             self._call("shutdown")
         except GONE:
             return
-        _wait(lambda: not (pid and psutil.pid_exists(pid)), seconds=30)
+        _wait(lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid))), seconds=30)
 
     def _stop_all(self, names: list[str]) -> None:
         for name in names:

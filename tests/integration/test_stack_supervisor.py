@@ -17,7 +17,7 @@ import pytest
 from stack import mariadb, secrets
 from stack.down import clean, down
 from stack.folders import runtime
-from stack.processes import MARKER, is_ours, ours, pss_mb
+from stack.processes import MARKER, is_alive, is_ours, ours, pss_mb
 from stack.programs import mariadb_program
 from stack.supervisor import Supervisor
 from stack.up import start_mariadb
@@ -98,7 +98,7 @@ def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings
         assert orphan.is_running()
         assert is_ours(orphan, settings)
         start(settings)
-        assert not orphan.is_running()
+        assert not is_alive(orphan)
         assert another.poll() is None
         assert same_home.poll() is None
         assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
