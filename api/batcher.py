@@ -19,27 +19,35 @@ from utils.errors import NotNow
 
 BATCH = 512  # rows that are scored and inserted together; a single larger request is a batch of its own
 QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
+EXPLAINED = 2_000  # rows that may wait to be explained; it takes longer than anything else
 
 Answers = list[dict[str, Any]]
 Score = Callable[[Version, Sequence[BaseModel], Sequence[float]], list[Prediction]]
+Explain = Callable[[Version, Sequence[BaseModel], Answers], Answers]
+Outcome = tuple[Version, Answers] | BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     rows: Sequence[BaseModel]
     arrived: float
-    answered: "asyncio.Future[Answers]"
+    answered: "asyncio.Future[tuple[Version, Answers]]"
 
 
 class Batcher:
-    """Answers requests of one event loop. `version` gives what serves at this moment; a batch asks once."""
+    """Answers requests of one event loop. `version` gives what serves at this moment; a batch asks once.
 
-    def __init__(self, *, version: Callable[[], Version | None], score: Score, log: PredictionLog) -> None:
-        self._version, self._score, self._log = version, score, log
+    `explain` adds reasons to answers. It has a thread of its own and comes after the log, so no batch waits for it.
+    """
+
+    def __init__(
+        self, *, version: Callable[[], Version | None], score: Score, log: PredictionLog, explain: Explain
+    ) -> None:
+        self._version, self._score, self._log, self._explain = version, score, log, explain
         self._waiting: deque[_Request] = deque()
-        self._waiting_rows = 0
+        self._waiting_rows = self._unexplained_rows = 0
         self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, "batch")
+        self._thread, self._explainer = ThreadPoolExecutor(1, "batch"), ThreadPoolExecutor(1, "explain")
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,10 +60,13 @@ class Batcher:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         self._thread.shutdown()
+        self._explainer.shutdown()
         self._log.close()
 
-    async def predict(self, rows: Sequence[BaseModel]) -> Answers:
+    async def predict(self, rows: Sequence[BaseModel], *, explain: bool = False) -> Answers:
         """The answers to `rows`, in their order and all by one version, once all of them are in the log.
+
+        With `explain` that version's reasons are among them.
 
         Raises: NotNow before the first model, while MariaDB is away, and when too much waits already; NotLogged.
         """
@@ -63,6 +74,20 @@ class Batcher:
             raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
         if self._waiting_rows + len(rows) > QUEUE:
             raise NotNow(reason="too many requests wait already")
+        if explain and self._unexplained_rows + len(rows) > EXPLAINED:
+            raise NotNow(reason="too many requests wait for reasons already")
+        if not explain:
+            return (await self._answer(rows))[1]
+        self._unexplained_rows += len(rows)
+        try:
+            version, answers = await self._answer(rows)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._explainer, self._explain, version, rows, answers)
+        finally:
+            self._unexplained_rows -= len(rows)
+
+    async def _answer(self, rows: Sequence[BaseModel]) -> tuple[Version, Answers]:
+        """The answers, and the version that gave them, after their batch."""
         request = _Request(rows, time.perf_counter(), asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._waiting_rows += len(rows)
@@ -92,8 +117,8 @@ class Batcher:
             self._arrival.clear()
         return batch
 
-    def _outcomes(self, batch: Sequence[_Request]) -> list[Answers | BaseException]:
-        """Score and log `batch`; for each request its answers, or why it gets none."""
+    def _outcomes(self, batch: Sequence[_Request]) -> Sequence[Outcome]:
+        """Score and log `batch`; for each request its version and answers, or why it gets none."""
         try:
             version = self._version()
             if version is None:
@@ -105,10 +130,11 @@ class Batcher:
             refusals = self._log.write([[each.log_row for each in mine] for mine in made])
         except Exception as error:  # whatever it is, the requests must hear of it and the next batch must come
             return [error] * len(batch)
-        return [refusal or [each.answer for each in mine] for mine, refusal in zip(made, refusals, strict=True)]
+        answers = ([each.answer for each in mine] for mine in made)
+        return [refusal or (version, mine) for mine, refusal in zip(answers, refusals, strict=True)]
 
 
-def _settle(answered: "asyncio.Future[Answers]", outcome: Answers | BaseException) -> None:
+def _settle(answered: "asyncio.Future[tuple[Version, Answers]]", outcome: Outcome) -> None:
     if answered.done():  # cancelled by its request's timeout
         return
     if isinstance(outcome, BaseException):

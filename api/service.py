@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
@@ -20,6 +21,7 @@ from api.known_paths import KnownPaths
 from api.model_slot import ModelSlot
 from api.openapi import document
 from api.prediction_log import PredictionLog
+from api.reasons import with_reasons
 from api.rejects import Rejects
 from api.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
 from api.scoring import Prediction, Version, predict
@@ -51,7 +53,12 @@ class Endpoints:
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
         spec = self.schemas.spec
         self._slot = ModelSlot(self.settings, spec=spec, url=self.bento_service.url or "", rejects=self.rejects)
-        self._batcher = Batcher(version=lambda: self._slot.version, score=self._score, log=PredictionLog(self.settings))
+        self._batcher = Batcher(
+            version=lambda: self._slot.version,
+            score=self._score,
+            log=PredictionLog(self.settings),
+            explain=partial(with_reasons, schemas=self.schemas),
+        )
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
         self._feedback_client = predictions.Client(self.settings)
         self._slot.start()
@@ -66,19 +73,19 @@ class Endpoints:
     def __is_ready__(self) -> bool:
         return self._slot.version is not None
 
-    async def predict(self, data: BaseModel) -> Response:
+    async def predict(self, data: BaseModel, explain: bool = False) -> Response:
         """One row: features in, prediction out. It is in the log when the answer arrives."""
 
         async def answer() -> Any:
-            return (await self._batcher.predict([data]))[0]
+            return (await self._batcher.predict([data], explain=explain))[0]
 
         return await _responded(answer())
 
-    async def predict_batch(self, data: list[BaseModel]) -> Response:
+    async def predict_batch(self, data: list[BaseModel], explain: bool = False) -> Response:
         """Many rows in one call, answered in their order by one version; all of them or none."""
 
         async def answers() -> Any:
-            return {"predictions": await self._batcher.predict(data)}
+            return {"predictions": await self._batcher.predict(data, explain=explain)}
 
         return await _responded(answers())
 

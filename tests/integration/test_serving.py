@@ -62,6 +62,28 @@ def test_sixty_four_clients_at_once_each_get_their_own_logged_answer(service):
         assert json.loads(row["features"])["age"] == 20 + number % 64
 
 
+def test_reasons_are_in_the_answer_that_asks_for_them_and_nowhere_else(service):
+    plain = service.predict().json()
+    assert "reasons" not in plain
+    explained = service.post("/predict", {"data": service.row, "explain": True}).json()
+    reasons = explained.pop("reasons")
+    assert explained.keys() == plain.keys()
+    assert explained["probabilities"] == plain["probabilities"]
+    assert 0 < len(reasons) <= 5
+    assert all(reason["value"] == service.row[reason["feature"]] for reason in reasons)
+    logged = service.logged()
+    before, row = (logged[answer["prediction_id"]] for answer in (plain, explained))
+    assert {name for name in row if row[name] != before[name]} <= {
+        "prediction_id", "latency_ms", "instance", "created_at", "logged_at",
+    }  # fmt: skip
+    rows = [{**service.row, "age": age} for age in (20, 60)]
+    batch = service.post("/predict_batch", {"data": rows, "explain": True}).json()["predictions"]
+    assert [len(answer["reasons"]) > 0 for answer in batch] == [True, True]
+    refused = service.post("/predict", {"data": service.row, "explain": "yes"})
+    assert refused.status_code == 400
+    assert refused.json()["detail"][0]["field"] == "explain"
+
+
 def test_a_batch_is_answered_in_its_order_and_logged_whole(service):
     rows = [{**service.row, "customer_id": i, "age": 20 + i % 90} for i in range(1000)]
     answers = service.post("/predict_batch", {"data": rows}).json()["predictions"]
@@ -152,6 +174,9 @@ def test_the_page_shows_the_exact_request_and_an_example_that_works(service):
     row = document["components"]["schemas"]["Row"]
     assert row["properties"]["age"]["unit"] == "years"
     assert row["properties"]["credit_mix"]["anyOf"][0]["enum"] == ["Good", "Standard", "Bad"]
+    schemas = document["components"]["schemas"]
+    assert schemas["Predict"]["properties"]["explain"]["default"] is False
+    assert set(schemas["Reason"]["properties"]) == {"feature", "value", "contribution"}
     for path in ("/predict", "/predict_batch"):
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         shown = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]["example"]

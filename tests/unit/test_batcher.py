@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.batcher import BATCH, QUEUE, Batcher
+from api.batcher import BATCH, EXPLAINED, QUEUE, Batcher
 from api.scoring import Prediction
 from utils.errors import NotLogged, NotNow
 
@@ -33,12 +33,16 @@ def echo(version, rows, arrived):
     return [Prediction({"row": row, "version": version}, row) for row in rows]
 
 
-def run(scenario, *, log=None, score=echo, version=lambda: 1):
+def reasons(version, rows, answers):
+    return [{**answer, "reasons": f"{row} by {version}"} for row, answer in zip(rows, answers, strict=True)]
+
+
+def run(scenario, *, log=None, score=echo, version=lambda: 1, explain=reasons):
     """The outcome of `scenario(batcher)` on a started batcher, and its log."""
     log = log or FakeLog()
 
     async def main():
-        batcher = Batcher(version=version, score=score, log=log)
+        batcher = Batcher(version=version, score=score, log=log, explain=explain)
         batcher.start()
         try:
             return await scenario(batcher)
@@ -164,3 +168,65 @@ def test_a_full_queue_refuses_and_recovers():
 
     answers, _ = run(scenario)
     assert answers[0]["row"] == "later"
+
+
+def test_reasons_come_after_the_log_from_the_version_that_answered():
+    versions = iter(range(1, 1000))
+
+    async def scenario(batcher):
+        return await asyncio.gather(batcher.predict(["a", "b"], explain=True), batcher.predict(["c"]))
+
+    (explained, plain), log = run(scenario, version=lambda: next(versions))
+    assert {each["version"] for each in explained + plain} == {explained[0]["version"]}
+    assert [each["reasons"] for each in explained] == [f"{row} by {explained[0]['version']}" for row in "ab"]
+    assert "reasons" not in plain[0]
+    assert log.batches == [["a", "b", "c"]]
+
+
+def test_requests_do_not_wait_for_the_reasons_of_others():
+    go_on = threading.Event()
+
+    def explain(version, rows, answers):
+        go_on.wait()
+        return reasons(version, rows, answers)
+
+    async def scenario(batcher):
+        slow = asyncio.ensure_future(batcher.predict(["a"], explain=True))
+        others = [await batcher.predict([str(i)]) for i in range(20)]
+        waited = slow.done()
+        go_on.set()
+        return others, waited, await slow
+
+    (others, waited, explained), _ = run(scenario, explain=explain)
+    assert len(others) == 20
+    assert waited is False
+    assert explained[0]["reasons"] == "a by 1"
+
+
+def test_too_many_rows_that_wait_for_reasons_are_refused_before_they_are_logged():
+    async def scenario(batcher):
+        full = [asyncio.ensure_future(batcher.predict([str(i)] * 1000, explain=True)) for i in range(EXPLAINED // 1000)]
+        await asyncio.sleep(0)
+        with pytest.raises(NotNow, match="reasons"):
+            await batcher.predict(["late"], explain=True)
+        plain = await batcher.predict(["plain"])
+        await asyncio.gather(*full)
+        return plain, await batcher.predict(["later"], explain=True)
+
+    (plain, later), log = run(scenario)
+    assert (plain[0]["row"], later[0]["row"]) == ("plain", "later")
+    assert not any("late" in batch for batch in log.batches)
+
+
+def test_a_failure_in_explaining_reaches_its_request_and_frees_its_place():
+    def explain(version, rows, answers):
+        raise RuntimeError("broken")
+
+    async def scenario(batcher):
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                await batcher.predict(["a"] * EXPLAINED, explain=True)
+        return await batcher.predict(["b"])
+
+    answers, _ = run(scenario, explain=explain)
+    assert answers[0]["row"] == "b"

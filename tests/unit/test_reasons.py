@@ -1,0 +1,89 @@
+"""Reasons are the SHAP values of what was predicted, for each kind of task."""
+
+from datetime import datetime
+
+import numpy as np
+import pytest
+import yaml
+
+from api.reasons import TOP, contributions, with_reasons
+from api.schemas import build_schemas
+from api.scoring import Version
+from pipelines.bundle import read_bundle
+from pipelines.features import pool_from_rows, score
+from pipelines.spec import ModelSpec
+from tests.bundles import write_bundle
+
+NOW = datetime(2026, 11, 21)
+CLASSES = {"multiclass": "[low, middle, high]", "binary": "[stays, leaves]", "regression": "[]"}
+FILE = """
+name: thing
+task: {task}
+entity: id
+label: {{column: outcome, classes: {classes}}}
+features:
+  columns:
+    size: {{type: numeric, min: 0, max: 10}}
+    weight: {{type: numeric, min: 0, max: 10}}
+    age: {{type: numeric, min: 0, max: 10}}
+    noise: {{type: numeric, min: 0, max: 10}}
+    job: {{type: categorical}}
+    note: {{type: text}}
+"""
+ROWS = [
+    [9.0, 9.0, 9.0, 5.0, "Doctor", "Auto Loan"],
+    [1.0, 1.0, 1.0, 5.0, None, None],
+    [None, 5.0, 9.0, 1.0, "Teacher", "Student Loan"],
+]
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def version(request, tmp_path_factory):
+    given = yaml.safe_load(FILE.format(task=request.param, classes=CLASSES[request.param]))
+    folder = tmp_path_factory.mktemp(request.param)
+    spec = ModelSpec.parse(given, file="thing.yaml")
+    bundle = read_bundle(folder, sha256=write_bundle(spec, folder))
+    return Version("thing", 1, bundle, {}, {}, NOW, NOW)
+
+
+def predicted(version):
+    return score(version.bundle.model, pool_from_rows(ROWS, spec=version.bundle.spec), spec=version.bundle.spec)
+
+
+def test_contributions_add_up_to_the_difference_between_two_scores_of_what_was_predicted(version):
+    """The average that they are counted from is the same for all rows, so it falls out of a difference."""
+    model, spec = version.bundle.model, version.bundle.spec
+    first = predicted(version).predictions[0]
+    found = contributions(version, ROWS, [first] * len(ROWS)).sum(axis=1)
+    raw = np.asarray(model.predict(pool_from_rows(ROWS, spec=spec), prediction_type="RawFormulaVal"))
+    if spec.task == "multiclass":
+        raw = raw[:, list(model.classes_).index(first)]
+    elif spec.task == "binary":
+        raw = raw if first == model.classes_[1] else -raw
+    assert found - found[0] == pytest.approx(raw - raw[0], abs=1e-6)
+
+
+def test_reasons_name_what_weighed_most_with_the_value_that_was_given(version):
+    spec = version.bundle.spec
+    schemas = build_schemas(spec)
+    rows = [schemas.row(**{"id": "x", **dict(zip(spec.features.columns, values, strict=True))}) for values in ROWS]
+    answers = [{"prediction": each} for each in predicted(version).predictions]
+    explained = with_reasons(version, rows, answers, schemas=schemas)
+    for answer, values in zip(explained, ROWS, strict=True):
+        weights = [abs(reason["contribution"]) for reason in answer["reasons"]]
+        assert weights == sorted(weights, reverse=True)
+        assert 0 < len(weights) <= TOP
+        given = dict(zip(spec.features.columns, values, strict=True))
+        assert all(reason["value"] == given[reason["feature"]] for reason in answer["reasons"])
+    # The label follows the sum of the first three numbers, which are all high in the first row.
+    assert {reason["feature"] for reason in explained[0]["reasons"][:3]} == {"size", "weight", "age"}
+    assert all(reason["contribution"] > 0 for reason in explained[0]["reasons"][:3])
+    assert [{key: value for key, value in each.items() if key != "reasons"} for each in explained] == answers
+
+
+def test_reasons_of_many_rows_are_those_of_each(version):
+    many = ROWS * 40
+    labels = predicted(version).predictions
+    assert contributions(version, many, labels * 40)[:3] == pytest.approx(
+        contributions(version, ROWS, labels), abs=1e-9
+    )
