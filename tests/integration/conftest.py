@@ -35,7 +35,12 @@ def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory
     # The server starts uvicorn by name.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path})
+        server = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        )
     try:
         given = settings.model_copy(update={"mlflow_port": port})
         _wait_for(f"{given.mlflow_tracking_url}/health", server, folder / "log")
