@@ -17,11 +17,12 @@ from uuid import UUID, uuid4
 from api.fetching import Attempt
 from api.rejects import Rejects
 from api.schemas import same_requests
-from api.scoring import Version, seen_categories
+from api.scoring import Version
 from api.shelf import Shelf
 from db import predictions
 from db.predictions import Deployment, Heartbeat
 from pipelines.bundle import read_bundle
+from pipelines.profile import seen_categories
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
 from utils.errors import EvergreenError, IntegrityError, NotNow

@@ -14,7 +14,7 @@ from api.schemas import Schemas, features_json
 from db.predictions import created_at, new_id
 from pipelines.bundle import Bundle
 from pipelines.features import pool_from_rows, score
-from pipelines.profile import OTHER
+from pipelines.profile import warnings_of
 
 FEW = 1_000  # rows up to which one thread scores faster than several
 
@@ -38,16 +38,6 @@ class Prediction:
 
     answer: dict[str, Any]
     log_row: tuple[Any, ...]
-
-
-def seen_categories(profile: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """By feature, every category that training saw; without the features whose rarer categories were counted as one."""
-    found: dict[str, frozenset[str]] = {}
-    for name, entry in profile.get("features", {}).items():
-        categories = entry.get("categories")
-        if categories and not categories.get(OTHER):
-            found[name] = frozenset(categories) - {OTHER}
-    return found
 
 
 def predict(
@@ -94,7 +84,7 @@ def _prediction(
 ) -> Prediction:
     prediction_id = new_id(now)
     confidence = max(by_class.values()) if by_class else None
-    warnings = _warnings(version, values[1:])
+    warnings = warnings_of(values[1:], spec=version.bundle.spec, seen=version.categories)
     answer = {
         "prediction_id": str(prediction_id),
         "entity_id": values[0],
@@ -122,13 +112,3 @@ def _prediction(
         now,
     )
     return Prediction(answer, log_row)
-
-
-def _warnings(version: Version, features: Sequence[Any]) -> list[str]:
-    told = []
-    for name, value in zip(version.bundle.spec.features.columns, features, strict=True):
-        if value is None:
-            told.append(f"missing: {name}")
-        elif (seen := version.categories.get(name)) is not None and value not in seen:
-            told.append(f"unseen category: {name}")
-    return told

@@ -73,7 +73,7 @@ def _load(path: Path | None, *, spec: "ModelSpec", settings: Settings, quiet: bo
     """Load the file at `path`, or the example where there is none."""
     from pipelines.load import load_example, load_file
 
-    with _Shown(path.name if path else "example world", quiet=quiet) as shown:
+    with Shown(path.name if path else "example world", quiet=quiet) as shown:
         if path is None:
             return load_example(spec=spec, settings=settings, now=utc_now(), progress=shown)
         return load_file(path, spec=spec, settings=settings, caused_by="evergreen load", now=utc_now(), progress=shown)
@@ -90,7 +90,7 @@ def _line(report: "LoadReport") -> str:
     )
 
 
-class _Shown:
+class Shown:
     """A line with rows, rows a second and time while a load runs; nothing where there is no terminal."""
 
     def __init__(self, name: str, *, quiet: bool) -> None:
@@ -100,7 +100,7 @@ class _Shown:
         self._bar.disable = quiet or not err.is_terminal
         self._task = self._bar.add_task(name, total=None, rate="")
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "Shown":
         self._bar.start()
         return self
 

@@ -36,6 +36,8 @@ LOG = (
     f"INSERT INTO prediction_log VALUES ({', '.join(['%s'] * len(LOG_COLUMNS))})"  # noqa: S608 - constants only
     " ON DUPLICATE KEY UPDATE prediction_id = VALUES(prediction_id)"
 )
+# For rows of one's own making, which nobody sends again.
+LOG_NEW = LOG.partition(" ON DUPLICATE")[0]
 # The id alone says which partition holds the row.
 FIND = "SELECT 1 FROM prediction_log WHERE prediction_id = %s"
 FEEDBACK = "INSERT INTO prediction_feedback (prediction_id, model, actual, received_at) VALUES (%s, %s, %s, %s)"

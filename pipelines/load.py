@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -37,15 +38,24 @@ def load_file(
 
     Raises: NotFound, MissingColumns, RowsRefused (nothing is loaded then), DataRefused, Unreachable, AccessDenied.
     """
-    if not path.is_file():
-        raise NotFound(what=f"file {path}")
-    try:
-        names, chunks = _parquet(path) if path.suffix == ".parquet" else _csv(path)
+    with readable(path) as (names, chunks):
         columns = Columns.of(names, spec=spec, source=path.name)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         origin = Origin(str(path), digest, caused_by, now, available_at_given=spec.source.available_at is not None)
         return _load(chunks(list(columns.taken)), columns, origin, spec=spec, settings=settings, progress=progress)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[tuple[list[str], "ChunksOf"]]:
+    """The names of a file's columns and a function that reads some of them; its errors say which file it was.
+
+    Raises: NotFound, DataRefused.
+    """
+    if not path.is_file():
+        raise NotFound(what=f"file {path}")
+    try:
+        yield _parquet(path) if path.suffix == ".parquet" else _csv(path)
     except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, EOFError, OSError) as error:
         raise DataRefused(f"{path.name}: can't be read as a table: {' '.join(str(error).split())[:200]}") from None
 

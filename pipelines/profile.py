@@ -5,7 +5,7 @@ missing values as a bin of their own.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -59,6 +59,27 @@ def reference(entry: dict[str, Any]) -> np.ndarray:
     """The counts that `entry` recorded, in the order of `counts`."""
     inner = entry["counts"] if "edges" in entry else list(entry["categories"].values())
     return np.array([*inner, entry["missing"]])
+
+
+def seen_categories(profile: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """By feature, every category that training saw; without the features whose rarer categories were counted as one."""
+    found: dict[str, frozenset[str]] = {}
+    for name, entry in profile.get("features", {}).items():
+        categories = entry.get("categories")
+        if categories and not categories.get(OTHER):
+            found[name] = frozenset(categories) - {OTHER}
+    return found
+
+
+def warnings_of(values: Sequence[Any], *, spec: ModelSpec, seen: Mapping[str, frozenset[str]]) -> list[str]:
+    """What is doubtful about a row with one value a feature, None missing: gaps, categories that training never saw."""
+    told = []
+    for name, value in zip(spec.features.columns, values, strict=True):
+        if value is None:
+            told.append(f"missing: {name}")
+        elif (known := seen.get(name)) is not None and value not in known:
+            told.append(f"unseen category: {name}")
+    return told
 
 
 def psi(expected: np.ndarray, found: np.ndarray) -> float:

@@ -94,13 +94,15 @@ class MissingColumns(DataRefused):
 
 
 class RowsRefused(DataRefused):
-    """`rejects` are (line number in the file, column, value, reason)."""
+    """`rejects` are (line number in the file, column, value, reason); `undone` is what was not done with any row."""
 
-    def __init__(self, *, source: str, rejects: Sequence[tuple[int, str, str, str]], rows: int) -> None:
+    def __init__(
+        self, *, source: str, rejects: Sequence[tuple[int, str, str, str]], rows: int, undone: str = "loaded"
+    ) -> None:
         self.rejects = tuple(rejects)
         line, column, value, reason = self.rejects[0]
         super().__init__(
-            f"{source}: {len(self.rejects):,} of {rows:,} rows refused and nothing was loaded; "
+            f"{source}: {len(self.rejects):,} of {rows:,} rows refused and nothing was {undone}; "
             f"first: line {line}, {column} = {value!r}: {reason}"
         )
 

@@ -31,6 +31,7 @@ ALLOWED = [
     ("loader", "SELECT * FROM evergreen.load_batch"),
     ("loader", "CREATE TEMPORARY TABLE evergreen_store.scratch (n INT)"),
     ("pipeline", DEPLOY),
+    ("pipeline", LOG.partition(" ON DUPLICATE")[0]),
     ("pipeline", f"SELECT * FROM {FEATURES}"),
     ("pipeline", "SELECT * FROM evergreen.prediction_log"),
     ("pipeline", "CREATE OR REPLACE TABLE optuna.scratch (n INT)"),

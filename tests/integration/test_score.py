@@ -1,0 +1,200 @@
+"""Batch scoring by a version that MLflow holds and `deployment` names: the service's own answers, and all logged."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+
+from api.schemas import build_schemas
+from api.scoring import Version, predict
+from db import bootstrap, history, sample
+from db.predictions import new_id
+from db.session import session
+from db.tables import deployment
+from pipelines import registry
+from pipelines.features import rows_of
+from pipelines.load import load_file
+from pipelines.score import score_source, serving
+from pipelines.score_files import file_source, query_source
+from stack.programs import settings_environment
+from tests.bundles import write_bundle
+from tests.services import spec_like_credit_score
+from utils.errors import AccessDenied, DataRefused, MissingColumns, NotFound, RowsRefused
+
+MODEL, ROWS = "score_model", 300
+NOW = datetime(2026, 11, 21, 12)
+
+
+@pytest.fixture(scope="module")
+def ready(mlflow_settings, tmp_path_factory):
+    """Settings with `score_model`, whose version 1 is in MLflow and in service, and whose store holds the world."""
+    folder = tmp_path_factory.mktemp("models")
+    spec = spec_like_credit_score(MODEL, folder)
+    settings = mlflow_settings.model_copy(update={"models_dir": folder})
+    bootstrap.migrate(settings, [spec.store])
+    sha256 = write_bundle(spec, folder / "bundle")
+    mlflow = registry.client(settings)
+    run = mlflow.create_run(mlflow.create_experiment(MODEL)).info.run_id
+    version = registry.register(
+        settings, model=MODEL, mlflow_run_id=run, folder=folder / "bundle", tags={}, description=""
+    )
+    with session(settings, "pipeline") as connection:
+        row = {"model": MODEL, "action": "deploy", "version": version, "artifact_sha256": sha256}
+        history.add(connection, deployment, {**row, "caused_by": "t", "reason": "t", "created_at": NOW})
+    return settings
+
+
+@pytest.fixture(scope="module")
+def by(ready):
+    return serving(ready, MODEL)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """One row a customer, with gaps, and with columns that scoring does not read."""
+    world = sample.example_world("credit_score", end=NOW, customers=ROWS)
+    return world.drop_duplicates("customer_id", keep="last").reset_index(drop=True)
+
+
+def scored(path, ready, by, *, out=None):
+    with file_source(path, spec=by.bundle.spec) as source:
+        return score_source(source, by=by, settings=ready, now=NOW, out=out)
+
+
+def logged(settings, batch):
+    with session(settings, "reader") as connection:
+        query = text("SELECT * FROM prediction_log WHERE instance = :batch")
+        rows = connection.execute(query, {"batch": str(batch)}).mappings()
+        return {str(row["prediction_id"]): row for row in rows}
+
+
+def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_version(ready, by, people, tmp_path):
+    people.to_csv(tmp_path / "in.csv", index=False)
+    done = scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.parquet")
+    assert (done.model, done.version, done.rows) == (MODEL, by.version, ROWS)
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(found["customer_id"]) == list(people["customer_id"])
+    assert list(found["date"]) == list(people["date"])
+
+    schemas = build_schemas(by.bundle.spec)
+    names = list(by.bundle.spec.features.columns)
+    values = rows_of(people, spec=by.bundle.spec)
+    rows = [
+        schemas.row(customer_id=who, **dict(zip(names, mine, strict=True)))
+        for who, mine in zip(people["customer_id"], values, strict=True)
+    ]
+    version = Version(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
+    answered = predict(
+        version, rows, schemas=schemas, instance=new_id(NOW), arrived=[time.perf_counter()] * ROWS, now=NOW
+    )
+    rows_in_log = logged(ready, done.batch)
+    assert len(rows_in_log) == ROWS
+    for (_, result), prediction in zip(found.iterrows(), answered, strict=True):
+        answer, row = prediction.answer, rows_in_log[result["prediction_id"]]
+        assert result["prediction"] == answer["prediction"] == row["prediction"]
+        assert result["confidence"] == pytest.approx(answer["confidence"], abs=1e-12)
+        assert result["probability_Poor"] == pytest.approx(answer["probabilities"]["Poor"], abs=1e-12)
+        assert json.loads(row["probabilities"]) == pytest.approx(answer["probabilities"], abs=1e-12)
+        assert result["warnings"] == "; ".join(answer["warnings"])
+        assert json.loads(row["warnings"]) == answer["warnings"]
+        assert json.loads(row["features"]) == json.loads(prediction.log_row[5])
+        assert (row["version"], row["role"], row["entity_id"]) == (by.version, "champion", answer["entity_id"])
+        assert row["created_at"] == row["logged_at"] == NOW
+
+
+def test_rows_need_no_time_and_results_can_be_csv(ready, by, people, tmp_path):
+    people.drop(columns=["date", "credit_score"]).to_parquet(tmp_path / "in.parquet")
+    done = scored(tmp_path / "in.parquet", ready, by, out=tmp_path / "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv")
+    assert len(found) == done.rows == ROWS
+    assert list(found.columns) == [
+        "customer_id", "prediction", "confidence", "probability_Poor", "probability_Standard", "probability_Good",
+        "warnings", "version", "predicted_at", "prediction_id",
+    ]  # fmt: skip
+
+
+def test_one_wrong_row_refuses_all_and_leaves_log_and_file_as_they_were(ready, by, people, tmp_path):
+    wrong = people.assign(age=people["age"].where(people.index != 7, 300))
+    wrong.to_csv(tmp_path / "in.csv", index=False)
+    (tmp_path / "out.csv").write_text("as it was")
+    with session(ready, "reader") as connection:
+        count = text("SELECT COUNT(*) FROM prediction_log WHERE model = :model")
+        before = connection.scalar(count, {"model": MODEL})
+    with pytest.raises(RowsRefused, match="1 of 300 rows refused and nothing was scored; first: line 9, age = '300"):
+        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.csv")
+    with session(ready, "reader") as connection:
+        assert connection.scalar(count, {"model": MODEL}) == before
+    assert (tmp_path / "out.csv").read_text() == "as it was"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
+
+
+def test_missing_columns_and_wrong_names_of_files_are_said(ready, by, people, tmp_path):
+    people.drop(columns="age").to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(MissingColumns, match="age"):
+        scored(tmp_path / "in.csv", ready, by)
+    with pytest.raises(NotFound, match=r"file .*none\.csv"):
+        scored(tmp_path / "none.csv", ready, by)
+    people.to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(DataRefused, match=r"\.csv or \.parquet"):
+        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.xlsx")
+    with pytest.raises(NotFound, match="folder"):
+        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "none" / "out.csv")
+
+
+def test_the_rows_of_a_query_are_scored_as_those_of_a_file(ready, by, people, tmp_path):
+    people.to_csv(tmp_path / "in.csv", index=False)
+    load_file(tmp_path / "in.csv", spec=by.bundle.spec, settings=ready, caused_by="t", now=NOW + timedelta(hours=1))
+    query = f"SELECT * FROM {MODEL}_latest WHERE entity_id LIKE 'CUS%' AND event_time < '2026-12-01 00:00:00'"
+    source = query_source(query, spec=by.bundle.spec, settings=ready)
+    from_query = score_source(source, by=by, settings=ready, now=NOW, out=tmp_path / "query.parquet")
+    scored(tmp_path / "in.csv", ready, by, out=tmp_path / "file.parquet")
+    assert from_query.rows == ROWS
+    one, other = (
+        pd.read_parquet(tmp_path / f"{name}.parquet").sort_values("customer_id").drop(columns="prediction_id")
+        for name in ("query", "file")
+    )
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "said"),
+    [
+        ("SELEKT 1", DataRefused, "the query can't be run"),
+        ("SELECT 1 AS a, 2 AS a", DataRefused, "names a column twice"),
+        ("SET @a = 1", DataRefused, "expected a SELECT"),
+        ("SELECT 1 AS age", MissingColumns, "customer_id"),
+        ("SELECT * FROM no_such_table", NotFound, "no_such_table"),
+        (f"DELETE FROM {MODEL}_latest", AccessDenied, "evergreen_reader"),
+    ],
+)
+def test_a_query_that_is_none_is_said(ready, by, query, error, said):
+    with pytest.raises(error, match=said):
+        query_source(query, spec=by.bundle.spec, settings=ready)
+
+
+def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
+    with pytest.raises(NotFound, match="evergreen train never_deployed"):
+        serving(ready, "never_deployed")
+
+
+def test_the_command_says_what_it_did(ready, people, tmp_path):
+    people.to_csv(tmp_path / "in.csv", index=False)
+    given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
+    command = [Path(sys.executable).parent / "evergreen", "score", MODEL, "in.csv", "--out", "out.csv"]
+    run = {"env": {**os.environ, **given}, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, **run)
+    assert done.returncode == 0, done.stderr
+    assert "300 rows scored by version 1" in done.stdout
+    told = json.loads(subprocess.run([*command, "--json"], **run).stdout)
+    assert (told["rows"], told["version"], told["out"]) == (300, 1, "out.csv")
+    assert len(logged(ready, told["batch"])) == 300
+    neither = subprocess.run(command[:3], **run)
+    assert neither.returncode == 2
+    assert "either a file or --query" in neither.stderr
