@@ -1,8 +1,9 @@
 """Holding the rows of a file against the model file, column by column, before any of them enters the store."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ from utils.clock import as_utc
 from utils.errors import MissingColumns
 
 NUMBER = r"^-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+TIME_OF_DAY = r"([01]?\d|2[0-3])(?:\.0)?(?::([0-5]\d))?(?::([0-5]\d(?:\.\d+)?))?"
 STAMP = pa.timestamp("us")
 SHOWN = 60  # characters of a refused value that a message shows
 
@@ -36,7 +38,8 @@ class Columns:
         private = set(spec.features.private)
         renamed = {name: spec.source.map.get(name, name) for name in names}
         open_names = {name: new for name, new in renamed.items() if not private & {name, new}}
-        times = [name for name in (spec.source.event_time, spec.source.available_at) if name]
+        source_times = (spec.source.event_time, spec.source.time_of_day, spec.source.available_at)
+        times = [name for name in source_times if name]
         present = set(open_names.values())
         label = spec.label.column in present
         features = bool(present & set(spec.features.columns)) or not label
@@ -117,6 +120,17 @@ class _Chunk:
             self.refuse(name, raw, pc.is_null(times), "is not a time like 2026-11-21 or 2026-11-21T08:30:00+01:00")
             return times
 
+    def at_time_of_day(self, date: str, days: pa.Array, name: str) -> pa.Array:
+        """`days`, the times of the column `date`, moved to the time of day in the column `name`."""
+        self.refuse(date, days, pc.not_equal(days, pc.floor_temporal(days, unit="day")), "has a time of day already")
+        raw = self.column(name)
+        self.refuse(name, raw, pc.is_null(raw), "is missing")
+        coded = raw.cast(pa.string()).dictionary_encode()
+        parsed = pa.array([_time_of_day(text) for text in coded.dictionary.to_pylist()], pa.duration("us"))
+        since_midnight = parsed.take(coded.indices)
+        self.refuse(name, raw, pc.is_null(since_midnight), "is neither an hour from 0 to 23 nor a time like 17:30")
+        return pc.add(days, since_midnight)
+
 
 def check(rows: pa.Table, *, spec: ModelSpec, columns: Columns, first_line: int) -> Checked:
     """`rows`, whose columns are `columns.taken`'s, in the store's types; the first of them is `first_line` of its file.
@@ -127,9 +141,11 @@ def check(rows: pa.Table, *, spec: ModelSpec, columns: Columns, first_line: int)
     entity = chunk.names(spec.entity, longest=ENTITY_LENGTH)
     chunk.refuse(spec.entity, entity, pc.is_null(entity), "is missing")
     source = spec.source
-    event_time = (
-        chunk.times(source.event_time) if source.event_time else pa.repeat(pa.scalar(TIMELESS, STAMP), len(rows))
-    )
+    event_time = pa.repeat(pa.scalar(TIMELESS, STAMP), len(rows))
+    if source.event_time:
+        event_time = chunk.times(source.event_time)
+    if source.event_time and source.time_of_day:
+        event_time = chunk.at_time_of_day(source.event_time, event_time, source.time_of_day)
     keys = {
         "entity_id": entity,
         "event_time": event_time,
@@ -193,6 +209,13 @@ def _plain(values: pa.Array) -> pa.Array:
     if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type) or pa.types.is_null(values.type):
         values = values.cast(pa.string())
     return values
+
+
+def _time_of_day(text: str) -> timedelta | None:
+    if not (match := re.fullmatch(TIME_OF_DAY, text.strip())):
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
 
 
 def _moment(text: str | None) -> datetime | None:

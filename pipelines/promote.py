@@ -63,7 +63,7 @@ def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
     if version is not None:
         return version
     snapshot = read_snapshot(str(run.snapshot_id), settings=settings)
-    model = fit_recipe(snapshot.frame, run=run)
+    model, fitted_rows = fit_recipe(snapshot.frame, run=run)
     test = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run)).test
     truth, pool = test[run.spec.label.column].to_numpy(), pool_from_frame(test, spec=run.spec, label=False)
     metric = run.spec.gates.champion.metric
@@ -75,6 +75,4 @@ def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
     if sign * (final - evaluated) < -margin_at(run.spec.gates.champion.margin, evaluated):
         raise IntegrityError(what=f"final fit of version {candidate}", expected=f"{metric} near {evaluated:.4f}",
                              found=f"{final:.4f}")  # fmt: skip
-    return register(
-        model, snapshot.frame, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=candidate
-    )
+    return register(model, fitted_rows, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=candidate)

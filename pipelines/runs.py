@@ -71,21 +71,30 @@ def parse_window_end(given: str) -> datetime:
 
 
 def claim(
-    settings: Settings, *, spec: ModelSpec, run_id: str, now: datetime, window_end: datetime, trials: int | None = None
+    settings: Settings,
+    *,
+    spec: ModelSpec,
+    run_id: str,
+    now: datetime,
+    window_end: datetime,
+    trials: int | None = None,
+    model: str | None = None,
 ) -> Run:
     """Claim every open decision of the model for `run_id` and fix what this run works on.
 
-    The second try of a run gets what the first one fixed, whatever `window_end` and `trials` say.
+    The second try of a run gets what the first one fixed, whatever `window_end` and `trials` say. `model` is what the
+    run is recorded under where that is not the model file's name, as in a replay.
 
     Raises: NothingToDo where no decision is open; the run then has no row.
     """
+    name = model or spec.name
     with session(settings, "pipeline") as connection:
-        claimed = history.claim_retraining(connection, model=spec.name, run_id=run_id, now=now)
+        claimed = history.claim_retraining(connection, model=name, run_id=run_id, now=now)
         if not claimed:
-            raise NothingToDo(model=spec.name, reason="every decision to retrain has been claimed by another run")
+            raise NothingToDo(model=name, reason="every decision to retrain has been claimed by another run")
         row = {
             "run_id": run_id,
-            "model": spec.name,
+            "model": name,
             "window_end": window_end,
             "commit_seq": latest_commit_seq(settings, spec.name),
             "trials": trials or spec.training.search.trials,

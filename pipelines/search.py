@@ -1,6 +1,7 @@
 """Search: the best parameters on the validation rows, within the model file's budget of trials and time."""
 
 import logging
+import math
 import time
 import warnings
 import zlib
@@ -17,9 +18,11 @@ from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import Run
+from pipelines.spec import Space
 from pipelines.spec_rules import METRICS
 from pipelines.split import Split, split_rows
 from pipelines.train import fit, newest_label
+from pipelines.windows import lengths, recent
 from utils.settings import OPTUNA_DB, Settings
 
 MOST_TREES = 500
@@ -38,13 +41,14 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     if run.best_params:
         return run
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    study = _study(run, settings=settings)
+    windows = lengths(parts, spec=run.spec)
+    study = _study(run, windows, settings=settings)
     budget = run.spec.training.search
     curves: dict[int, dict[str, list[float]]] = {}
     started = time.monotonic()
 
     def objective(trial: optuna.Trial) -> float:
-        scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, run=run)
+        scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, windows=windows, run=run)
         trial.set_user_attr("trees", trees)
         metrics = {f"validation_{name}": found for name, found in scores.items()}
         tracking.log_trial(
@@ -69,9 +73,12 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
 
 
 def try_parameters(
-    trial: optuna.Trial, *, parts: Split, run: Run
+    trial: optuna.Trial, *, parts: Split, windows: list[str], run: Run
 ) -> tuple[dict[str, float], int, dict[str, list[float]]]:
-    """Fit one point of the search space: validation metrics, number of trees kept, and loss curves by tree."""
+    """Fit one point of the search space: validation metrics, number of trees kept, and loss curves by tree.
+
+    `windows`: how far back to learn from is one of these; empty where the model file says it.
+    """
     spec = run.spec
     space = spec.training.search.space
     params: dict[str, Any] = {
@@ -79,14 +86,15 @@ def try_parameters(
         "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
         "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", *space.l2_leaf_reg),
     }
-    model = fit(parts.train, spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
+    window = trial.suggest_categorical("window", windows) if windows else None
+    model = fit(recent(parts.train, window), spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
     scored = score(model, pool_from_frame(parts.validation, spec=spec, label=False), spec=spec)
     judged = judge(parts.validation[spec.label.column].to_numpy(), scored, spec=spec)
     curves = {name: next(iter(losses.values())) for name, losses in model.get_evals_result().items()}
     return {name: value(name, judged) for name in METRICS[spec.task]}, int(model.tree_count_), curves
 
 
-def _study(run: Run, *, settings: Settings) -> optuna.Study:
+def _study(run: Run, windows: list[str], *, settings: Settings) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
@@ -97,13 +105,27 @@ def _study(run: Run, *, settings: Settings) -> optuna.Study:
         )
     # Two workers with one seed would repeat each other's trials; a retry must not repeat those of the first try.
     tries = len(storage.get_all_studies())
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=run.run_id,
         storage=storage,
         load_if_exists=True,
         direction="maximize" if HIGHER_IS_BETTER[run.spec.training.search.metric] else "minimize",
         sampler=optuna.samplers.TPESampler(seed=zlib.crc32(f"{run.run_id} {tries}".encode())),
     )
+    if windows and not study.get_trials(deepcopy=False):
+        # How far back matters most: each length once, with nothing else between them but the middle of the space.
+        for window in windows:
+            study.enqueue_trial({"window": window, **_middle(run.spec.training.search.space)})
+    return study
+
+
+def _middle(space: Space) -> dict[str, Any]:
+    depth, rate, leaf = space.depth, space.learning_rate, space.l2_leaf_reg
+    return {
+        "depth": sum(depth) // 2,
+        "learning_rate": math.sqrt(rate[0] * rate[1]),
+        "l2_leaf_reg": sum(leaf) / 2,
+    }
 
 
 def _record_best(

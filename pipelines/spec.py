@@ -62,9 +62,13 @@ Feature = Annotated[Numeric | Categorical | Text, Field(discriminator="type")]
 
 
 class Source(_Frozen):
-    """How files name things. Without `event_time` the data has no time."""
+    """How files name things. Without `event_time` the data has no time.
+
+    `time_of_day` is for files that keep date and time apart: the column with the hour (0 to 23) or the time (HH:MM).
+    """
 
     event_time: str | None = None
+    time_of_day: str | None = None
     available_at: str | None = None
     map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
 

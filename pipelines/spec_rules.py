@@ -59,6 +59,8 @@ def _label_problems(spec: "ModelSpec") -> Iterator[str]:
 
 def _time_problems(spec: "ModelSpec") -> Iterator[str]:
     split, window = spec.training.split, spec.training.window
+    if spec.source.time_of_day and not spec.timed:
+        yield "source.time_of_day: needs source.event_time, the column with the date"
     if not spec.timed:
         if split.by == "time":
             yield "training.split.by: data without source.event_time can only be split by entity"

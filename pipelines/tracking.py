@@ -1,5 +1,6 @@
 """What a training shows in MLflow: one run a training with its data set, metrics and plots, and a child run a trial."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,11 +36,12 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
             "evergreen.spec_hash": run.spec.hash,
         },
     ).info.run_id
+    source = {"store": run.spec.name, "commit_seq": run.commit_seq, "window_end": f"{run.window_end:%FT%TZ}"}
     dataset = Dataset(
         name=manifest.snapshot_id,
         digest=manifest.content_sha256[:36],  # MLflow's limit
         source_type="evergreen_snapshot",
-        source=f'{{"store": "{run.model}", "commit_seq": {run.commit_seq}, "window_end": "{run.window_end:%FT%TZ}"}}',
+        source=json.dumps(source),
         profile=f'{{"num_rows": {manifest.row_count}}}',
     )
     mlflow.log_inputs(made, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])

@@ -16,6 +16,7 @@ from pipelines.profile import build_profile
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
 from pipelines.split import split_rows
+from pipelines.windows import recent
 from utils.errors import DataRefused, NotFound
 from utils.settings import Settings
 
@@ -78,7 +79,7 @@ def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     fitted = pd.concat([parts.train, parts.validation])
     version = registry.find_version(settings, run.model, run_id=run.run_id, evaluated_as=None)
     if version is None:
-        model = fit_recipe(fitted, run=run)
+        model, fitted = fit_recipe(fitted, run=run)
         version = register(model, fitted, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
         mlflow = registry.client(settings)
         mlflow.log_figure(run.mlflow_run_id, plots.importance(model), "feature_importance.png")
@@ -94,11 +95,15 @@ def newest_label(run: Run) -> pd.Timestamp:
     return pd.Timestamp(run.window_end - run.spec.label.maturity)
 
 
-def fit_recipe(rows: pd.DataFrame, *, run: Run) -> CatBoost:
-    """Fit the run's best parameters with its number of trees, all of `rows`, no stopping."""
+def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[CatBoost, pd.DataFrame]:
+    """Fit the run's best parameters with its number of trees, no stopping; returns the rows that were fitted, too.
+
+    They are all of `rows`, or the newest of them where the search found how far back to learn from.
+    """
     assert run.best_params  # noqa: S101  (callers checked)
-    params = {name: value for name, value in run.best_params.items() if name != "trees"}
-    return fit(rows, spec=run.spec, params=params, trees=int(run.best_params["trees"]))
+    params = {name: value for name, value in run.best_params.items() if name not in {"trees", "window"}}
+    fitted = recent(rows, run.best_params.get("window"))
+    return fit(fitted, spec=run.spec, params=params, trees=int(run.best_params["trees"])), fitted
 
 
 def register(

@@ -145,3 +145,65 @@ def test_features_and_label_may_come_in_files_of_their_own():
 def test_missing_columns_are_named(names, missing):
     with pytest.raises(MissingColumns, match=f"missing columns {missing}; it has"):
         Columns.of(names, spec=SPEC, source="f.csv")
+
+
+HOURLY = ModelSpec.parse(
+    {
+        "name": "rentals",
+        "task": "regression",
+        "entity": "day",
+        "source": {"event_time": "day", "time_of_day": "hr"},
+        "label": {"column": "rented"},
+        "features": {"columns": {"hr": {"type": "numeric"}}},
+    },
+    file="rentals.yaml",
+)
+
+
+def hourly(day: object, hr: object) -> Checked:
+    table = pa.Table.from_pylist([{"day": day, "hr": hr, "rented": "3"}])
+    columns = Columns.of(table.column_names, spec=HOURLY, source="f.csv")
+    return check(table.select(list(columns.taken)), spec=HOURLY, columns=columns, first_line=2)
+
+
+@pytest.mark.parametrize(
+    ("hour", "expected"), [("0", (0, 0)), ("07", (7, 0)), ("23", (23, 0)), (" 5", (5, 0)), (5, (5, 0)), (5.0, (5, 0))]
+)
+def test_date_and_hour_of_two_columns_make_one_time_and_the_columns_stay_features(
+    hour: object, expected: tuple[int, int]
+) -> None:
+    found = hourly("2026-01-02", hour)
+    assert found.rejects == []
+    assert found.features is not None
+    row = found.features.to_pylist()[0]
+    assert (row["entity_id"], row["event_time"], row["hr"]) == (
+        "2026-01-02",
+        datetime(2026, 1, 2, *expected),
+        expected[0],
+    )
+    assert row["available_at"] == row["event_time"]
+
+
+def test_a_clock_time_may_stand_in_the_second_column() -> None:
+    spec = ModelSpec.parse({**HOURLY.to_json(), "features": {"columns": {"x": {"type": "numeric"}}}}, file="r.yaml")
+    table = pa.Table.from_pylist([{"day": "2026-01-02", "hr": "17:45:30", "x": "1", "rented": "3"}])
+    columns = Columns.of(table.column_names, spec=spec, source="f.csv")
+    found = check(table, spec=spec, columns=columns, first_line=2)
+    assert found.labels is not None
+    assert found.labels.to_pylist()[0]["event_time"] == datetime(2026, 1, 2, 17, 45, 30)
+
+
+@pytest.mark.parametrize(
+    ("day", "hr", "column", "reason"),
+    [
+        ("2026-01-02", "24", "hr", "hour from 0 to 23"),
+        ("2026-01-02", "", "hr", "is missing"),
+        ("2026-01-02", "noon", "hr", "like 17:30"),
+        ("2026-01-02T05:00", "5", "day", "time of day already"),
+        ("", "5", "day", "is missing"),
+    ],
+)
+def test_a_wrong_time_of_day_is_refused_with_its_column(day: str, hr: str, column: str, reason: str) -> None:
+    (reject,) = hourly(day, hr).rejects
+    assert reject[1] == column
+    assert reason in reject[3]

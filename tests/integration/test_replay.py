@@ -1,0 +1,136 @@
+"""A business whose rule changes, replayed month by month from a file, with how far back to learn left to the search."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sqlalchemy import text
+
+from db import bootstrap
+from db.session import session
+from pipelines import registry, runs
+from pipelines.extract import read_snapshot
+from pipelines.load import load_file
+from pipelines.replay import Replay, replay
+from pipelines.spec import ModelSpec, find_spec
+from utils.errors import DataRefused
+from utils.settings import Settings
+
+FIRST, DAYS, SHOPS = datetime(2025, 1, 1), 270, 12
+CHANGE = 140  # the day from which the same weather sells twice as much
+MODEL = {
+    "name": "kiosks",
+    "task": "regression",
+    "entity": "shop",
+    "source": {"event_time": "day", "time_of_day": "hour"},
+    "label": {"column": "sold"},
+    "features": {"columns": {"warmth": {"type": "numeric"}, "hour": {"type": "numeric"}}},
+    "training": {
+        "window": "auto",
+        "split": {"by": "time", "validation": "7d", "test": "14d"},
+        "search": {"trials": 4, "timeout": "60s", "space": {"depth": [3, 4], "learning_rate": [0.2, 0.3]}},
+    },
+    "gates": {"champion": {"margin": 3}, "min_rows": 100},
+}
+
+
+def kiosks() -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    day, shop = np.divmod(np.arange(DAYS * SHOPS), SHOPS)
+    warmth, hour = random.normal(20, 5, len(day)), random.integers(8, 20, len(day))
+    sold = 2 * warmth * np.where(day >= CHANGE, 2, 1) + hour + random.normal(0, 2, len(day))
+    times = [f"{FIRST + timedelta(days=int(number)):%Y-%m-%d}" for number in day]
+    return pd.DataFrame({"shop": [f"s{n}" for n in shop], "day": times, "hour": hour, "warmth": warmth, "sold": sold})
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    spec: ModelSpec
+    settings: Settings
+    done: Replay
+
+    def count(self, table: str, model: str) -> int:
+        with session(self.settings, "reader") as connection:
+            return int(
+                connection.scalar(text(f"SELECT COUNT(*) FROM {table} WHERE model = :model"), {"model": model}) or 0
+            )
+
+
+@pytest.fixture(scope="module")
+def walked(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "kiosks.yaml").write_text(yaml.safe_dump(MODEL))
+    spec = find_spec(folder, "kiosks")
+    bootstrap.migrate(mlflow_settings, [spec.store])
+    kiosks().to_csv(folder / "kiosks.csv", index=False)
+    load_file(folder / "kiosks.csv", spec=spec, settings=mlflow_settings, caused_by="test", now=datetime(2026, 1, 1))
+    start = FIRST + timedelta(days=120)
+    done = replay(mlflow_settings, spec=spec, start=start, end=FIRST + timedelta(days=DAYS), every="30d")
+    return Walked(spec, mlflow_settings, done)
+
+
+def test_each_step_moves_the_window_end_and_scores_the_labels_until_the_next(walked: Walked) -> None:
+    steps = walked.done.steps
+    assert [(step.window_end - FIRST).days for step in steps] == [120, 150, 180, 210, 240]
+    assert [step.until for step in steps[:-1]] == [step.window_end for step in steps[1:]]
+    assert [step.rows for step in steps] == [30 * SHOPS] * 5
+    assert walked.done.rows == 150 * SHOPS
+
+
+def test_what_was_retrained_is_far_better_than_the_first_version_left_alone(walked: Walked) -> None:
+    first, *_, last = walked.done.steps
+    assert first.version == 2  # the final fit of candidate 1
+    assert first.served == first.left_alone
+    assert last.served is not None
+    assert last.left_alone is not None
+    assert last.served < 0.3 * last.left_alone
+    assert walked.done.served < 0.8 * walked.done.left_alone
+
+
+def test_how_far_back_was_learned_is_searched_and_the_fits_keep_to_it(walked: Walked, tmp_path: Path) -> None:
+    last = walked.done.steps[-1]
+    assert last.learned_from in {"30d", "60d", "90d"}  # all there is would mix two rules
+    run = runs.load_run(walked.settings, f"{walked.done.name}/{last.window_end:%Y-%m-%dT%H:%M:%S}")
+    assert run.best_params is not None
+    days = int(run.best_params["window"].removesuffix("d"))
+    snapshot = read_snapshot(str(run.snapshot_id), settings=walked.settings)
+    assert len(snapshot.frame) > 239 * SHOPS
+    assert last.version is not None
+    registry.download(walked.settings, walked.done.name, last.version, tmp_path)
+    fitted = json.loads((tmp_path / "profile.json").read_text())["rows"]
+    assert abs(fitted - days * SHOPS) <= SHOPS
+
+
+def test_nothing_that_serves_is_touched(walked: Walked) -> None:
+    for table in ("retrain_decision", "training_run", "promotion_decision", "deployment"):
+        assert walked.count(table, walked.spec.name) == 0
+        assert walked.count(table, walked.done.name) > 0
+    names = {model.name for model in registry.client(walked.settings).search_registered_models()}
+    assert walked.done.name in names
+    assert walked.spec.name not in names
+
+
+def test_a_step_before_the_data_fails_as_it_would_have_then_and_the_next_goes_on(walked: Walked) -> None:
+    start = FIRST + timedelta(days=-5)
+    done = replay(walked.settings, spec=walked.spec, start=start, end=FIRST + timedelta(days=85), every="60d", trials=1)
+    assert [(step.verdict, step.version) for step in done.steps] == [("failed", None), ("promote", 2)]
+    assert "no label between" in done.steps[0].reason
+    assert done.rows == 30 * SHOPS
+
+
+def test_a_replay_in_which_nothing_could_serve_says_why(walked: Walked) -> None:
+    with pytest.raises(DataRefused, match=r"no version served any label in the replay: .*no label between"):
+        replay(walked.settings, spec=walked.spec, start=datetime(2001, 1, 1), end=datetime(2001, 2, 1), every="1mo")
+
+
+def test_data_without_time_has_no_past(walked: Walked) -> None:
+    timeless = ModelSpec.parse({**MODEL, "source": {}, "training": {}}, file="kiosks.yaml")
+    with pytest.raises(DataRefused, match="no time"):
+        replay(walked.settings, spec=timeless, start=FIRST, end=datetime(2026, 1, 1), every="1mo")
+    with pytest.raises(DataRefused, match="1mo"):
+        replay(walked.settings, spec=walked.spec, start=FIRST, end=datetime(2026, 1, 1), every="monthly")

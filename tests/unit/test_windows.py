@@ -1,0 +1,82 @@
+"""How far back to learn from, where that is searched."""
+
+from datetime import datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from pipelines.spec import ModelSpec
+from pipelines.split import Split, split_rows
+from pipelines.windows import lengths, recent
+
+UNTIL = pd.Timestamp("2026-06-01")
+
+
+def spec(window: str = "auto") -> ModelSpec:
+    return ModelSpec.parse(
+        {
+            "name": "shops",
+            "task": "binary",
+            "entity": "shop",
+            "source": {"event_time": "day"},
+            "label": {"column": "closed", "classes": ["open", "closed"]},
+            "features": {"columns": {"visits": {"type": "numeric"}}},
+            "training": {"window": window, "split": {"by": "time", "validation": "10d", "test": "10d"}},
+        },
+        file="shops.yaml",
+    )
+
+
+def rows(days: int) -> pd.DataFrame:
+    """Two rows a day back from `UNTIL`, one of each class."""
+    times = [UNTIL - timedelta(days=number // 2) for number in range(2 * days)]
+    labels = ["open", "closed"] * days
+    return pd.DataFrame({"entity_id": [f"s{i}" for i in range(2 * days)], "event_time": times, "closed": labels})
+
+
+def parts(frame: pd.DataFrame) -> Split:
+    return split_rows(frame, spec=spec(), until=UNTIL)
+
+
+def test_lengths_that_leave_something_out_are_tried_and_all_there_is() -> None:
+    assert lengths(parts(rows(130)), spec=spec()) == ["all", "90d", "60d", "30d"]
+    assert lengths(parts(rows(45)), spec=spec()) == ["all"]
+
+
+def test_a_length_without_one_of_the_classes_is_not_tried() -> None:
+    frame = rows(130)
+    late = frame["event_time"] > UNTIL - timedelta(days=55)
+    assert lengths(parts(frame[~late | (frame["closed"] == "open")]), spec=spec()) == ["all", "90d", "60d"]
+
+
+def test_nothing_is_tried_where_the_model_file_says_how_far_back() -> None:
+    assert lengths(parts(rows(130)), spec=spec("100d")) == []
+
+
+def test_a_length_counts_back_from_the_newest_row() -> None:
+    kept = recent(rows(130), "30d")
+    assert len(kept) == 60
+    assert kept["event_time"].max() == UNTIL
+    assert recent(kept, "30d").equals(kept)
+
+
+@pytest.mark.parametrize("length", [None, "all"])
+def test_all_rows_stay_without_a_length(length: str | None) -> None:
+    assert len(recent(rows(130), length)) == 260
+    assert recent(rows(130).head(0), "30d").empty
+
+
+def test_months_of_a_replay_keep_their_day_where_the_month_has_it() -> None:
+    from pipelines.replay import moments
+
+    assert list(moments(datetime(2026, 1, 31), datetime(2026, 5, 1), "1mo")) == [
+        datetime(2026, 1, 31),
+        datetime(2026, 2, 28),
+        datetime(2026, 3, 31),
+        datetime(2026, 4, 30),
+    ]
+    assert list(moments(datetime(2026, 12, 1), datetime(2027, 2, 1), "1mo")) == [
+        datetime(2026, 12, 1),
+        datetime(2027, 1, 1),
+    ]
+    assert len(list(moments(datetime(2026, 1, 1), datetime(2026, 1, 15), "7d"))) == 2
