@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from db.schema import CATEGORY_LENGTH, Column, Kind, StoreSchema
+from pipelines.spec_monitoring import Monitoring, Retrain
 from pipelines.spec_rules import METRICS, UNITLESS, inconsistencies
-from pipelines.spec_types import Duration, Margin, Window
+from pipelines.spec_types import Duration, Frozen, Margin, Window
 from utils.errors import SpecInvalid, UnknownModel
 
 SPEC_VERSION: Literal[1] = 1
@@ -27,11 +28,7 @@ Name = Annotated[str, Field(pattern=IDENTIFIER)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Numeric(_Frozen):
+class Numeric(Frozen):
     type: Literal["numeric"]
     description: str = ""
     unit: str = ""
@@ -45,7 +42,7 @@ class Numeric(_Frozen):
         return self
 
 
-class Categorical(_Frozen):
+class Categorical(Frozen):
     """Open where `values` is empty: a category never seen in training is then answered with a warning."""
 
     type: Literal["categorical"]
@@ -53,7 +50,7 @@ class Categorical(_Frozen):
     values: tuple[Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)], ...] = ()
 
 
-class Text(_Frozen):
+class Text(Frozen):
     type: Literal["text"]
     description: str = ""
 
@@ -61,7 +58,7 @@ class Text(_Frozen):
 Feature = Annotated[Numeric | Categorical | Text, Field(discriminator="type")]
 
 
-class Source(_Frozen):
+class Source(Frozen):
     """How files name things. Without `event_time` the data has no time.
 
     `time_of_day` is for files that keep date and time apart: the column with the hour (0 to 23) or the time (HH:MM).
@@ -73,31 +70,31 @@ class Source(_Frozen):
     map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
 
 
-class Label(_Frozen):
+class Label(Frozen):
     column: Name
     classes: tuple[str, ...] = ()
     maturity: Duration = timedelta(0)
 
 
-class Features(_Frozen):
+class Features(Frozen):
     max_age: Duration | None = None
     columns: Mapping[Name, Feature] = Field(min_length=1)
     private: tuple[str, ...] = ()
 
 
-class TimeSplit(_Frozen):
+class TimeSplit(Frozen):
     by: Literal["time"]
     validation: Duration = timedelta(days=7)
     test: Duration = timedelta(days=7)
 
 
-class EntitySplit(_Frozen):
+class EntitySplit(Frozen):
     by: Literal["entity"]
     validation: Share = 0.2
     test: Share = 0.2
 
 
-class Space(_Frozen):
+class Space(Frozen):
     """Ranges of CatBoost's parameters, low and high ends included; the learning rate is drawn on a log scale."""
 
     depth: tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=1, le=16)]] = (4, 8)
@@ -113,33 +110,33 @@ class Space(_Frozen):
         return self
 
 
-class Search(_Frozen):
+class Search(Frozen):
     trials: int = Field(20, ge=1, le=10_000)
     timeout: Duration = timedelta(minutes=10)
     metric: str = ""
     space: Space = Space()
 
 
-class Training(_Frozen):
+class Training(Frozen):
     window: Window = Field(None, description="How far back to learn from; empty: all; auto: part of the search.")
     split: Annotated[TimeSplit | EntitySplit, Field(discriminator="by")]
     search: Search
     final_fit: bool = True
 
 
-class ChampionGate(_Frozen):
+class ChampionGate(Frozen):
     metric: str = ""
     margin: Margin = 0.005
     confidence: float = Field(0.95, gt=0.5, lt=1)
     require: Literal["not_worse", "better"] = "not_worse"
 
 
-class SliceGate(_Frozen):
+class SliceGate(Frozen):
     columns: tuple[Name, ...]
     margin: Margin = 0.03
 
 
-class Gates(_Frozen):
+class Gates(Frozen):
     minimum: Mapping[str, float] = Field(default_factory=dict)
     champion: ChampionGate
     slices: SliceGate | None = None
@@ -147,16 +144,7 @@ class Gates(_Frozen):
     approval: Literal["none", "human"] = "none"
 
 
-class Monitoring(_Frozen):
-    window: Duration = Field(timedelta(days=1), description="Length of a window; at least one seasonal cycle.")
-    min_rows: int = Field(500, ge=1)
-
-
-class Retrain(_Frozen):
-    schedule: str | None = Field(None, description="Cron, UTC; empty: only by hand and by what monitoring finds.")
-
-
-class ModelSpec(_Frozen):
+class ModelSpec(Frozen):
     """One model. Build it with `load_spec` or `ModelSpec.parse`; both fill in what depends on the task."""
 
     spec_version: Literal[1] = SPEC_VERSION
@@ -224,6 +212,17 @@ class ModelSpec(_Frozen):
             timed=self.timed,
             max_age=self.features.max_age,
         )
+
+    @property
+    def watched_metric(self) -> str:
+        """The metric that monitoring follows. Not filled in while parsing: files without it keep their hash."""
+        return self.monitoring.performance.metric or self.gates.champion.metric
+
+    @property
+    def watched_margin(self) -> float | str:
+        """The loss of it that matters."""
+        given = self.monitoring.performance.margin
+        return given if given is not None else (0.05 if self.watched_metric in UNITLESS else "5%")
 
     def to_json(self) -> dict[str, Any]:
         """What the file said, as plain JSON; `parse` reads it back to an equal spec."""

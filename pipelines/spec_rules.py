@@ -50,6 +50,7 @@ def _label_problems(spec: "ModelSpec") -> Iterator[str]:
     asked = {
         "training.search.metric": spec.training.search.metric,
         "gates.champion.metric": spec.gates.champion.metric,
+        "monitoring.performance.metric": spec.watched_metric,
         **{f"gates.minimum.{name}": name for name in spec.gates.minimum},
     }
     for path, metric in asked.items():

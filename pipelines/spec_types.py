@@ -4,12 +4,16 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from utils.duration import parse_duration, show_duration
 
 AUTO: Literal["auto"] = "auto"
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 def _window(given: object) -> object:
@@ -18,6 +22,12 @@ def _window(given: object) -> object:
 
 def _show_window(window: object) -> object:
     return show_duration(window) if isinstance(window, timedelta) else window
+
+
+def _some_time(duration: timedelta) -> timedelta:
+    if duration <= timedelta(0):
+        raise ValueError("expected at least 1s")
+    return duration
 
 
 def _margin(given: object) -> object:
@@ -33,6 +43,7 @@ def _margin(given: object) -> object:
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
 ]
+Period = Annotated[Duration, AfterValidator(_some_time)]
 Window = Annotated[
     timedelta | Literal["auto"] | None, BeforeValidator(_window), PlainSerializer(_show_window, when_used="json")
 ]

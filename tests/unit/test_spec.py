@@ -123,6 +123,15 @@ def test_the_hash_follows_what_the_file_says_and_not_how_it_says_it():
     assert spelled_out.hash == spec.hash != other.hash
 
 
+def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
+    spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
+    assert (spec.monitoring.drift.breaches, spec.monitoring.drift.of) == (2, 3)
+    assert spec.watched_metric == "roc_auc"
+    assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
+    assert not {"monitoring", "retrain"} & set(spec.to_json())
+    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"  # as before these keys
+
+
 @pytest.mark.parametrize(
     ("parts", "path", "expected"),
     [
@@ -156,6 +165,14 @@ def test_the_hash_follows_what_the_file_says_and_not_how_it_says_it():
         ({"training__window": "long"}, "training.window", "90d"),
         ({"gates__minimum": {"rmse": 1}}, "gates.minimum.rmse", "roc_auc"),
         ({"gates__slices": {"columns": ["tenur"]}}, "gates.slices.columns", "tenur"),
+        ({"monitoring__window": "0s"}, "monitoring.window", "at least 1s"),
+        ({"monitoring__drift": {"psi": 0}}, "monitoring.drift.psi", "greater than 0"),
+        ({"monitoring__drift": {"breaches": 4, "of": 3}}, "monitoring.drift", "nothing would ever be found"),
+        ({"monitoring__performance": {"metric": "macro_f1"}}, "monitoring.performance.metric", "roc_auc"),
+        ({"monitoring__performance": {"margin": -1}}, "monitoring.performance.margin", "not negative"),
+        ({"retrain__on": ["rain"]}, "retrain.on", "new_labels"),
+        ({"retrain__cooldown": "soon"}, "retrain.cooldown", "90d"),
+        ({"retrain__per_week": -1}, "retrain.per_week", "greater than or equal to 0"),
         ({"spec_version": 2}, "spec_version", "1"),
     ],
 )
