@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, dag, task
 from airflow.sdk.bases.operator import chain
-from steps import RETRIES, MlflowLink, model_specs, own_id, step, with_link
+from steps import ALERTS, RETRIES, MlflowLink, model_specs, own_id, step, with_link
 
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
@@ -38,6 +38,7 @@ def deployment(spec: ModelSpec) -> None:
         # A candidate that waits for a person must not keep a newer one from asking.
         max_active_runs=8 if spec.gates.approval == "human" else 1,
         default_args=RETRIES,
+        **ALERTS,
         tags=["evergreen", spec.name],
         doc_md=DOC.format(name=spec.name),
     )

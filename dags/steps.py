@@ -24,6 +24,22 @@ RETRIES: dict[str, Any] = {
 }
 
 
+def tell(context: Any) -> None:
+    """Tell people that a run failed: in the log, and at the webhook where one is set."""
+    from pipelines import alert
+
+    failed = context.get("ti")
+    dag_id, run_id = context["dag"].dag_id, context["run_id"]
+    task, url = (failed.task_id, failed.log_url) if failed else (None, None)
+    where = f" at {task}" if task else ""
+    text = f"{dag_id} failed{where}; what served before serves on" + (f": {url}" if url else "")
+    alert.send(load_settings(), text, dag=dag_id, run=run_id, task=task, reason=context.get("reason"), url=url)
+
+
+# Of every DAG. It is the run's callback and not its tasks': however many of them fail, people hear of it once.
+ALERTS: dict[str, Any] = {"on_failure_callback": tell}
+
+
 def model_specs(*, suffix: str) -> Iterator[ModelSpec]:
     """Every model file that can be used. One that can't becomes a DAG whose only task says what is wrong with it."""
     settings = load_settings()
@@ -35,7 +51,7 @@ def model_specs(*, suffix: str) -> Iterator[ModelSpec]:
 
 
 def _broken(dag_id: str, problem: str) -> None:
-    with DAG(dag_id, schedule=None, tags=["model file is wrong"], doc_md=f"**{problem}**"):
+    with DAG(dag_id, schedule=None, tags=["model file is wrong"], doc_md=f"**{problem}**", **ALERTS):
 
         @task
         def read_model_file() -> None:
@@ -71,6 +87,15 @@ def own_id() -> str:
 def run_time() -> datetime:
     """The instant the current run stands for, UTC. Runs started by an Asset have no logical date; all have this."""
     return as_utc(get_current_context()["dag_run"].run_after)
+
+
+def state_of(own: str) -> str | None:
+    """Airflow's state of the run that `own_id` named so; None where there is no such run any more."""
+    dag_id, _, run_id = own.partition("/")
+    ti = get_current_context()["ti"]
+    if not ti.get_dr_count(dag_id, run_ids=[run_id]):
+        return None
+    return str(ti.get_dagrun_state(dag_id, run_id))
 
 
 class MlflowLink(BaseOperatorLink):

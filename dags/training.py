@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.bases.operator import chain
 from airflow.sdk.exceptions import AirflowSkipException
-from steps import RETRIES, MlflowLink, model_specs, own_id, run_time, step, with_link
+from steps import ALERTS, RETRIES, MlflowLink, model_specs, own_id, run_time, step, with_link
 
 from pipelines.spec import ModelSpec
 from pipelines.training import STEPS
@@ -69,6 +69,7 @@ def training(spec: ModelSpec) -> None:
         max_active_runs=1,
         params=form(spec),
         default_args=RETRIES,
+        **ALERTS,
         tags=["evergreen", spec.name],
         doc_md=DOC.format(name=spec.name, description=spec.description, trials=budget.trials, timeout=budget.timeout),
     )

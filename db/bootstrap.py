@@ -33,7 +33,7 @@ DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
 TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("loader", "SELECT, INSERT, UPDATE", ("load_batch",)),
     ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
-    ("pipeline", "INSERT", ("snapshot", "deployment")),
+    ("pipeline", "INSERT", ("snapshot", "deployment", "window_profile", "drift_result", "performance_result")),
     ("pipeline", "INSERT", ("prediction_log",)),  # batch scoring
     ("api", "SELECT", ("deployment",)),
     ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),

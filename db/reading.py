@@ -68,6 +68,33 @@ def training_rows(
     return rows
 
 
+def labels_between(
+    settings: Settings, schema: StoreSchema, *, after: datetime, until: datetime, known_by: datetime
+) -> pd.DataFrame:
+    """The newest version of each label with after <= event_time <= until that was available at `known_by`.
+
+    For data without time every label counts. Columns: entity_id, event_time, truth, and commit_seq: the load that first
+    told of the label. Sorted by entity_id and event_time. Raises: Unreachable, AccessDenied, SettingMissing.
+    """
+    table = store_tables(schema).labels
+    query = select(table.c.entity_id, table.c.event_time, table.c.available_at, table.c.batch_id,
+                   table.c[schema.label.name].label("truth")).where(table.c.available_at <= known_by)  # fmt: skip
+    if schema.timed:
+        query = query.where(table.c.event_time >= after, table.c.event_time <= until)
+    committed = select(load_batch.c.batch_id, load_batch.c.commit_seq).where(
+        load_batch.c.model == schema.model, load_batch.c.state == "committed"
+    )
+    with session(settings, "pipeline") as connection:
+        order: dict[int, int] = {row.batch_id: row.commit_seq for row in connection.execute(committed)}
+    rows: pd.DataFrame = _read(settings, query, np.array([*order], dtype=np.int64)).to_pandas()
+    rows["commit_seq"] = rows["batch_id"].map(order).astype("int64")
+    keys = ["entity_id", "event_time"]
+    rows = rows.sort_values([*keys, "available_at"])
+    newest = rows.drop_duplicates(keys, keep="last").set_index(keys)
+    newest["commit_seq"] = rows.groupby(keys)["commit_seq"].min()
+    return newest.reset_index()[[*keys, "truth", "commit_seq"]]
+
+
 def newest_versions(entities: Int64s, event_times: Int64s, available_at: Int64s) -> Int64s:
     """Indices of the row with the greatest `available_at` of each (entity, event time), in their order."""
     order = np.lexsort((available_at, event_times, entities))
@@ -132,9 +159,18 @@ def _rows(table: Table, *, after: datetime | None, until: datetime, known_by: da
 
 def _read(settings: Settings, query: Select[Any], visible: Int64s) -> pa.Table:
     """The rows of `query` that came with one of the `visible` batches, which no later load can change."""
-    # connectorx binds no parameters: SQLAlchemy writes the values, all of them times, into the statement.
+    rows = read_arrow(settings, query, database=STORE_DB)
+    return rows.filter(pc.is_in(rows["batch_id"], pa.array(visible)))
+
+
+def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.Table:
+    """The rows of `query`, ten times faster than through a cursor.
+
+    Its values are written into the statement, so they must be times, numbers or names that a model file allows.
+    """
+    # connectorx binds no parameters: SQLAlchemy writes the values into the statement.
     statement = str(query.compile(dialect=pymysql.dialect(), compile_kwargs={"literal_binds": True}))
-    address = settings.db_url("pipeline", STORE_DB, scheme="mysql")
+    address = settings.db_url("pipeline", database, scheme="mysql")
     try:
         rows: pa.Table = connectorx.read_sql(address, statement, return_type="arrow")
     except (
@@ -146,7 +182,7 @@ def _read(settings: Settings, query: Select[Any], visible: Int64s) -> pa.Table:
         raise Unreachable(
             service="MariaDB", address=settings.mariadb_address, reason=f"reading failed: {type(error).__name__}"
         ) from None
-    return rows.filter(pc.is_in(rows["batch_id"], pa.array(visible)))
+    return rows
 
 
 def _explain(settings: Settings, query: Select[Any]) -> None:

@@ -4,7 +4,19 @@ Histories are append-only, one row an event with who or what caused it and why; 
 second. Times are UTC in DATETIME(6). The per-model store tables are made from the model files by `db.store`.
 """
 
-from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 from sqlalchemy.dialects.mysql import DATETIME, ENUM
 from sqlalchemy.types import UUID
 
@@ -45,13 +57,15 @@ retrain_decision = Table(
     _id(),
     Column("model", MODEL, nullable=False),
     Column("action", ENUM("retrain", "hold"), nullable=False),
-    Column("cause", String(32), nullable=False),  # schedule, manual, first, drift, performance, new_labels, age
+    Column("cause", String(32), nullable=False),  # schedule, manual, drift, performance, new_labels, age; or why not
     Column("reason", String(1000), nullable=False),
     Column("evidence", JSON, nullable=False),
     Column("caused_by", String(250), nullable=False),
     Column("decided_at", Moment, nullable=False),
     Column("run_id", RUN_ID),
     Column("claimed_at", Moment),
+    Column("alert", String(1000)),  # what people must hear of; sent while alerted_at is empty
+    Column("alerted_at", Moment),
     Index("open_retrain_decisions", "model", "run_id"),
 )
 
@@ -191,4 +205,61 @@ request_reject = Table(
     Column("field", String(64), primary_key=True),
     Column("reason", String(64), primary_key=True),
     Column("requests", BigInteger, nullable=False),
+)
+
+# What one version predicted in one window of the log, counted over the bins of its profile. A window is read once.
+window_profile = Table(
+    "window_profile",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("window_start", Moment, nullable=False),
+    Column("window_end", Moment, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("distinct_count", BigInteger, nullable=False),  # without an entity's repetitions of the same features
+    Column("counts", JSON, nullable=False),
+    Column("quality", JSON, nullable=False),
+    Column("measured_at", Moment, nullable=False),
+    UniqueConstraint("model", "version", "window_end", name="one_profile_a_window"),
+    Index("profiled_windows", "model", "window_end"),
+)
+
+# Whether the rows of a version's window differ from what it was fitted on; windows with few rows are merged.
+drift_result = Table(
+    "drift_result",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("window_start", Moment, nullable=False),
+    Column("window_end", Moment, nullable=False),
+    Column("row_count", BigInteger, nullable=False),
+    Column("drifted", Boolean, nullable=False),
+    Column("worst", String(64)),  # the feature that exceeds its limit by the largest factor
+    Column("evidence", JSON, nullable=False),
+    Column("measured_at", Moment, nullable=False),
+    UniqueConstraint("model", "version", "window_end", name="one_drift_result_a_window"),
+)
+
+# How good a version's predictions were, once their labels were mature.
+performance_result = Table(
+    "performance_result",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("window_start", Moment, nullable=False),
+    Column("window_end", Moment, nullable=False),
+    Column("label_count", BigInteger, nullable=False),
+    Column("metric", String(32), nullable=False),
+    Column("value", Double, nullable=False),
+    Column("low", Double, nullable=False),
+    Column("high", Double, nullable=False),
+    Column("judged", Double),  # the same metric on the test rows before the version was promoted
+    Column("threshold", Double),
+    Column("lost", Boolean, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("measured_at", Moment, nullable=False),
+    UniqueConstraint("model", "version", "window_end", name="one_performance_result_a_window"),
 )

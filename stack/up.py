@@ -162,7 +162,7 @@ def _wire_airflow(plan: Plan, steps: Steps) -> None:
     airflow = Airflow(plan.settings)
     with steps.step("Airflow: connection, DAGs") as step:
         airflow.upsert_connection()
-        required = [f"{spec.name}_{kind}" for kind in ("deployment", "training") for spec in plan.specs]
+        required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]
         for dag_id in required:
             airflow.wait_for_dag(dag_id)
         found = airflow.dag_ids()

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     api_key: SecretStr = Field(
         SecretStr(""), description="Bearer token that requests must carry; empty: none is asked for."
     )
+    alert_webhook: str = Field(
+        "",
+        repr=False,
+        description="Where failures and alerts are posted as JSON with a `text`; empty: they are only logged.",
+    )
     timezone: str = Field(
         "UTC", description="Time zone of cron schedules, an IANA name; Airflow's pages show times in your browser's."
     )

@@ -24,6 +24,8 @@ if len(sys.argv) == 2:
             "serialized": bool(DagSerialization.to_dict(dag)),
             "doc": dag.doc_md,
             "max_active_runs": dag.max_active_runs,
+            "notifies": dag.has_on_failure_callback,
+            "schedule": getattr(dag.timetable, "expression", None),
             "params": {name: param.schema for name, param in dag.params.items()},
             "tasks": {t.task_id: {"after": sorted(t.upstream_task_ids), "retries": t.retries} for t in dag.tasks},
         }

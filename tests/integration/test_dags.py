@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines import runs
+from pipelines.spec import find_spec
 from tests.integration.conftest import Small
+from tests.servers import webhook
 from utils.settings import Settings
 from utils.version import ROOT
 
 DAGS = ROOT / "dags"
+KINDS = ("training", "deployment", "monitoring")
 
 
-def probe(home: Path, models: Path, *arguments: str, settings: Settings | None = None) -> Any:
+def probe(home: Path, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "") -> Any:
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(home),
@@ -27,6 +31,7 @@ def probe(home: Path, models: Path, *arguments: str, settings: Settings | None =
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "EVERGREEN_ENV_FILE": str(home / "none.env"),
         "EVERGREEN_MODELS_DIR": str(models),
+        "EVERGREEN_ALERT_WEBHOOK": hook,
     }
     if settings:
         password = settings.db_password("pipeline")
@@ -62,7 +67,7 @@ def defined(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_every_model_file_makes_dags_without_any_code(defined: Any, models: Path) -> None:
     assert defined["errors"] == {}
-    expected = {f"{file.stem}_{kind}" for file in models.glob("*.yaml") for kind in ("training", "deployment")}
+    expected = {f"{file.stem}_{kind}" for file in models.glob("*.yaml") for kind in KINDS}
     assert set(defined["dags"]) == expected
     assert all(dag["serialized"] and dag["doc"] for dag in defined["dags"].values())
 
@@ -91,13 +96,31 @@ def test_one_run_of_a_model_is_active_but_candidates_that_wait_for_a_person_do_n
     assert "approve" not in dags["credit_score_deployment"]["tasks"]
 
 
-def test_a_wrong_model_file_becomes_a_task_that_fails_with_what_is_wrong(
+def test_a_wrong_model_file_becomes_a_task_that_fails_with_what_is_wrong_and_people_hear_of_it(
     defined: Any, models: Path, tmp_path: Path
 ) -> None:
     assert "wrong.yaml: task" in defined["dags"]["wrong_training"]["doc"]
-    ran = probe(tmp_path, models, "wrong_training", "{}")
+    with webhook() as (address, taken):
+        ran = probe(tmp_path, models, "wrong_training", "{}", hook=address)
     assert ran["tasks"] == {"read_model_file": "failed"}
     assert "wrong.yaml: task" in ran["log"]
+    assert [(told["dag"], told["task"]) for told in taken] == [("wrong_training", "read_model_file")]
+
+
+def test_every_dag_tells_people_of_a_failure(defined: Any) -> None:
+    assert all(dag["notifies"] for dag in defined["dags"].values())
+
+
+def test_monitoring_steps_follow_each_other_and_run_at_the_borders_of_windows(defined: Any) -> None:
+    dag = defined["dags"]["credit_score_monitoring"]
+    order = ["release", "profile", "drift", "performance", "decide", "announce"]
+    assert set(dag["tasks"]) == set(order)
+    for earlier, later in itertools.pairwise(order):
+        assert dag["tasks"][later]["after"] == [earlier]
+    assert all(task["retries"] >= 2 for task in dag["tasks"].values())
+    assert dag["max_active_runs"] == 1
+    assert dag["params"]["window_end"]["format"] == "date-time"
+    assert dag["schedule"] == "0 * * * *"
 
 
 def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Path) -> None:
@@ -114,8 +137,12 @@ def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wak
     small: Small, tmp_path: Path
 ) -> None:
     conf = json.dumps({"window_end": "2001-01-01T00:00:00Z", "reason": "too early"})
-    ran = probe(tmp_path, small.settings.models_dir, "small_score_training", conf, settings=small.settings)
+    with webhook() as (address, taken):
+        folder = small.settings.models_dir
+        ran = probe(tmp_path, folder, "small_score_training", conf, settings=small.settings, hook=address)
     assert ran["state"] == "failed"
+    assert [told["task"] for told in taken] == ["extract"]
+    assert "small_score_training failed at extract" in taken[0]["text"]
     assert ran["tasks"] | {"claim": "success", "extract": "failed", "release": "success"} == ran["tasks"]
     assert "small_score: no label between" in ran["log"]
     assert ran["events"] == []
@@ -132,3 +159,25 @@ def test_a_verdict_other_than_promote_wakes_nobody(small: Small, tmp_path: Path)
     assert ran["tasks"] | {"decide": "success", "announce": "skipped"} == ran["tasks"]
     assert ran["state"] == "success"
     assert ran["events"] == []
+
+
+def test_monitoring_announces_what_waits_and_releases_the_decisions_of_a_run_that_airflow_does_not_know(
+    small: Small, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(small.settings.models_dir, folder)
+    file = yaml.safe_load((folder / "small_score.yaml").read_text()) | {"name": "unserved"}
+    (folder / "unserved.yaml").write_text(yaml.safe_dump(file))
+    spec = find_spec(folder, "unserved")
+    idle = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
+    assert idle["tasks"] | {"decide": "success", "announce": "skipped"} == idle["tasks"]
+    assert idle["events"] == []
+    run_id = "unserved_training/gone"
+    runs.record_decision(
+        small.settings, model="unserved", cause="manual", reason="a test", caused_by=run_id, now=small.end
+    )
+    runs.claim(small.settings, spec=spec, run_id=run_id, now=small.end, window_end=small.end)
+    ran = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
+    assert ran["state"] == "success"
+    assert ran["tasks"]["announce"] == "success"
+    assert ran["events"] == ["retrain/unserved"]

@@ -17,6 +17,7 @@ FEEDBACK = """INSERT INTO evergreen.prediction_feedback (prediction_id, model, a
               VALUES (UUID(), 'm', 'x', NOW())"""
 REJECT = """INSERT INTO evergreen.request_reject VALUES ('m', NOW(), 'f', 'r', 1)
             ON DUPLICATE KEY UPDATE requests = requests + 1"""
+WINDOW = """INSERT INTO evergreen.window_profile VALUES (NULL, 'm', 1, NOW(), NOW(), 0, 0, '{}', '{}', NOW())"""
 FEATURES, LABELS = "evergreen_store.credit_score_features", "evergreen_store.credit_score_labels"
 LATEST = "evergreen_store.credit_score_latest"
 
@@ -34,6 +35,9 @@ ALLOWED = [
     ("pipeline", LOG.partition(" ON DUPLICATE")[0]),
     ("pipeline", f"SELECT * FROM {FEATURES}"),
     ("pipeline", "SELECT * FROM evergreen.prediction_log"),
+    ("pipeline", "SELECT * FROM evergreen.prediction_feedback"),
+    ("pipeline", "SELECT * FROM evergreen.request_reject"),
+    ("pipeline", WINDOW),
     ("pipeline", "CREATE OR REPLACE TABLE optuna.scratch (n INT)"),
     ("reader", f"SELECT * FROM {LABELS}"),
     ("reader", "SELECT * FROM evergreen.deployment"),
@@ -62,6 +66,9 @@ FORBIDDEN = [
     ("pipeline", f"INSERT INTO {LABELS} VALUES ('e', NOW(), NOW(), 1, 'Good')"),
     ("pipeline", "DELETE FROM evergreen.training_run"),
     ("pipeline", "UPDATE evergreen.deployment SET version = 2"),
+    ("pipeline", "UPDATE evergreen.drift_result SET drifted = 0"),
+    ("pipeline", "DELETE FROM evergreen.performance_result"),
+    ("api", "SELECT * FROM evergreen.drift_result"),
     ("pipeline", "UPDATE evergreen.snapshot SET path = ''"),
     ("pipeline", "UPDATE evergreen.prediction_log SET prediction = 'y'"),
     ("pipeline", "SELECT 1 FROM mlflow.scratch"),

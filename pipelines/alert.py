@@ -1,0 +1,36 @@
+"""Alerts: what people must hear of goes to the log, and to the webhook where one is set."""
+
+import logging
+from urllib.parse import urlsplit
+
+import requests
+
+from utils.settings import Settings
+
+TIMEOUT = 5  # seconds
+TRIES = 3
+
+log = logging.getLogger(__name__)
+
+
+def send(settings: Settings, text: str, **facts: object) -> bool:
+    """Log `text` and post it as JSON: `text`, which chat services show, and each of `facts`. False where it failed.
+
+    The webhook's address is a secret: no more than its host is ever logged.
+    """
+    log.error("alert: %s", text)
+    if not settings.alert_webhook:
+        return True
+    body = {"text": text, **{name: None if value is None else str(value) for name, value in facts.items()}}
+    reason = ""
+    for _ in range(TRIES):
+        try:
+            answer = requests.post(settings.alert_webhook, json=body, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            reason = type(error).__name__
+        else:
+            if answer.ok:
+                return True
+            reason = f"it answered {answer.status_code}"
+    log.error("the alert did not reach the webhook at %s: %s", urlsplit(settings.alert_webhook).hostname, reason)
+    return False

@@ -1,0 +1,143 @@
+"""The steps of a monitoring run in their order: release, profile, drift, performance, decide.
+
+Each reads and writes rows, and doing one again changes nothing. A run that dies anywhere is made up for by the next:
+windows are counted from where the rows end, and a decision that no training has claimed wakes one again.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import RowMapping
+
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.spec import ModelSpec
+
+ABANDONED = timedelta(days=1)  # a training outside Airflow that is still running after this is taken for dead
+ENDED = {"success", "failed"}
+
+
+def release(settings: Settings, *, model: str, state_of: Callable[[str], str | None], now: datetime) -> list[str]:
+    """Open the decisions of trainings that died without saying so, for the next one; returns the ids of those.
+
+    `state_of` gives Airflow's state of a run of the training DAG, None where it has none by that id. A training from
+    the command line can't be asked for; its age tells.
+    """
+    from db import monitoring
+    from db.session import session
+    from pipelines import training
+
+    with session(settings, "pipeline") as connection:
+        running = monitoring.trainings(connection, model=model, state="running")
+    dead = []
+    for run in running:
+        run_id = str(run["run_id"])
+        if run_id.startswith(f"{model}_training/"):
+            state = state_of(run_id)
+            gone = state is None or state in ENDED
+        else:
+            gone = now - run["started_at"] > ABANDONED
+        if gone:
+            training.give_up(run_id, settings=settings, now=now)
+            dead.append(run_id)
+    return dead
+
+
+def profile(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+    from pipelines import monitor
+
+    counted = monitor.profile(settings, spec, until=until, now=now)
+    return f"{counted} new windows"
+
+
+def drift(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+    from pipelines import monitor
+
+    return "; ".join(monitor.drift(settings, spec, until=until, now=now)) or "no new window with enough rows"
+
+
+def performance(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+    from pipelines.performance import performance
+
+    return "; ".join(performance(settings, spec, until=until, now=now)) or "no new window with enough mature labels"
+
+
+STEPS: dict[str, Callable[..., str]] = {"profile": profile, "drift": drift, "performance": performance}
+
+
+def decide(settings: Settings, spec: "ModelSpec", *, caused_by: str, now: datetime) -> RowMapping:
+    """Append the decision of the run `caused_by` and send its alert; a second call returns the row of the first."""
+    from db import history, monitoring
+    from db.session import session
+    from db.tables import retrain_decision
+    from pipelines.circumstances import gather
+    from pipelines.trigger import Policy
+    from pipelines.trigger import decide as decided
+
+    with session(settings, "pipeline") as connection:
+        known = monitoring.decision_by(connection, model=spec.name, caused_by=caused_by)
+    if known is None:
+        circumstances = gather(settings, spec, now=now)
+        decision = decided(circumstances, Policy.of(spec), now)
+        row = {
+            "model": spec.name,
+            "action": decision.action,
+            "cause": decision.cause,
+            "reason": decision.reason[:1000],
+            "evidence": {**decision.evidence, "history": as_json(circumstances)},
+            "caused_by": caused_by,
+            "decided_at": now,
+            "alert": decision.alert[:1000] if decision.alert else None,
+        }
+        with session(settings, "pipeline") as connection:
+            history.add(connection, retrain_decision, row)
+    send_alerts(settings, model=spec.name, now=now)
+    with session(settings, "pipeline") as connection:
+        made = monitoring.decision_by(connection, model=spec.name, caused_by=caused_by)
+    assert made is not None  # noqa: S101  (appended above)
+    return made
+
+
+def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
+    """Send the alerts of decisions that nobody heard of yet; returns how many. What fails is sent the next time."""
+    from db import monitoring
+    from db.session import session
+    from pipelines import alert
+
+    with session(settings, "pipeline") as connection:
+        waiting = monitoring.unsent_alerts(connection, model)
+    sent = 0
+    for row in waiting:
+        facts = {"model": model, "decision": row["id"], "cause": row["cause"], "decided_at": row["decided_at"]}
+        if alert.send(settings, f"{model}: {row['alert']}", **facts):
+            with session(settings, "pipeline") as connection:
+                monitoring.mark_alerted(connection, row["id"], now=now)
+            sent += 1
+    return sent
+
+
+def due(settings: Settings, *, model: str) -> str:
+    """The decision to retrain that waits for a training, in a line.
+
+    Raises: NothingToDo where none does.
+    """
+    from db import monitoring
+    from db.session import session
+    from utils.errors import NothingToDo
+
+    with session(settings, "pipeline") as connection:
+        waiting = monitoring.open_retraining(connection, model)
+    if waiting is None:
+        raise NothingToDo(model=model, reason="no decision to retrain waits for a training")
+    return f"decision {waiting['id']}, {waiting['cause']}: {waiting['reason']}"
+
+
+def as_json(circumstances: object) -> object:
+    """A dataclass as JSON has it: times as ISO 8601 text with a Z."""
+    import json
+    from dataclasses import asdict
+
+    shown = json.dumps(asdict(circumstances), default=lambda moment: f"{moment.isoformat()}Z")  # type: ignore[call-overload]
+    return json.loads(shown)
