@@ -25,13 +25,13 @@ from pipelines.metrics import HIGHER_IS_BETTER, entity_weights, judge, value, we
 from pipelines.monitor import BACKLOG, EPOCH
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
+from pipelines.spec_types import margin_at
 from pipelines.versions import Versions
 from utils.errors import NotFound
 from utils.settings import Settings
 
 CONFIDENCE = 0.95  # that the loss is no chance, one-sided
 SEED = 7
-RELATIVE = {"rmse", "mae", "log_loss"}  # have no scale of their own, so a margin is a share of the value
 COLUMNS = ["prediction_id", "entity_id", "prediction", "probabilities", "truth"]
 
 
@@ -181,7 +181,7 @@ def _against(measured: dict[str, Any], judged: float | None, *, spec: ModelSpec)
     """Lost: even the better end of the interval is worse than the version was when judged, by more than the margin."""
     if judged is None:
         return {"judged": None, "threshold": None, "lost": False}
-    margin = spec.monitoring.performance.margin * (abs(judged) if measured["metric"] in RELATIVE else 1)
+    margin = margin_at(spec.watched_margin, judged)
     if HIGHER_IS_BETTER[measured["metric"]]:
         return {"judged": judged, "threshold": judged - margin, "lost": measured["high"] < judged - margin}
     return {"judged": judged, "threshold": judged + margin, "lost": measured["low"] > judged + margin}
