@@ -1,12 +1,13 @@
 """Real servers for tests: each in a folder of its own, on a free port, ended by the process id it was started with."""
 
 import json
+import random
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,6 +25,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring TCP ports that nothing listens on.
+
+    They lie below those that the system hands out, so that no client's socket takes one before it is used.
+    """
+    for base in random.sample(range(20_000, 32_000, count), 500):
+        with ExitStack() as probes, suppress(OSError):
+            for port in range(base, base + count):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return base
+    raise RuntimeError(f"no {count} neighbouring ports are free")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ import requests
 import yaml
 
 from stack.programs import serving_ports
-from tests.servers import free_port
+from tests.servers import free_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
 MODEL = "credit_score"  # whose life the tests follow; the others are brought up beside it
 PORTS = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
+SERVICES = 8  # more than there are models
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,10 @@ def stack() -> Iterator[Stack]:
         if file["name"] == MODEL:
             file["gates"]["champion"]["margin"] = 0.05  # an equal candidate then passes nearly always
         model.write_text(yaml.safe_dump(file))
-    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **{port: free_port() for port in PORTS}}
+    # The services take the last port and the ones after it, also for a model that a test adds.
+    first, places = free_ports(len(PORTS) + SERVICES), range(len(PORTS))
+    ports = {name: first + place for name, place in zip(PORTS, places, strict=True)}
+    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **ports}
     (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
     running = Stack(folder, "")
     try:
