@@ -9,7 +9,7 @@ import typer
 from cli.output import as_json, err, out
 from db.scenario_names import Scenario
 from pipelines.spec import find_spec
-from utils.clock import utc_now
+from utils.clock import as_utc, utc_now
 from utils.duration import UNITS, parse_duration
 from utils.settings import load_settings
 
@@ -74,11 +74,13 @@ def simulate(
 
 def _moment(given: str | None) -> datetime | None:
     """`given` as UTC: an instant, or a duration from now."""
-    from pipelines.runs import parse_window_end
-
     if given is None:
         return None
-    return utc_now() + _duration(given, "--at") if given[-1:] in UNITS else parse_window_end(given)
+    try:
+        return utc_now() + _duration(given, "--at") if given[-1:] in UNITS else as_utc(datetime.fromisoformat(given))
+    except ValueError:
+        expected = f"expected a time like 2026-01-31T12:00, or a duration like 2m, got {given!r}"
+        raise typer.BadParameter(expected, param_hint="--at") from None
 
 
 def _duration(given: str, option: str) -> timedelta:

@@ -58,6 +58,13 @@ def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "'abc' is not a prediction_id" in done.stderr
 
 
+@pytest.mark.parametrize("given", ["3x", "soon", "2026-13-01", "m"])
+def test_a_moment_that_is_none_is_refused_before_anything_is_sent(given: str, tmp_path: Path) -> None:
+    done = evergreen("simulate", "credit_score", "--at", given, folder=tmp_path)
+    assert done.returncode == 2
+    assert "--at" in done.stderr
+
+
 def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
     done = evergreen("models", "credit_score", "--json", folder=tmp_path)
     assert json.loads(done.stdout)["name"] == "credit_score"
