@@ -1,10 +1,10 @@
 """Scenarios: the example worlds changed in one way at a time, moderately, for seeing what the platform makes of it.
 
     none       nothing
-    covariate  incomes rise; who they are that ask changes, the rule that makes labels does not
+    covariate  some values rise, as incomes; who they are that ask changes, the rule that makes labels does not
     concept    the rule changes; those who ask look the same as ever
     prior      one class becomes commoner; within each class everybody looks the same as ever
-    broken     a source sends one column in thousands and another one empty; the truth, and the labels with it, stay
+    broken     a source sends one column in another unit and one empty; the truth, and the labels with it, stay
 
 People are drawn anew from the world of their model, so none of them is in the loaded example, and each is drawn once.
 """
@@ -12,33 +12,34 @@ People are drawn anew from the world of their model, so none of them is in the l
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from db import world_churn, world_insurance
 from db.sample import CLASSES, CREDIT_RULE, WORLDS, credit_probabilities
 from db.scenario_names import Scenario
-from db.world import Floats, World
+from db.world import World
 from utils.errors import NotFound
 
 BLOCK = 2_000  # people whose whole history is made at a time; only the newest row of each is kept
-Labels = NDArray[np.object_]
-Rule = Callable[[pd.DataFrame, Floats], Labels]  # complete features, one uniform number a row → a label a row
+# Complete features and what chance adds → a label a row.
+Rule = Callable[[pd.DataFrame, np.random.Generator], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Levers:
     """What scenarios move in one world. `rising`: columns that covariate multiplies, by the factor.
 
-    `share`: how many of a class prior lets through, 1 for all. `thousands`, `silent`: columns of the broken source.
+    `share`: how many of those with a label prior lets through, 0 to 1. `rescaled`, `silent`: of the broken source.
     """
 
     rule: Rule
     changed_rule: Rule
     rising: Mapping[str, float]
-    share: Mapping[str, float]
-    thousands: tuple[str, ...]
+    share: Callable[[pd.Series], Any]
+    rescaled: Mapping[str, float]
     silent: tuple[str, ...]
 
 
@@ -84,29 +85,48 @@ def _changed(world: World, levers: Levers, scenario: Scenario, random: np.random
     complete = world.complete.iloc[newest].reset_index(drop=True)
     sent = world.frame.loc[newest, list(complete.columns)].reset_index(drop=True)
     if scenario is Scenario.COVARIATE:
-        complete, sent = (_risen(frame, levers.rising) for frame in (complete, sent))
+        complete, sent = (_multiplied(frame, levers.rising) for frame in (complete, sent))
     rule = levers.changed_rule if scenario is Scenario.CONCEPT else levers.rule
-    luck, passes = random.random(len(newest)), random.random(len(newest))
-    labels = pd.Series(rule(complete, luck), name=world.label)
+    labels = pd.Series(rule(complete, random), name=world.label)
     if scenario is Scenario.PRIOR:
-        kept = passes < labels.map(levers.share).to_numpy(dtype=float)
+        kept = random.random(len(labels)) < levers.share(labels)
         sent, labels = sent[kept], labels[kept]
     if scenario is Scenario.BROKEN:
-        thousands = {name: sent[name] / 1000 for name in levers.thousands}
-        sent = sent.assign(**thousands, **dict.fromkeys(levers.silent, np.nan))
+        sent = _multiplied(sent, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
     return Traffic(sent, labels)
 
 
-def _risen(frame: pd.DataFrame, rising: Mapping[str, float]) -> pd.DataFrame:
-    return frame.assign(**{name: (frame[name] * factor).round(2) for name, factor in rising.items()})
+def _multiplied(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFrame:
+    return frame.assign(**{name: frame[name] * factor for name, factor in factors.items()})
 
 
 def _credit_rule(rule: Mapping[str, float]) -> Rule:
-    def draw(complete: pd.DataFrame, luck: Floats) -> Labels:
+    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
         reached = credit_probabilities(complete, rule=rule).cumsum(axis=1)[:, :-1]
-        return np.array(CLASSES, dtype=object)[(luck[:, None] > reached).sum(axis=1)]
+        passed = random.random(len(complete))[:, None] > reached
+        return np.array(CLASSES, dtype=object)[passed.sum(axis=1)]
 
     return draw
+
+
+def _churn_rule(rule: Mapping[str, float]) -> Rule:
+    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
+        leaves = random.random(len(complete)) < world_churn.chance_to_leave(complete, rule=rule)
+        return np.array(world_churn.CLASSES, dtype=object)[leaves.astype(int)]
+
+    return draw
+
+
+def _insurance_rule(rule: Mapping[str, float]) -> Rule:
+    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
+        expected = world_insurance.expected_cost(complete, rule=rule)
+        return world_insurance.cost_around(expected, random.standard_normal(len(complete)))
+
+    return draw
+
+
+def _by_class(shares: Mapping[str, float]) -> Callable[[pd.Series], Any]:
+    return lambda labels: labels.map(shares).to_numpy(dtype=float)
 
 
 CREDIT = Levers(
@@ -117,8 +137,27 @@ CREDIT = Levers(
     ),
     # Half a standard deviation of the logarithm of incomes.
     rising=dict.fromkeys(("annual_income", "monthly_inhand_salary", "amount_invested_monthly", "monthly_balance"), 1.3),
-    share={"Poor": 1.0, "Standard": 0.45, "Good": 0.45},
-    thousands=("annual_income",),
+    share=_by_class({"Poor": 1.0, "Standard": 0.45, "Good": 0.45}),
+    rescaled={"annual_income": 1 / 1000},  # thousands of USD
     silent=("monthly_inhand_salary",),
 )
-LEVERS: Mapping[str, Levers] = {"credit_score": CREDIT}
+CHURN = Levers(
+    rule=_churn_rule(world_churn.RULE),
+    # Contracts bind less, patience with the support is shorter, and who watches much has soon seen it all.
+    changed_rule=_churn_rule({**world_churn.RULE, "contract": 0.9, "support_tickets": 1.1, "hours_a_week": 0.5}),
+    rising={"hours_a_week": 1.4},  # half a standard deviation of the logarithm
+    share=_by_class({"leaves": 1.0, "stays": 0.45}),
+    rescaled={"days_since_login": 1 / 30},  # months
+    silent=("hours_a_week",),
+)
+EXPENSIVE = 10_000  # USD a year
+INSURANCE = Levers(
+    rule=_insurance_rule(world_insurance.RULE),
+    # Treatment becomes dear, age and smoking matter less.
+    changed_rule=_insurance_rule({"age": 2.0, "smoker": 0.8, "conditions": 1.8}),
+    rising={"bmi": 1.075},  # half a standard deviation
+    share=lambda labels: np.where(labels > EXPENSIVE, 1.0, 0.45),
+    rescaled={"doctor_visits": 1 / 12},  # a month
+    silent=("bmi",),
+)
+LEVERS: Mapping[str, Levers] = {"credit_score": CREDIT, "churn": CHURN, "insurance": INSURANCE}

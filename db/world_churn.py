@@ -1,5 +1,6 @@
 """The example world of `churn`: subscribers of a video service, some of whom leave. It has no time."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -13,6 +14,9 @@ CONTRACTS = ("monthly", "yearly", "two_years")
 PAYMENTS = ("card", "transfer", "invoice", "voucher")
 REGIONS = ("North", "East", "South", "West", "Abroad")
 COMPLAINTS = ("billing question", "slow stream", "login problem", "missing series", "wants to cancel")
+RULE: Mapping[str, float] = {  # what each adds to the score that a customer's chance to leave follows from
+    "contract": 1.5, "tenure_months": -0.5, "days_since_login": 0.6, "hours_a_week": -0.5, "support_tickets": 0.35,
+}  # fmt: skip
 MISSING = {"hours_a_week": 0.03, "days_since_login": 0.02, "region": 0.02, "payment": 0.01}
 
 
@@ -20,7 +24,7 @@ def churn(end: datetime, seed: int, customers: int) -> World:
     """One row a customer. The world has no time, so it is the same whatever `end` is."""
     people = People(customers, seed=seed)
     features = _features(people)
-    leaves = _chance_to_leave(features)
+    leaves = chance_to_leave(features)
     label = np.array(CLASSES, dtype=object)[(people.uniform("label") < leaves).astype(int)]
     number = np.arange(1, customers + 1)
     frame = pd.DataFrame(
@@ -31,7 +35,7 @@ def churn(end: datetime, seed: int, customers: int) -> World:
             "outcome": label,
         }
     )
-    return World(frame, "outcome", CLASSES, np.column_stack((1 - leaves, leaves)))
+    return World(frame, "outcome", CLASSES, np.column_stack((1 - leaves, leaves)), complete=pd.DataFrame(features))
 
 
 def _features(people: People) -> Columns:
@@ -60,19 +64,19 @@ def _features(people: People) -> Columns:
     }
 
 
-def _chance_to_leave(of: Columns) -> Floats:
+def chance_to_leave(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """A logit of simple effects and two interactions; about every fourth customer leaves."""
     monthly = of["contract"] == "monthly"
     cancels = np.array(["cancel" in text for text in of["complaints"]])
     tenure, tickets = of["tenure_months"], of["support_tickets"]
     score = (
         -2.6
-        + 1.5 * monthly
+        + rule["contract"] * monthly
         - 0.8 * (of["contract"] == "two_years")
-        - 0.5 * (np.log1p(tenure) - 2.6)
-        + 0.6 * (np.log1p(of["days_since_login"]) - 1.4)
-        - 0.5 * (np.log1p(of["hours_a_week"]) - 1.6)
-        + 0.35 * tickets
+        + rule["tenure_months"] * (np.log1p(tenure) - 2.6)
+        + rule["days_since_login"] * (np.log1p(of["days_since_login"]) - 1.4)
+        + rule["hours_a_week"] * (np.log1p(of["hours_a_week"]) - 1.6)
+        + rule["support_tickets"] * tickets
         + 0.25 * of["late_payments"]
         + 0.5 * (of["payment"] == "invoice")
         + 1.8 * cancels

@@ -1,5 +1,6 @@
 """The example world of `insurance`: what the members of a health insurance cost in a year. It has no time."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -11,6 +12,7 @@ REGIONS = ("northeast", "northwest", "southeast", "southwest")
 CONDITIONS = {  # what each adds, USD a year
     "asthma": 900, "back pain": 700, "diabetes": 2_600, "high blood pressure": 1_300, "heart disease": 5_200,
 }  # fmt: skip
+RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # how much each counts in the cost
 SPREAD = 0.22  # standard deviation of the logarithm of a cost around its expectation
 MISSING = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}
 
@@ -19,9 +21,8 @@ def insurance(end: datetime, seed: int, customers: int) -> World:
     """One row a member. The world has no time, so it is the same whatever `end` is."""
     people = People(customers, seed=seed)
     features = _features(people)
-    expected = _expected_cost(features)
-    # A lognormal with this shift has exactly the mean `expected`.
-    cost = np.round(expected * np.exp(SPREAD * people.normal("cost") - SPREAD**2 / 2), 2)
+    expected = expected_cost(features)
+    cost = cost_around(expected, people.normal("cost"))
     number = np.arange(1, customers + 1)
     frame = pd.DataFrame(
         {
@@ -31,7 +32,7 @@ def insurance(end: datetime, seed: int, customers: int) -> World:
             "yearly_cost": cost,
         }
     )
-    return World(frame, "yearly_cost", (), np.empty((customers, 0)), expected)
+    return World(frame, "yearly_cost", (), np.empty((customers, 0)), expected, pd.DataFrame(features))
 
 
 def _features(people: People) -> Columns:
@@ -55,21 +56,26 @@ def _features(people: People) -> Columns:
     }
 
 
-def _expected_cost(of: Columns) -> Floats:
+def cost_around(expected: Floats, luck: Floats) -> Floats:
+    """A cost for each standard normal of `luck`; a lognormal with this shift has exactly the mean `expected`."""
+    return np.asarray(np.round(expected * np.exp(SPREAD * luck - SPREAD**2 / 2), 2))
+
+
+def expected_cost(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """USD a year: effects that add up, smoking that multiplies with weight, and a surcharge for heart and sugar."""
     ill = {name: np.array([name in text for text in of["conditions"]]) for name in CONDITIONS}
     age, bmi = of["age"], of["bmi"]
     smoker = of["smoker"] == "yes"
     cost = (
         1_400
-        + 2.2 * (age - 18) ** 1.8
+        + rule["age"] * (age - 18) ** 1.8
         + 380 * of["children"]
         + 160 * of["doctor_visits"]
         - 90 * np.minimum(of["exercise_hours"], 6)
         + 450 * (of["region"] == "southeast")
         + 600 * (of["plan"] == "gold")
-        + sum(price * ill[name] for name, price in CONDITIONS.items())
-        + smoker * (5_500 + 900 * np.maximum(bmi - 28, 0))
+        + rule["conditions"] * sum(price * ill[name] for name, price in CONDITIONS.items())
+        + rule["smoker"] * smoker * (5_500 + 900 * np.maximum(bmi - 28, 0))
         + 3_000 * (ill["diabetes"] & ill["heart disease"])
     )
     return np.asarray(np.maximum(cost, 500.0))

@@ -7,12 +7,15 @@ from uuid import UUID
 import pandas as pd
 import pytest
 
+from db import bootstrap
 from db.predictions import created_at
 from db.reading import training_rows
 from db.scenario_names import Scenario
 from db.store import latest_commit_seq
-from stack.simulate import simulate
-from stack.traffic import Traffic
+from pipelines.spec import find_spec
+from stack.late_labels import LateLabels
+from stack.simulate import People, simulate
+from stack.traffic import Answer, Traffic
 from tests.servers import free_port
 from tests.services import make_service
 from utils.clock import utc_now
@@ -97,6 +100,24 @@ def test_labels_that_are_late_are_kept_and_loaded_by_a_simulation_when_they_are_
     assert len(stored(service, 103)) == 20
     (left,) = (service.settings.home / "simulated" / "credit_score").iterdir()
     left.unlink()
+
+
+def test_people_of_a_world_without_time_reach_the_store_too(settings):
+    spec = find_spec(settings.models_dir, "churn")
+    bootstrap.migrate(settings, [spec.store])
+    people = People(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)
+    asked = [people.body(number)["data"] for number in range(20)]
+    answered = [Answer(number, utc_now(), "stays", 1) for number in range(20)]
+    late = LateLabels(settings, spec, delay=NOW, source="test", name="churn")
+    late.load(people.features(answered), people.labels(answered))
+    late.close()
+    assert (late.feature_rows, late.label_rows, len(late.waiting)) == (20, 20, 0)
+    now, seq = utc_now(), latest_commit_seq(settings, "churn")
+    rows = training_rows(settings, spec.store, start=None, until=now, window_end=now, commit_seq=seq)
+    known = rows.set_index("entity_id").loc[[body["customer_id"] for body in asked]]
+    assert list(known["monthly_fee"]) == [body["monthly_fee"] for body in asked]
+    assert known["hours_a_week"].isna().all()
+    assert set(known["outcome"]) == {"stays", "leaves"}
 
 
 def test_requests_are_never_sent_before_their_time(service):

@@ -11,7 +11,9 @@ from db.scenario_names import Scenario
 from db.scenarios import CREDIT, LEVERS, traffic
 from pipelines.check import Columns, check
 from pipelines.profile import build_profile, counts, psi, reference
+from pipelines.spec import find_spec
 from utils.errors import NotFound
+from utils.version import ROOT
 
 END = datetime(2026, 11, 21, 9, 30)
 ROWS, SEED = 5_000, 3
@@ -101,12 +103,33 @@ def test_broken_sends_thousands_and_nulls_of_the_same_people_with_the_same_truth
 
 
 @pytest.mark.parametrize("scenario", Scenario)
-def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_broken(drawn, scenario, credit_score):
-    features = drawn[scenario].features
-    frame = features.assign(customer_id=[str(n) for n in range(len(features))], date=END)
+@pytest.mark.parametrize("model", LEVERS)
+def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_broken(model, scenario):
+    spec = find_spec(ROOT / "models", model)
+    features = traffic(model, scenario=scenario, end=END, rows=1_000, seed=SEED).features
+    frame = features.assign(**{spec.entity: [str(n) for n in range(len(features))]})
+    frame = frame.assign(**{spec.source.event_time: END}) if spec.timed else frame
     rows = pa.Table.from_pandas(frame, preserve_index=False)
-    columns = Columns.of(list(frame.columns), spec=credit_score, source="scenario")
-    assert check(rows, spec=credit_score, columns=columns, first_line=2).rejects == []
+    columns = Columns.of(list(frame.columns), spec=spec, source="scenario")
+    assert check(rows, spec=spec, columns=columns, first_line=2).rejects == []
+
+
+@pytest.mark.parametrize("model", LEVERS)
+def test_in_every_world_a_scenario_changes_its_own_part_and_no_other(model):
+    drawn = {each: traffic(model, scenario=each, end=END, rows=3_000, seed=SEED) for each in Scenario}
+    plain, levers = drawn[Scenario.NONE], LEVERS[model]
+    touched = {
+        Scenario.COVARIATE: set(levers.rising),
+        Scenario.CONCEPT: set(),
+        Scenario.BROKEN: {*levers.rescaled, *levers.silent},
+    }
+    for scenario, expected in touched.items():
+        changed = drawn[scenario].features
+        assert {name for name in changed if not changed[name].equals(plain.features[name])} == expected, scenario
+    assert drawn[Scenario.BROKEN].labels.equals(plain.labels)
+    assert not drawn[Scenario.CONCEPT].labels.equals(plain.labels)
+    passing = [levers.share(drawn[each].labels).mean() for each in (Scenario.NONE, Scenario.PRIOR)]
+    assert passing[1] > passing[0] + 0.05
 
 
 def test_a_model_without_scenarios_is_told_which_have_them():
