@@ -37,14 +37,15 @@ def why(model: Model, json: Json = False) -> None:
     if json:
         return as_json(asdict(found))
     _say("Training", story.retraining_words(found.training) if found.training else "none was asked for yet.")
-    _evidence(found.training["evidence"] if found.training else {})
+    if found.training:
+        _evidence(found.training)
     _say("Promotion", story.promotion_words(found.promotion) if found.promotion else "no candidate was judged yet.")
     if found.promotion:
         _gates(found.promotion["gates"])
     _say("Deployment", story.deployment_words(found.deployment) if found.deployment else "nothing was deployed yet.")
     if found.hold:
         _say("Since then", story.retraining_words(found.hold))
-        _evidence(found.hold["evidence"])
+        _evidence(found.hold)
     return None
 
 
@@ -84,13 +85,17 @@ def _say(what: str, words: str) -> None:
     out.print(words, markup=False, soft_wrap=True)
 
 
-def _evidence(evidence: Mapping[str, Any]) -> None:
-    for name, value in evidence.items():
-        _line(name.replace("_", " "), f"{value:,.4g}" if isinstance(value, float) else str(value))
+def _evidence(decision: Mapping[str, Any]) -> None:
+    from pipelines.story import inputs
+
+    for name, value in inputs(decision["evidence"]):
+        _line(name, value)
+    if decision.get("alert"):
+        _line("alert", decision["alert"])
 
 
 def _line(name: str, value: str) -> None:
-    out.print(f"{name:>12}  {value}", markup=False, soft_wrap=True)
+    out.print(f"{name:>15}  {value}", markup=False, soft_wrap=True)
 
 
 def _gates(gates: Sequence[Mapping[str, Any]]) -> None:

@@ -46,9 +46,10 @@ class Source:
         Raises: MissingColumns.
         """
         renamed = {each: spec.source.map.get(each, each) for each in names}
-        event_time = spec.source.event_time if spec.source.event_time in renamed.values() else None
-        given = spec.source.model_copy(update={"event_time": event_time, "available_at": None})
-        plain = spec.model_copy(update={"source": given})
+        date, hour = (
+            each if each in renamed.values() else None for each in (spec.source.event_time, spec.source.time_of_day)
+        )
+        plain = _with_times(spec, event_time=date, time_of_day=hour if date else None)
         unlabelled = [each for each in names if renamed[each] != spec.label.column]
         columns = Columns.of(unlabelled, spec=plain, source=name)
         return cls(name, plain, columns, lambda: chunks(list(columns.taken)), first_line)
@@ -72,7 +73,14 @@ def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
     stored = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
     names = [each if stored.get(each, each) in found else stored.get(each, each) for each in found]
     tables = [table.rename_columns(names) for table in tables]
+    if "event_time" in found:  # date and hour in one
+        spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None)
     return Source.of("query", names, lambda wanted: (table.select(wanted) for table in tables), spec=spec, first_line=1)
+
+
+def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:
+    source = spec.source.model_copy(update={"available_at": None, **times})
+    return spec.model_copy(update={"source": source})
 
 
 def _queried(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Table]]:

@@ -91,6 +91,36 @@ def outcome_words(row: Row) -> str:
     return "not yet confirmed by the services" if row["until"] is None else "replaced before the services confirmed it"
 
 
+def inputs(evidence: Row) -> list[tuple[str, str]]:
+    """What a decision went by, a line each as (name, value); what was empty is left out."""
+    lines: list[tuple[str, str]] = []
+    for name, value in evidence.items():
+        if isinstance(value, dict):
+            lines += inputs(value)
+        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            lines += [(_spaced(name), _shown(each)) for each in value]
+        elif not _is_empty(value):
+            lines.append((_spaced(name), _shown(value)))
+    return lines
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        known = {name: each for name, each in value.items() if not _is_empty(each)}
+        return ", ".join(f"{_spaced(name)} {_shown(each)}" for name, each in known.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def moment(at: datetime | None) -> str:
     """`at` for people; UTC."""
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"

@@ -18,6 +18,16 @@ from tests.services import spec_like_credit_score
 
 MODEL, EMPTY = "story_model", "story_empty"
 T = datetime(2026, 11, 20, 8)
+EVIDENCE = {  # as monitoring writes it
+    "reasons": [{"cause": "drift", "text": "income drifted"}],
+    "blocks": [],
+    "history": {
+        "windows": [{"end": "2026-11-20T10:00:00Z", "rows": 500, "drifted": ["income", "age"], "defects": []}],
+        "performance": None,
+        "new_labels": 0,
+        "running": "",
+    },
+}
 GATES = [
     {"name": "minimum.macro_f1", "value": 0.71, "threshold": 0.6, "passed": True, "detail": "macro_f1 0.71"},
     {"name": "champion.macro_f1", "value": -0.03, "threshold": -0.01, "passed": False, "detail": "worse"},
@@ -45,7 +55,8 @@ def told(settings, tmp_path_factory):
         last = T + timedelta(hours=2)
         _training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
         _verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
-        hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": {"hours": 1.0}}
+        hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": EVIDENCE}
+        hold["alert"] = "held back for a week"
         _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=T + timedelta(hours=3))
     return settings.model_copy(update={"models_dir": folder})
 
@@ -106,7 +117,7 @@ def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
 
 def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
     found = story.why(told, MODEL)
-    assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", {"hours": 1.0})
+    assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", EVIDENCE)
     assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
     assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)
     assert (found.promotion["snapshot_rows"], found.deployment["version"]) == (1234, 2)
@@ -122,7 +133,10 @@ def test_why_is_said_in_words(told):
     assert "and 1 slice(s) passed" in said
     assert "version 2 was put back into service in place of version 4: version 4 failed" in said
     assert "no training was asked for (cooldown): trained 1 h ago. Decided by monitoring/9." in said
-    assert "psi  0.2371" in said
+    for line in ("psi  0.2371", "reasons  cause drift, text income drifted", "new labels  0", "alert  held back for a"):
+        assert line in said
+    assert "windows  end 2026-11-20T10:00:00Z, rows 500, drifted income, age" in said
+    assert "performance" not in said
 
 
 def test_history_is_said_in_words(told):
