@@ -146,15 +146,16 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
 
 
 def _load_examples(plan: Plan, steps: Steps) -> None:
+    from db.sample import WORLDS
     from db.store import latest_commit_seq
     from pipelines.load import load_example
 
     for spec in plan.specs:
-        if latest_commit_seq(plan.settings, spec.name):
+        if spec.name not in WORLDS or latest_commit_seq(plan.settings, spec.name):
             continue
         with steps.step(f"example data {spec.name}") as step:
             report = load_example(spec=spec, settings=plan.settings, now=utc_now())
-            step.note = f"{report.labels_added:,} labels" if report else "none shipped: load a file of yours"
+            step.note = f"{report.labels_added:,} labels"
 
 
 def _wire_airflow(plan: Plan, steps: Steps) -> None:

@@ -134,6 +134,7 @@ def test_a_new_model_file_makes_new_dags_appear(stack: Stack) -> None:
     (stack.settings.models_dir / "another.yaml").write_text(file.replace("credit_score", "another", 1))
     try:
         wait_for(lambda: {"another_training", "another_deployment"} <= set(Airflow(stack.settings).dag_ids()))
+        assert "another has no data yet: evergreen load another FILE" in stack.run("up").stdout
     finally:
         (stack.settings.models_dir / "another.yaml").unlink()
 

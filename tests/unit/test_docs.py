@@ -11,7 +11,7 @@ from utils.settings import Settings
 from utils.version import ROOT
 
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -1,0 +1,60 @@
+"""The page `examples/README.md`, done as it says: its file, its model, its commands, up to the deployment."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.spec import load_spec
+from stack.programs import settings_environment
+from utils.settings import Settings
+from utils.version import ROOT
+
+PAGE = (ROOT / "examples" / "README.md").read_text()
+PASSWORDS = tuple(f"db_{role}_password" for role in ("admin", "loader", "pipeline", "reader"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's folder: the table that the page makes, and the model file that it shows."""
+    place = tmp_path_factory.mktemp("reader")
+    script = [sys.executable, str(ROOT / "examples" / "make_orders.py")]
+    (place / "orders.csv").write_text(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    (shown,) = re.findall(r"(?s)```yaml\n(.*?)```", PAGE)
+    (place / "models").mkdir()
+    (place / "models" / "late_orders.yaml").write_text(shown)
+    return place
+
+
+def test_the_table_is_the_one_that_the_page_shows(folder: Path) -> None:
+    first = (folder / "orders.csv").read_text().splitlines()[0]
+    assert first in PAGE
+
+
+def test_its_commands_end_in_a_promoted_version(folder: Path, mlflow_settings: Settings) -> None:
+    settings = mlflow_settings.model_copy(update={"models_dir": folder / "models"})
+    environment = {**os.environ, **settings_environment(settings, secrets=PASSWORDS)}
+
+    def run(*arguments: str) -> Any:
+        command = [Path(sys.executable).parent / "evergreen", *arguments, "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    assert run("models", "late_orders")["name"] == "late_orders"
+    run("migrate")  # `make up` does this
+    assert run("load", "late_orders", "orders.csv")["labels_added"] == 4000
+    assert run("load", "late_orders", "orders.csv")["labels_added"] == 0
+    verdict = run("train", "late_orders", "--trials", "3")
+    assert verdict["verdict"] == "promote", verdict["reason"]
+
+
+@pytest.mark.parametrize("name", ["telco_churn", "bike_sharing"])
+def test_the_example_model_files_are_right(name: str) -> None:
+    assert load_spec(ROOT / "examples" / f"{name}.yaml").name == name
+    assert f"({name}.yaml)" in PAGE
