@@ -45,22 +45,24 @@ def load(
     model: Annotated[str, typer.Argument(help="Name of a model file, without .yaml.")],
     files: Annotated[list[Path] | None, typer.Argument(help="Files: .csv, .csv.gz or .parquet.")] = None,
     example: Annotated[bool, typer.Option("--example", help="Load generated example data, ending today.")] = False,
+    query: Annotated[bool, typer.Option("--query", help="Load new rows of the model file's source.query.")] = False,
     json: Json = False,
 ) -> None:
     """Load files of features, labels or both into the store.
 
     A file is loaded whole or not at all; loading it twice changes nothing; changed rows become corrections.
 
-    Examples: `evergreen load credit_score june.csv july.parquet`, `evergreen load credit_score --example`
+    Examples: `evergreen load credit_score june.csv july.parquet`, `evergreen load credit_score --example`,
+    `evergreen load credit_score --query`
     """
     from pipelines.spec import find_spec
 
-    if bool(files) == example:
-        raise typer.BadParameter("give either files or --example")
+    if [bool(files), example, query].count(True) != 1:
+        raise typer.BadParameter("give either files, --example or --query")
     settings = load_settings()
     spec = find_spec(settings.models_dir, model)
     for path in files or (None,):
-        report = _load(path, spec=spec, settings=settings, quiet=json)
+        report = _load(path, spec=spec, settings=settings, quiet=json, query=query)
         if json:
             as_json(dataclasses.asdict(report))
             continue
@@ -69,11 +71,14 @@ def load(
         out.print(_line(report), markup=False, soft_wrap=True)
 
 
-def _load(path: Path | None, *, spec: "ModelSpec", settings: Settings, quiet: bool) -> "LoadReport":
-    """Load the file at `path`, or the example where there is none."""
+def _load(path: Path | None, *, spec: "ModelSpec", settings: Settings, quiet: bool, query: bool) -> "LoadReport":
+    """Load the file at `path`; where there is none the rows of the query, or the example."""
     from pipelines.load import load_example, load_file
+    from pipelines.pull import pull
 
-    with Shown(path.name if path else "example world", quiet=quiet) as shown:
+    with Shown(path.name if path else "query" if query else "example world", quiet=quiet) as shown:
+        if query:
+            return pull(settings, spec=spec, caused_by="evergreen load --query", now=utc_now(), progress=shown)
         if path is None:
             return load_example(spec=spec, settings=settings, now=utc_now(), progress=shown)
         return load_file(path, spec=spec, settings=settings, caused_by="evergreen load", now=utc_now(), progress=shown)

@@ -78,6 +78,11 @@ def train(
         return as_json({"run_id": run_id}) if json else out.print(f"triggered {model}_training, run {run_id}")
     from pipelines import runs, training
 
+    if spec.source.query:
+        from pipelines.pull import pull
+
+        pulled = pull(settings, spec=spec, caused_by="evergreen train", now=utc_now())
+        err.print(f"pulled {pulled.features_added:,} new feature rows and {pulled.labels_added:,} new labels")
     now = utc_now()
     end = runs.parse_window_end(window_end) if window_end else now
     run_id = f"cli/{now:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"

@@ -14,6 +14,7 @@ from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
 from utils.settings import Settings, load_settings
 
 CONNECTION = "feature_store"
+LOADER_CONNECTION = "feature_loader"  # only where a model file has a source.query
 # A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
 RETRIES: dict[str, Any] = {
     "owner": "evergreen",
@@ -76,6 +77,11 @@ def step() -> Iterator[Settings]:
         raise
     except EvergreenError as error:
         raise AirflowFailException(str(error)) from None
+
+
+def as_loader(settings: Settings) -> Settings:
+    """`settings` with the password of the user that fills the store, from the connection `feature_loader`."""
+    return load_settings(**{**dict(settings), "db_loader_password": Connection.get(LOADER_CONNECTION).password})
 
 
 def own_id() -> str:

@@ -1,11 +1,11 @@
-"""`<model>_training` for every model: claim → extract → validate → search → train → evaluate → decide → announce."""
+"""`<model>_training`: (pull) → claim → extract → validate → search → train → evaluate → decide → announce."""
 
 from datetime import timedelta
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.bases.operator import chain
 from airflow.sdk.exceptions import AirflowSkipException
-from steps import ALERTS, RETRIES, MlflowLink, model_specs, own_id, run_time, step, with_link
+from steps import ALERTS, RETRIES, MlflowLink, as_loader, model_specs, own_id, run_time, step, with_link
 
 from pipelines.spec import ModelSpec
 from pipelines.training import STEPS
@@ -19,6 +19,7 @@ Trains **{name}** and decides whether the result may serve. {description}
 
 | step | does |
 |---|---|
+| pull | only with `source.query`: loads its new rows into the store |
 | claim | takes every open decision to retrain; a run by cron or by hand records its own first |
 | extract | reads point-in-time rows into an immutable snapshot |
 | validate | holds the snapshot against the model file; a broken rule stops the run |
@@ -120,8 +121,21 @@ def training(spec: ModelSpec) -> None:
             with step() as settings:
                 training.give_up(own_id(), settings=settings, now=utc_now())
 
+        @task
+        def pull() -> str:
+            from airflow.sdk import Connection
+
+            from pipelines.pull import pull as pull_rows
+
+            over = spec.source.connection
+            with step() as settings:
+                address = Connection.get(over).get_uri() if over else None
+                done = pull_rows(as_loader(settings), spec=spec, caused_by=own_id(), now=utc_now(), address=address)
+            return f"{done.features_added:,} new feature rows and {done.labels_added:,} new labels"
+
+        pulled = [pull()] if spec.source.query else []
         claimed = claim()
-        steps = [claimed, *(pipeline_step(name) for name in STEPS)]
+        steps = [*pulled, claimed, *(pipeline_step(name) for name in STEPS)]
         chain(*steps, announce(claimed))
         steps >> release()
 

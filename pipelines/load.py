@@ -43,7 +43,7 @@ def load_file(
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         origin = Origin(str(path), digest, caused_by, now, available_at_given=spec.source.available_at is not None)
-        return _load(chunks(list(columns.taken)), columns, origin, spec=spec, settings=settings, progress=progress)
+        return load_rows(chunks(list(columns.taken)), columns, origin, spec=spec, settings=settings, progress=progress)
 
 
 @contextmanager
@@ -74,10 +74,10 @@ def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress
     rows = pa.Table.from_pandas(world[list(columns.taken)], preserve_index=False)
     chunks = iter([pa.Table.from_batches([batch]) for batch in rows.to_batches(CHUNK_ROWS)])
     origin = Origin(source, digest, "evergreen load --example", now)
-    return _load(chunks, columns, origin, spec=spec, settings=settings, progress=progress)
+    return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress)
 
 
-def _load(
+def load_rows(
     chunks: Iterator[pa.Table],
     columns: Columns,
     origin: Origin,
@@ -85,7 +85,12 @@ def _load(
     spec: ModelSpec,
     settings: Settings,
     progress: Progress | None,
+    empty: bool = False,
 ) -> LoadReport:
+    """Check `chunks`, whose columns are those that `columns` takes, and load them as one batch.
+
+    Raises: RowsRefused (nothing is loaded then); DataRefused, also where there are no rows and `empty` is not allowed.
+    """
     started, rows = time.monotonic(), 0
     rejects: list[Reject] = []
     with open_batch(settings, spec.store, origin) as batch:
@@ -101,7 +106,7 @@ def _load(
                 progress(rows)
         if rejects:
             raise RowsRefused(source=Path(origin.source).name, rejects=rejects, rows=rows)
-        if not rows:
+        if not rows and not empty:
             raise DataRefused(f"{origin.source}: holds no rows")
         report = batch.commit()
     notes = () if origin.available_at_given else (NOT_GIVEN if spec.timed else NO_TIME,)

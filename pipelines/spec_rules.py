@@ -60,6 +60,8 @@ def _label_problems(spec: "ModelSpec") -> Iterator[str]:
 
 def _time_problems(spec: "ModelSpec") -> Iterator[str]:
     split, window = spec.training.split, spec.training.window
+    if spec.source.connection and not spec.source.query:
+        yield "source.connection: needs source.query, the SQL to run over it"
     if spec.source.time_of_day and not spec.timed:
         yield "source.time_of_day: needs source.event_time, the column with the date"
     if not spec.timed:

@@ -7,10 +7,10 @@ from urllib.parse import quote
 import requests
 
 from utils.errors import AccessDenied, EvergreenError, NotFound, SettingMissing, Unreachable
-from utils.settings import STORE_DB, Settings
+from utils.settings import STORE_DB, Role, Settings
 
 TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
-CONNECTION = "feature_store"
+CONNECTION, LOADER_CONNECTION = "feature_store", "feature_loader"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
@@ -113,17 +113,17 @@ class Airflow:
         errors = [str(line["event"]) for line in lines if line.get("level") in {"error", "critical"}]
         return errors[-1] if errors else ""
 
-    def upsert_connection(self, connection_id: str = CONNECTION) -> bool:
-        """Make or update the connection to the feature store, as the pipeline's user; True where it was made."""
+    def upsert_connection(self, connection_id: str = CONNECTION, role: Role = "pipeline") -> bool:
+        """Make or update the connection to the feature store, as the user of `role`; True where it was made."""
         host, port = self._settings.mariadb_host or "127.0.0.1", self._settings.mariadb_port
         wanted = {
             "connection_id": connection_id,
             "conn_type": "mysql",
-            "description": "Feature store of Evergreen, as the user that pipelines read it with",
+            "description": f"Feature store of Evergreen, as {self._settings.db_user(role)}",
             "host": host,
             "port": port,
-            "login": self._settings.db_user("pipeline"),
-            "password": self._settings.db_password("pipeline"),
+            "login": self._settings.db_user(role),
+            "password": self._settings.db_password(role),
             "schema": STORE_DB,
         }
         try:

@@ -28,7 +28,8 @@ def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps, 
     """
     airflow = Airflow(settings)
     waiting = [spec.name for spec in specs if not is_live(settings, spec.name)]
-    started = {model: _start(airflow, model) for model in waiting if latest_commit_seq(settings, model)}
+    pulling = {spec.name for spec in specs if spec.source.query}  # their first training brings their data
+    started = {m: _start(airflow, m) for m in waiting if m in pulling or latest_commit_seq(settings, m)}
     for model in waiting:
         if model not in started:
             steps.say(f"  {model} has no data yet: evergreen load {model} FILE, then evergreen train {model}")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.spec import ModelSpec, load_spec, model_names
 from stack import airflow_programs, mariadb, ports, secrets
-from stack.airflow import Airflow
+from stack.airflow import LOADER_CONNECTION, Airflow
 from stack.first_training import is_live, train_first
 from stack.folders import runtime
 from stack.health import answers, healthy
@@ -163,6 +163,8 @@ def _wire_airflow(plan: Plan, steps: Steps) -> None:
     airflow = Airflow(plan.settings)
     with steps.step("Airflow: connection, DAGs") as step:
         airflow.upsert_connection()
+        if any(spec.source.query for spec in plan.specs):  # nobody else in Airflow needs to write to the store
+            airflow.upsert_connection(LOADER_CONNECTION, "loader")
         required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]
         for dag_id in required:
             airflow.wait_for_dag(dag_id)

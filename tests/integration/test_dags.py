@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from db import bootstrap
 from pipelines import runs
 from pipelines.spec import find_spec
 from tests.integration.conftest import Small
@@ -37,6 +38,7 @@ def probe(home: Path, models: Path, *arguments: str, settings: Settings | None =
         password = settings.db_password("pipeline")
         environment |= {
             "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
+            "AIRFLOW_CONN_FEATURE_LOADER": f"mysql://evergreen_loader:{settings.db_password('loader')}@127.0.0.1/x",
             "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
             "EVERGREEN_HOME": str(settings.home),
         }
@@ -131,6 +133,26 @@ def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Pat
     ran = probe(tmp_path, bare, "never_trained_deployment", "{}", settings=small.settings)
     assert ran["state"] == "success"
     assert set(ran["tasks"].values()) == {"skipped"}
+
+
+def test_rows_of_a_query_are_pulled_before_the_run_fixes_what_it_works_on(small: Small, tmp_path: Path) -> None:
+    query = "SELECT 's1' AS shop, '2026-01-01' AS day, 1.5 AS visits, 'no' AS closed"
+    model = {
+        "name": "queried",
+        "task": "binary",
+        "entity": "shop",
+        "source": {"event_time": "day", "query": query},
+        "label": {"column": "closed", "classes": ["no", "yes"]},
+        "features": {"columns": {"visits": {"type": "numeric"}}},
+    }
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "queried.yaml").write_text(yaml.safe_dump(model))
+    bootstrap.migrate(small.settings, [find_spec(tmp_path / "models", "queried").store])
+    conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "a test"})
+    ran = probe(tmp_path, tmp_path / "models", "queried_training", conf, settings=small.settings)
+    steps = {"pull": "success", "claim": "success", "extract": "success", "validate": "success", "search": "failed"}
+    assert ran["tasks"] | steps == ran["tasks"]  # one row is too few to learn from
+    assert "no labels for the" in ran["log"]
 
 
 def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wakes_nobody(

@@ -163,6 +163,8 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
         ({"gates__champion": {"margin": -1}}, "gates.champion.margin", "not negative"),
         ({"training__window": "auto"}, "training.window", "event_time"),
         ({"training__window": "long"}, "training.window", "90d"),
+        ({"source__connection": "crm"}, "source.connection", "source.query"),
+        ({"source__time_of_day": "hour"}, "source.time_of_day", "source.event_time"),
         ({"gates__minimum": {"rmse": 1}}, "gates.minimum.rmse", "roc_auc"),
         ({"gates__slices": {"columns": ["tenur"]}}, "gates.slices.columns", "tenur"),
         ({"monitoring__window": "0s"}, "monitoring.window", "at least 1s"),
