@@ -131,7 +131,7 @@ def test_a_rollback_serves_the_version_before(stack: Stack) -> None:
 
 def test_a_new_model_file_makes_new_dags_appear(stack: Stack) -> None:
     file = (stack.settings.models_dir / f"{MODEL}.yaml").read_text()
-    (stack.settings.models_dir / "another.yaml").write_text(file.replace("credit_score", "another", 1))
+    (stack.settings.models_dir / "another.yaml").write_text(file.replace("name: credit_score", "name: another", 1))
     try:
         wait_for(lambda: {"another_training", "another_deployment"} <= set(Airflow(stack.settings).dag_ids()))
         assert "another has no data yet: evergreen load another FILE" in stack.run("up").stdout
