@@ -26,6 +26,7 @@ Watches what **{name}** predicts and decides whether to train it again. Windows 
 | performance | compares predictions with the labels that had time to arrive |
 | decide | writes a row: retrain or hold, with every reason and what is in the way; alerts where people must act |
 | announce | wakes `{name}_training` where a decision waits for it, else is skipped |
+| announce_candidate | wakes `{name}_deployment` where a candidate still waits for it, else is skipped |
 
 A run that dies is made up for by the next one. **By hand:** *Trigger*, to look now instead of at the next full hour.
 """
@@ -70,7 +71,7 @@ def monitoring(spec: ModelSpec) -> None:
 
                 given = get_current_context()["params"]["window_end"]
                 with step() as settings:
-                    until = parse_window_end(given) if given else run_time()
+                    until = min(parse_window_end(given), utc_now()) if given else run_time()
                     return STEPS[name](settings, spec, until=until, now=utc_now())
 
             return do()
@@ -90,7 +91,16 @@ def monitoring(spec: ModelSpec) -> None:
             with step() as settings:
                 return monitoring.due(settings, model=spec.name)
 
-        chain(release(), *(monitoring_step(name) for name in STEPS), decide(), announce())
+        @task(outlets=[Asset(f"candidate/{spec.name}")])
+        def announce_candidate() -> str:
+            from pipelines import monitoring
+
+            with step() as settings:
+                return monitoring.due_candidate(settings, model=spec.name)
+
+        released = release()
+        chain(released, *(monitoring_step(name) for name in STEPS), decide(), announce())
+        chain(released, announce_candidate())
 
     build()
 

@@ -134,6 +134,22 @@ def due(settings: Settings, *, model: str) -> str:
     return f"decision {waiting['id']}, {waiting['cause']}: {waiting['reason']}"
 
 
+def due_candidate(settings: Settings, *, model: str) -> str:
+    """The candidate that passed its gates and waits for a deployment, in a line.
+
+    Raises: NothingToDo where none does.
+    """
+    from db import monitoring
+    from db.session import session
+    from utils.errors import NothingToDo
+
+    with session(settings, "pipeline") as connection:
+        version = monitoring.open_candidate(connection, model)
+    if version is None:
+        raise NothingToDo(model=model, reason="no candidate that passed its gates waits for a deployment")
+    return f"candidate version {version}"
+
+
 def as_json(circumstances: object) -> object:
     """A dataclass as JSON has it: times as ISO 8601 text with a Z."""
     import json

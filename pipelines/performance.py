@@ -21,7 +21,7 @@ from db.reading import labels_between
 from db.session import session
 from db.tables import performance_result, window_profile
 from pipelines.features import Scores
-from pipelines.metrics import HIGHER_IS_BETTER, entity_weights, judge, value, weighted
+from pipelines.metrics import HIGHER_IS_BETTER, drawn_together, entity_weights, judge, value, weighted
 from pipelines.monitor import BACKLOG, EPOCH
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
@@ -32,7 +32,7 @@ from utils.settings import Settings
 
 CONFIDENCE = 0.95  # that the loss is no chance, one-sided
 SEED = 7
-COLUMNS = ["prediction_id", "entity_id", "prediction", "probabilities", "truth"]
+COLUMNS = ["prediction_id", "entity_id", "created_at", "prediction", "probabilities", "truth"]
 
 
 def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> list[str]:
@@ -164,7 +164,8 @@ def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[st
         told = [json.loads(each) for each in labelled["probabilities"]]
         probabilities = np.array([[row.get(name, 0.0) for name in spec.label.classes] for row in told])
     judged = judge(labelled["truth"].to_numpy(), Scores(labelled["prediction"].to_list(), probabilities), spec=spec)
-    blocks = entity_weights(labelled["entity_id"].to_numpy(), seed=SEED)
+    together = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
+    blocks = entity_weights(together, seed=SEED)
     drawn = np.concatenate([weighted(metric, judged, weights) for weights in blocks])
     low, high = np.nanquantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
     entities = int(labelled["entity_id"].nunique())

@@ -116,8 +116,8 @@ def test_every_dag_tells_people_of_a_failure(defined: Any) -> None:
 def test_monitoring_steps_follow_each_other_and_run_at_the_borders_of_windows(defined: Any) -> None:
     dag = defined["dags"]["credit_score_monitoring"]
     order = ["release", "profile", "drift", "performance", "decide", "announce"]
-    assert set(dag["tasks"]) == set(order)
-    for earlier, later in itertools.pairwise(order):
+    assert set(dag["tasks"]) == {*order, "announce_candidate"}
+    for earlier, later in (*itertools.pairwise(order), ("release", "announce_candidate")):
         assert dag["tasks"][later]["after"] == [earlier]
     assert all(task["retries"] >= 2 for task in dag["tasks"].values())
     assert dag["max_active_runs"] == 1
@@ -192,7 +192,8 @@ def test_monitoring_announces_what_waits_and_releases_the_decisions_of_a_run_tha
     (folder / "unserved.yaml").write_text(yaml.safe_dump(file))
     spec = find_spec(folder, "unserved")
     idle = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
-    assert idle["tasks"] | {"decide": "success", "announce": "skipped"} == idle["tasks"]
+    expected = {"decide": "success", "announce": "skipped", "announce_candidate": "skipped"}
+    assert idle["tasks"] | expected == idle["tasks"]
     assert idle["events"] == []
     run_id = "unserved_training/gone"
     runs.record_decision(

@@ -18,7 +18,15 @@ from db import monitoring as rows
 from db.predictions import LOG_COLUMNS, new_id
 from db.session import session
 from db.store import append
-from db.tables import drift_result, performance_result, prediction_log, retrain_decision, training_run, window_profile
+from db.tables import (
+    drift_result,
+    performance_result,
+    prediction_log,
+    promotion_decision,
+    retrain_decision,
+    training_run,
+    window_profile,
+)
 from pipelines import circumstances, deploy, monitoring, promote, registry, runs, training
 from pipelines.features import pool_from_frame, score
 from pipelines.load import load_file
@@ -341,6 +349,17 @@ def test_nothing_is_decided_before_something_serves(small: Small, tmp_path: Path
     with session(settings, "pipeline") as connection:
         assert history.champion(connection, spec.name) is None
         assert rows.versions(connection, model=spec.name, after=END - 9 * DAY) == []
+
+
+def test_a_candidate_whose_event_was_lost_is_announced_until_a_deployment_claims_it(watched: Watched) -> None:
+    settings, name = watched.settings, watched.spec.name
+    run = {"model": name, "candidate_version": 7, "verdict": "promote", "reason": "a test", "gates": []}
+    with session(settings, "pipeline") as connection:
+        history.add(connection, promotion_decision, {**run, "run_id": f"{name}/lost", "decided_at": END})
+    assert monitoring.due_candidate(settings, model=name) == "candidate version 7"
+    promote.claim(settings, model=name, run_id=f"{name}/deploy", now=END)
+    with pytest.raises(NothingToDo):
+        monitoring.due_candidate(settings, model=name)
 
 
 def test_a_training_from_the_command_line_is_taken_for_dead_after_a_day(watched: Watched) -> None:

@@ -1,0 +1,183 @@
+"""Counting a window, telling a broken source in it, and finding the labels of its predictions."""
+
+import json
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.drift import PREDICTION, compare, worst_first
+from pipelines.monitor import EPOCH, grid, merge
+from pipelines.performance import match_labels
+from pipelines.profile import build_profile, counts
+from pipelines.quality import defects, rejected
+from pipelines.spec import ModelSpec
+from pipelines.spec_monitoring import Drift
+from pipelines.tally import Tally
+
+DAY = timedelta(days=1)
+NOON = datetime(2026, 9, 30, 12)
+SPEC = ModelSpec.parse(
+    {
+        "name": "shops",
+        "task": "multiclass",
+        "entity": "shop",
+        "source": {"event_time": "day"},
+        "label": {"column": "size", "classes": ["S", "M", "L"]},
+        "features": {
+            "columns": {"visits": {"type": "numeric"}, "town": {"type": "categorical"}, "tags": {"type": "text"}},
+        },
+    },
+    file="shops.yaml",
+)
+
+
+def world(rows: int, seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "event_time": NOON,
+            "visits": np.where(random.random(rows) < 0.05, np.nan, random.normal(100, 15, rows)),
+            "town": random.choice(["Bern", "Basel", None], rows, p=[0.6, 0.3, 0.1]),
+            "tags": random.choice(["new, loud", "quiet", None], rows),
+        }
+    )
+
+
+def logged(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table:
+    """`rows` as the log has them; every prediction is M."""
+    features = json.loads(rows[["visits", "town", "tags"]].to_json(orient="records", double_precision=15))
+    known = {"Bern", "Basel", None}
+    warnings = [["unseen category: town"] if each["town"] not in known else [] for each in features]
+    return pa.table(
+        {
+            "entity_id": entities or [f"shop {number}" for number in range(len(rows))],
+            "features": [json.dumps(each) for each in features],
+            "prediction": ["M"] * len(rows),
+            "warnings": [json.dumps(each) for each in warnings],
+        }
+    )
+
+
+PROFILE: dict[str, Any] = build_profile(world(5000, 1), ["M"] * 5000, spec=SPEC)
+
+
+def tallied(*chunks: pa.Table) -> Tally:
+    tally = Tally()
+    for chunk in chunks:
+        tally.add(chunk, profile=PROFILE)
+    return tally
+
+
+@given(st.lists(st.integers(0, 300), max_size=4))
+def test_counts_do_not_depend_on_how_the_log_was_cut_and_are_those_of_the_profile(cuts: list[int]) -> None:
+    rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
+    whole = logged(rows)
+    tally = tallied(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
+    assert (tally.rows, tally.distinct) == (300, 300)
+    for name, entry in PROFILE["features"].items():
+        assert (tally.counts[name] == counts(rows[name], entry)).all(), name
+    assert tally.counts[PREDICTION].sum() == 300
+
+
+def test_an_entity_that_asks_again_with_the_same_features_counts_once_in_any_chunk() -> None:
+    rows = world(50, 3)
+    again = tallied(logged(rows), logged(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
+    assert again.rows == 130
+    assert tallied(logged(rows), logged(rows), logged(rows)).distinct == 50
+    assert tallied(logged(rows), logged(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
+
+
+def test_a_log_row_of_another_model_file_is_counted_by_what_it_has() -> None:
+    row = {"entity_id": ["a"], "features": ['{"visits": 90, "new": [1, 2]}'], "prediction": ["L"], "warnings": ["[]"]}
+    tally = tallied(pa.table(row))
+    assert tally.counts["town"][-1] == 1
+    assert tally.counts["visits"][-1] == 0
+
+
+def found(rows: pd.DataFrame) -> list[str]:
+    tally = tallied(logged(rows))
+    drifted = frozenset(worst_first(compare(PROFILE, tally.counts, policy=Drift())))
+    return [
+        f"{each.feature} {each.kind}" for each in defects(PROFILE, tally.counts, unseen=tally.unseen, drifted=drifted)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, []),
+        ({"visits": lambda rows: rows["visits"] + 15}, []),  # the world changed by a standard deviation
+        ({"visits": lambda rows: None}, ["visits missing"]),
+        ({"visits": lambda rows: rows["visits"] * 60}, ["visits unit"]),
+        ({"visits": lambda rows: rows["visits"] / 1000}, ["visits unit"]),
+        ({"town": lambda rows: rows["town"].str.upper()}, ["town unseen"]),
+        ({"town": lambda rows: rows["town"].where(rows.index % 2 == 0)}, ["town missing"]),
+        ({"tags": lambda rows: None}, ["tags missing"]),
+    ],
+)
+def test_a_broken_source_is_told_from_a_world_that_changed(change: dict[str, Any], expected: list[str]) -> None:
+    assert found(world(1000, 4).assign(**change)) == expected
+
+
+def test_a_few_rows_prove_no_defect() -> None:
+    assert found(world(40, 4).assign(visits=None)) == []
+
+
+def test_requests_are_refused_more_than_is_ordinary_only_where_they_are_many() -> None:
+    assert rejected({"age": 49}, rows=0, ordinary=0.0) == []
+    assert [str(each) for each in rejected({"age": 100}, rows=300, ordinary=0.0)] == [
+        "age is refused in 25% of the rows, 0% is ordinary"
+    ]
+    assert rejected({"age": 100}, rows=300, ordinary=0.1) == []
+
+
+@given(st.integers(0, 10**10), st.integers(1, 10**6))
+def test_windows_lie_on_one_grid_whoever_asks(seconds: int, length: int) -> None:
+    moment, window = EPOCH + timedelta(seconds=seconds), timedelta(seconds=length)
+    border = grid(moment, window)
+    assert border <= moment < border + window
+    assert grid(border, window) == border
+    assert grid(border + window, window) == border + window
+
+
+@given(st.lists(st.integers(0, 400), max_size=20))
+def test_merged_windows_are_neighbours_have_enough_rows_and_lose_none_but_the_last(sizes: list[int]) -> None:
+    rows: Any = [{"distinct_count": size, "place": place} for place, size in enumerate(sizes)]
+    merged = list(merge(rows, min_rows=300))
+    assert all(sum(row["distinct_count"] for row in each) >= 300 for each in merged)
+    assert all(sum(row["distinct_count"] for row in each[:-1]) < 300 for each in merged)
+    kept = [row["place"] for each in merged for row in each]
+    assert kept == list(range(len(kept)))
+    assert sum(sizes[len(kept) :]) < 300
+
+
+@pytest.mark.parametrize(
+    ("dated", "counts_for"),
+    [
+        (NOON, True),  # the very moment
+        (NOON - DAY, True),  # dated by the day
+        (NOON - DAY - timedelta(seconds=1), False),  # long settled
+        (NOON + timedelta(seconds=1), False),  # about a later moment
+    ],
+)
+def test_a_label_holds_for_the_predictions_soon_after_it(dated: datetime, counts_for: bool) -> None:
+    asked = pd.DataFrame({"entity_id": ["b", "a"], "created_at": [NOON, NOON]})
+    labels = pd.DataFrame({"entity_id": ["a"], "event_time": [dated], "truth": ["L"]})
+    matched = match_labels(asked, labels, timed=True, match=DAY)
+    assert matched.isna().tolist() == [True, not counts_for]
+
+
+def test_the_newest_label_before_a_prediction_holds_and_without_time_the_only_one() -> None:
+    asked = pd.DataFrame({"entity_id": ["a", "a"], "created_at": [NOON, NOON - timedelta(hours=2)]}, index=[5, 3])
+    times = [NOON - timedelta(hours=hours) for hours in (3, 1)]
+    labels = pd.DataFrame({"entity_id": ["a", "a"], "event_time": times, "truth": ["S", "L"]})
+    assert match_labels(asked, labels, timed=True, match=DAY).to_dict() == {5: "L", 3: "S"}
+    only = pd.DataFrame({"entity_id": ["a"], "event_time": [EPOCH], "truth": ["M"]})
+    assert match_labels(asked, only, timed=False, match=DAY).to_dict() == {5: "M", 3: "M"}
