@@ -81,7 +81,7 @@ def monitoring(spec: ModelSpec) -> None:
             from pipelines import monitoring
 
             with step() as settings:
-                made = monitoring.decide(settings, spec, caused_by=own_id(), now=run_time())
+                made = monitoring.decide(settings, spec, caused_by=own_id(), now=utc_now())
             return f"{made['action']}, {made['cause']}: {made['reason']}"
 
         @task(outlets=[Asset(f"retrain/{spec.name}")])

@@ -10,7 +10,7 @@ from steps import ALERTS, RETRIES, MlflowLink, as_loader, model_specs, own_id, r
 from pipelines.spec import ModelSpec
 from pipelines.training import STEPS
 from utils.clock import utc_now
-from utils.settings import load_settings
+from utils.settings import Settings, load_settings
 
 STILL_DUE = timedelta(minutes=10)
 
@@ -20,7 +20,7 @@ Trains **{name}** and decides whether the result may serve. {description}
 | step | does |
 |---|---|
 | pull | only with `source.query`: loads its new rows into the store |
-| claim | takes every open decision to retrain; a run by cron or by hand records its own first |
+| claim | takes every open decision to retrain; a run by hand, or by cron where labels are new, records its own first |
 | extract | reads point-in-time rows into an immutable snapshot |
 | validate | holds the snapshot against the model file; a broken rule stops the run |
 | search | tries parameters within the budget ({trials} trials, at most {timeout}) |
@@ -59,6 +59,19 @@ def form(spec: ModelSpec) -> dict[str, Param]:
     }  # fmt: skip
 
 
+def _record_own_decision(settings: Settings, spec: ModelSpec, *, reason: str) -> None:
+    """A run that monitoring woke has its decision already; the others record why they are."""
+    from pipelines import runs
+
+    kind = get_current_context()["dag_run"].run_type.value
+    if kind == "scheduled":
+        runs.record_schedule(settings, spec, caused_by=own_id(), now=utc_now())
+    elif not kind.startswith("asset"):
+        runs.record_decision(
+            settings, model=spec.name, cause="manual", reason=reason, caused_by=own_id(), now=utc_now()
+        )
+
+
 def training(spec: ModelSpec) -> None:
     budget = spec.training.search
 
@@ -79,14 +92,9 @@ def training(spec: ModelSpec) -> None:
         def claim() -> str:
             from pipelines import runs
 
-            context = get_current_context()
-            kind, given = str(context["dag_run"].run_type), context["params"]
+            given = get_current_context()["params"]
             with step() as settings:
-                if not kind.startswith("asset"):
-                    cause, why = ("schedule", "its cron") if kind == "scheduled" else ("manual", given["reason"])
-                    runs.record_decision(
-                        settings, model=spec.name, cause=cause, reason=why, caused_by=own_id(), now=utc_now()
-                    )
+                _record_own_decision(settings, spec, reason=given["reason"])
                 window_end = runs.parse_window_end(given["window_end"]) if given["window_end"] else run_time()
                 run = runs.claim(
                     settings, spec=spec, run_id=own_id(), now=utc_now(), window_end=window_end, trials=given["trials"]

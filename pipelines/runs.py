@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
-from db import history
+from db import history, monitoring
 from db.session import session
 from db.store import latest_commit_seq
 from db.tables import retrain_decision, training_run
@@ -55,8 +55,29 @@ def record_decision(
     """
     row = {"model": model, "action": "retrain", "cause": cause, "reason": reason[:1000], "evidence": evidence or {}}
     with session(settings, "pipeline") as connection:
-        known = history.decision_of(connection, model=model, caused_by=caused_by)
-        return known or history.add(connection, retrain_decision, {**row, "caused_by": caused_by, "decided_at": now})
+        return _decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
+
+
+def record_schedule(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> int:
+    """Append what a run by cron decides; returns its id.
+
+    Where no label has come since the last training and the model file is the same, it would only repeat that one: a
+    candidate as good as the champion would be promoted by luck.
+    """
+    with session(settings, "pipeline") as connection:
+        last = next(iter(monitoring.trainings(connection, model=spec.name, state="finished")), None)
+        fresh = monitoring.labels_since(connection, model=spec.name, commit_seq=last["commit_seq"] if last else 0)
+        repeats = last is not None and not fresh and last["spec_hash"] == spec.hash
+        decided = {"action": "hold", "cause": "no_new_labels", "reason": "no label has come since the last training"}
+        if not repeats:
+            decided = {"action": "retrain", "cause": "schedule", "reason": "its cron"}
+        row = {"model": spec.name, **decided, "evidence": {"new_labels": fresh}}
+        return _decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
+
+
+def _decision(connection: Connection, row: dict[str, Any]) -> int:
+    known = history.decision_of(connection, model=row["model"], caused_by=row["caused_by"])
+    return known or history.add(connection, retrain_decision, row)
 
 
 def parse_window_end(given: str) -> datetime:
@@ -91,7 +112,7 @@ def claim(
     with session(settings, "pipeline") as connection:
         claimed = history.claim_retraining(connection, model=name, run_id=run_id, now=now)
         if not claimed:
-            raise NothingToDo(model=name, reason="every decision to retrain has been claimed by another run")
+            raise NothingToDo(model=name, reason="no decision to retrain waits for a run")
         row = {
             "run_id": run_id,
             "model": name,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from db import bootstrap, history, sample
 from db.session import session
@@ -18,6 +19,7 @@ from pipelines.load import load_example, load_file
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.split import split_rows
+from utils.errors import NothingToDo
 from utils.settings import Settings
 from utils.version import ROOT
 
@@ -109,3 +111,21 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
         verdict = history.find_verdict(connection, again.run_id)
     assert verdict is not None
     assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}
+
+
+def test_a_run_by_cron_trains_only_where_a_label_has_come_or_the_model_file_changed(served: Served) -> None:
+    def scheduled(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
+        runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)
+        made = runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
+        with session(served.settings, "pipeline") as connection:
+            query = text("SELECT id, action, cause FROM retrain_decision WHERE caused_by = :by")
+            (row,) = connection.execute(query, {"by": caused_by}).mappings()
+        assert row["id"] == made
+        return row["action"], row["cause"]
+
+    name = served.spec.name
+    assert scheduled(served.spec, f"{name} repeated") == ("hold", "no_new_labels")
+    with pytest.raises(NothingToDo):
+        runs.claim(served.settings, spec=served.spec, run_id=f"{name} repeated", now=NOW, window_end=NOW)
+    edited = ModelSpec.parse(served.spec.to_json() | {"description": "edited"}, file="edited.yaml")
+    assert scheduled(edited, f"{name} edited") == ("retrain", "schedule")
