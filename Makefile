@@ -1,6 +1,6 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs clean test lint format bench
+.PHONY: help install up down status logs clean demo test lint format bench
 EVERGREEN := .venv/bin/evergreen
 PYTEST := .venv/bin/python -m pytest
 
@@ -26,6 +26,10 @@ logs: ## The last lines of every log, or of NAME's
 
 clean: ## Stop everything and remove its state, after asking
 	@$(EVERGREEN) clean $(ARGS)
+
+demo: ## Close the loop live, on a stack of its own (CONTROL=1: the world stays; SCENARIO=broken: a source breaks)
+	@since=$$(date +%s) && deploy/bootstrap.sh && exec $(EVERGREEN) demo --since $$since \
+	  --scenario $(if $(CONTROL),none,$(or $(SCENARIO),shift)) $(ARGS)
 
 test: install lint ## Every check: lint, format, types, unit, integration, end to end (options for pytest: ARGS)
 	$(PYTEST) tests/unit tests/integration tests/model tests/e2e $(ARGS)

@@ -26,7 +26,7 @@ def simulate(
     model: Annotated[str, typer.Argument(help="A model with an example world.")],
     scenario: Annotated[
         Scenario,
-        typer.Option(help="What changes: values rise, the rule changes, the class mix shifts, a source breaks."),
+        typer.Option(help="What changes: values rise, the rule changes, both, the class mix shifts, a source breaks."),
     ] = Scenario.NONE,
     requests: Annotated[
         int, typer.Option(min=0, max=50_000, help="How many people ask; 0 only loads labels that are due by now.")

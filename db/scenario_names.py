@@ -7,5 +7,6 @@ class Scenario(StrEnum):
     NONE = "none"
     COVARIATE = "covariate"
     CONCEPT = "concept"
+    SHIFT = "shift"
     PRIOR = "prior"
     BROKEN = "broken"

@@ -1,8 +1,9 @@
-"""Scenarios: the example worlds changed in one way at a time, moderately, for seeing what the platform makes of it.
+"""Scenarios: the example worlds changed moderately, for seeing what the platform makes of it.
 
     none       nothing
     covariate  some values rise, as incomes; who they are that ask changes, the rule that makes labels does not
     concept    the rule changes; those who ask look the same as ever
+    shift      covariate and concept at once, as when times change
     prior      one class becomes commoner; within each class everybody looks the same as ever
     broken     a source sends one column in another unit and one empty; the truth, and the labels with it, stay
 
@@ -54,8 +55,8 @@ class Traffic:
 def traffic(model: str, *, scenario: Scenario, end: datetime, rows: int, seed: int) -> Traffic:
     """`rows` people of the world of `model` on the days before `end` (UTC), under `scenario`.
 
-    The same arguments give the same people; fewer rows give the first of them. Under `none`, `covariate`, `concept` and
-    `broken` they are the same people.
+    The same arguments give the same people; fewer rows give the first of them. Under all scenarios but
+    `prior` they are the same people.
 
     Raises: NotFound where the model has no example world, or it has no levers.
     """
@@ -84,9 +85,9 @@ def _changed(world: World, levers: Levers, scenario: Scenario, random: np.random
     newest = random.permutation(np.flatnonzero(~world.frame.duplicated(world.frame.columns[0], keep="last")))
     complete = world.complete.iloc[newest].reset_index(drop=True)
     sent = world.frame.loc[newest, list(complete.columns)].reset_index(drop=True)
-    if scenario is Scenario.COVARIATE:
+    if scenario in {Scenario.COVARIATE, Scenario.SHIFT}:
         complete, sent = (_multiplied(frame, levers.rising) for frame in (complete, sent))
-    rule = levers.changed_rule if scenario is Scenario.CONCEPT else levers.rule
+    rule = levers.changed_rule if scenario in {Scenario.CONCEPT, Scenario.SHIFT} else levers.rule
     labels = pd.Series(rule(complete, random), name=world.label)
     if scenario is Scenario.PRIOR:
         kept = random.random(len(labels)) < levers.share(labels)

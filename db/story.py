@@ -1,10 +1,20 @@
 """What the histories tell people: what served when and why, and which decisions were the last."""
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Table, select, text
+from sqlalchemy import Connection, RowMapping, Table, func, select, text
 
-from db.tables import promotion_decision, retrain_decision, snapshot, training_run
+from db.tables import (
+    deployment,
+    drift_result,
+    performance_result,
+    prediction_log,
+    promotion_decision,
+    retrain_decision,
+    snapshot,
+    training_run,
+)
 
 # A `deploy` or `rollback` row says what shall serve until the next one does; `live` or `failed` says what came of it.
 # A version belongs to one promotion decision: it is that one's candidate, or the candidate's final fit.
@@ -28,6 +38,16 @@ LEFT JOIN promotion_decision p
 LEFT JOIN training_run r ON r.run_id = p.run_id
 ORDER BY w.id DESC
 """
+
+MOMENTS = {  # what a row tells of, and the column that says when
+    "drift": drift_result.c.measured_at,
+    "performance": performance_result.c.measured_at,
+    "retraining": retrain_decision.c.decided_at,
+    "training": training_run.c.started_at,
+    "verdict": promotion_decision.c.decided_at,
+    "trained": training_run.c.finished_at,
+    "deployment": deployment.c.created_at,
+}
 
 
 def served(connection: Connection, model: str) -> list[RowMapping]:
@@ -56,6 +76,26 @@ def last_promotion(connection: Connection, model: str) -> RowMapping | None:
         .join(snapshot, data.snapshot_id == run.snapshot_id, isouter=True)
     )  # fmt: skip
     return _newest(connection, rows, promotion_decision, model)
+
+
+def events(connection: Connection, model: str, *, since: datetime) -> list[tuple[datetime, str, RowMapping]]:
+    """What the rows of `model` tell from `since` (UTC) on, oldest first: when, a key of `MOMENTS`, the row."""
+    found = [
+        (row[moment.name], kind, row)
+        for kind, moment in MOMENTS.items()
+        for row in connection.execute(
+            select(moment.table).where(moment.table.c.model == model, moment >= since)
+        ).mappings()
+    ]
+    return sorted(found, key=lambda event: event[0])
+
+
+def first_answer(connection: Connection, model: str, *, version: int, since: datetime) -> datetime | None:
+    """When `version` first answered a request from `since` (UTC) on."""
+    log = prediction_log.c
+    asked = select(func.min(log.created_at)).where(log.model == model, log.version == version, log.created_at >= since)
+    found: datetime | None = connection.scalar(asked)
+    return found
 
 
 def _newest(connection: Connection, rows: Any, table: Table, model: str) -> RowMapping | None:

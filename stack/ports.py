@@ -1,5 +1,6 @@
 """Ports that are taken are named before anything starts, with who holds them and the variable that moves ours."""
 
+import random
 import socket
 from collections.abc import Iterable
 
@@ -38,6 +39,19 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring TCP ports that nothing listens on.
+
+    They lie below those that the system hands out, so that no client's socket takes one before it is used.
+
+    Raises: StackError.
+    """
+    for base in random.sample(range(20_000, 32_000, count), 500):
+        if all(is_free(port) for port in range(base, base + count)):
+            return base
+    raise StackError(f"no {count} neighbouring ports between 20000 and 32000 are free")
 
 
 def owner_of(port: int) -> psutil.Process | None:

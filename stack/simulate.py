@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Event
 from typing import Any
 
 import pandas as pd
@@ -66,6 +67,7 @@ def simulate(
     seed: int | None = None,
     since: datetime | None = None,
     labels_after: timedelta | None = None,
+    stop: Event | None = None,
     url: str | None = None,
     console: Console | None = None,
 ) -> Summary:
@@ -73,8 +75,8 @@ def simulate(
 
     `seed` says who asks; by default it is somebody new each time. The scenario applies from `since` (UTC) on, by
     default from the first request; before that the world is as ever. `labels_after`: how late labels are, by default
-    the model's maturity; those later than five minutes are left to the next simulation. `url`: of the service, by
-    default the one on this machine.
+    the model's maturity; those later than five minutes are left to the next simulation. Once `stop` is set, nobody asks
+    any more and no label is waited for. `url`: of the service, by default the one on this machine.
 
     Raises: NotFound where the model has no scenarios; Unreachable, AccessDenied, StackError.
     """
@@ -91,9 +93,10 @@ def simulate(
         Traffic(url, key=key, body=people.body, count=requests, rate=rate) as traffic,
     ):
         try:
-            seconds = _follow(traffic, people, late, shown)
+            seconds = _follow(traffic, people, late, shown, stop or Event())
+            longest = timedelta(0) if stop and stop.is_set() else LONGEST_WAIT
             late.wait(
-                LONGEST_WAIT, tell=lambda left: shown.update(shown.task_ids[0], note=f"labels due in {left.seconds} s")
+                longest, tell=lambda left: shown.update(shown.task_ids[0], note=f"labels due in {left.seconds} s")
             )
         finally:
             late.close()
@@ -116,13 +119,13 @@ def simulate(
     )
 
 
-def _follow(traffic: Traffic, people: "People", late: LateLabels, shown: Progress) -> float:
-    """Load what the answers bring until the last one is there; returns how long that took, in seconds."""
+def _follow(traffic: Traffic, people: "People", late: LateLabels, shown: Progress, stop: Event) -> float:
+    """Load what the answers bring until the last one is there, or `stop` is set; returns how many seconds that took."""
     begun, loaded, over = time.monotonic(), 0, False
     task = shown.add_task("requests", total=traffic.count, note="")
     while not over:
         flush_at = time.monotonic() + FLUSH
-        while not (over := traffic.is_over(within=LOOK)) and time.monotonic() < flush_at:
+        while not (over := traffic.is_over(within=LOOK) or stop.is_set()) and time.monotonic() < flush_at:
             shown.update(task, completed=traffic.done, note=f"{traffic.done / (time.monotonic() - begun):.0f} a second")
         seconds = time.monotonic() - begun
         shown.update(task, completed=traffic.done)

@@ -1,18 +1,13 @@
 """Real servers for tests: each in a folder of its own, on a free port, ended by the process id it was started with."""
 
-import json
-import random
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pymysql
 
@@ -25,19 +20,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` neighbouring TCP ports that nothing listens on.
-
-    They lie below those that the system hands out, so that no client's socket takes one before it is used.
-    """
-    for base in random.sample(range(20_000, 32_000, count), 500):
-        with ExitStack() as probes, suppress(OSError):
-            for port in range(base, base + count):
-                probes.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return base
-    raise RuntimeError(f"no {count} neighbouring ports are free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +99,3 @@ def _secure(socket_path: Path, server: "subprocess.Popen[bytes]", password: str,
 def _listening(socket_path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(socket_path)) == 0
-
-
-@contextmanager
-def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An address that takes JSON, and the list of what it took."""
-    taken: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/hook", taken
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

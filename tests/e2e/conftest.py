@@ -15,8 +15,8 @@ import pytest
 import requests
 import yaml
 
+from stack.ports import free_ports
 from stack.programs import serving_ports
-from tests.servers import free_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 

@@ -15,8 +15,8 @@ import yaml
 from db import bootstrap
 from pipelines import runs
 from pipelines.spec import find_spec
+from stack.webhook import webhook
 from tests.integration.conftest import Small
-from tests.servers import webhook
 from utils.settings import Settings
 from utils.version import ROOT
 

@@ -31,8 +31,8 @@ from pipelines import circumstances, deploy, monitoring, promote, registry, runs
 from pipelines.features import pool_from_frame, score
 from pipelines.load import load_file
 from pipelines.spec import ModelSpec, find_spec
+from stack.webhook import webhook
 from tests.integration.conftest import END, Small
-from tests.servers import webhook
 from utils.errors import NothingToDo
 from utils.settings import Settings
 
