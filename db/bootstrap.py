@@ -14,9 +14,9 @@ from db.session import session
 from db.store_tables import COLLATION, create_tables
 from utils.clock import utc_now
 from utils.errors import StackError
-from utils.settings import MLFLOW_DB, OPTUNA_DB, PLATFORM_DB, STORE_DB, Role, Settings
+from utils.settings import MLFLOW_DB, OPTUNA_DB, PLATFORM_DB, RESULTS_DB, STORE_DB, Role, Settings
 
-DATABASES = (PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB)
+DATABASES = (PLATFORM_DB, STORE_DB, RESULTS_DB, MLFLOW_DB, OPTUNA_DB)
 USERS: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
 MIGRATION_LOCK, LOCK_SECONDS = "evergreen_migration", 60
 
@@ -25,8 +25,9 @@ DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
     *(("admin", "ALL PRIVILEGES", database) for database in DATABASES),
     ("loader", "CREATE TEMPORARY TABLES", STORE_DB),
     *(("pipeline", "SELECT", database) for database in (PLATFORM_DB, STORE_DB)),
+    ("pipeline", "CREATE, SELECT, INSERT", RESULTS_DB),
     ("pipeline", "ALL PRIVILEGES", OPTUNA_DB),
-    *(("reader", "SELECT", database) for database in (PLATFORM_DB, STORE_DB)),
+    *(("reader", "SELECT", database) for database in (PLATFORM_DB, STORE_DB, RESULTS_DB)),
     ("mlflow", "ALL PRIVILEGES", MLFLOW_DB),
 )
 # Single tables, given by admin. ON DUPLICATE KEY UPDATE needs SELECT and UPDATE on the columns it names.
@@ -43,7 +44,7 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
 
 
 def create_databases_and_users(settings: Settings) -> None:
-    """Make the four databases and the six users as root, and give the users the passwords of `settings`.
+    """Make the five databases and the six users as root, and give the users the passwords of `settings`.
 
     Raises: Unreachable, AccessDenied, SettingMissing.
     """

@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +26,20 @@ from pipelines.check import Reject, check
 from pipelines.features import pool_from_frame, rows_of, score
 from pipelines.load import MOST_REJECTS, Progress
 from pipelines.profile import seen_categories, warnings_of
-from pipelines.score_files import Source, results_file
+from pipelines.score_files import Source, file_source, query_source, results_file, results_table, table_name, writer_of
+from pipelines.spec import find_spec
 from utils.errors import DataRefused, NotFound, RowsRefused
-from utils.settings import Settings
+from utils.settings import RESULTS_DB, Settings
 
 INSERTED = 2_000  # rows of one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a batch scoring did. `batch` stands in the column `instance` of each of its rows in `prediction_log`."""
+    """What a batch scoring did.
+
+    `batch` stands in each of its rows: in `prediction_log` as `instance`, in `table` as `batch_id`.
+    """
 
     model: str
     version: int
@@ -42,6 +47,21 @@ class Scored:
     seconds: float
     batch: UUID
     out: Path | None
+    table: str | None
+
+    @property
+    def summary(self) -> str:
+        """Two lines: what was done, and where the results are."""
+        places = [
+            *([str(self.out)] if self.out else []),
+            *([f"{self.table} where batch_id = '{self.batch}'"] if self.table else []),
+            f"prediction_log where instance = '{self.batch}'",
+        ]
+        pace = self.rows / max(self.seconds, 1e-9)
+        return (
+            f"{self.rows:,} rows scored by version {self.version} in {self.seconds:.1f} s ({pace:,.0f} a second)\n"
+            f"results are in {' and in '.join(places)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,38 @@ def serving(settings: Settings, model: str) -> Serving:
     return Serving(row["version"], bundle, seen_categories(profile))
 
 
+def score_rows(
+    settings: Settings,
+    model: str,
+    *,
+    now: datetime,
+    file: Path | None = None,
+    query: str | None = None,
+    out: Path | None = None,
+    table: str | None = None,
+    progress: Progress | None = None,
+) -> Scored:
+    """Score the rows of `file`, or those of the SELECT `query`, by the version of `model` that serves.
+
+    Raises: DataRefused where both are given or neither, or where a row, `out` or `table` can't be used; UnknownModel,
+    NotFound, MissingColumns, RowsRefused, IntegrityError, Unreachable, AccessDenied.
+    """
+    if bool(file) == bool(query):
+        raise DataRefused("give either a file or a query")
+    find_spec(settings.models_dir, model)
+    if out:  # before anything takes long
+        writer_of(out)
+    if table is not None:
+        table_name(table)
+    by = serving(settings, model)
+    spec = by.bundle.spec
+    opened = (
+        file_source(file, spec=spec) if file else nullcontext(query_source(str(query), spec=spec, settings=settings))
+    )
+    with opened as source:
+        return score_source(source, by=by, settings=settings, now=now, out=out, table=table, progress=progress)
+
+
 def score_source(
     source: Source,
     *,
@@ -76,27 +128,35 @@ def score_source(
     settings: Settings,
     now: datetime,
     out: Path | None = None,
+    table: str | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Score every row of `source`, log it, and write it to the `.csv` or `.parquet` file `out`, if one is named.
+    """Score every row of `source`, log it, and write it to the file `out` and the table `table` where they are named.
 
-    `source` is opened for the spec of `by`. `now` (UTC) is when the predictions are made. A file that is there is
-    replaced at the end; where something fails it stays, and rows logged by then stay too.
+    `source` is opened for the spec of `by`. `now` (UTC) is when the predictions are made. A `.csv` or `.parquet` file
+    is replaced at the end, and a table of `evergreen_results` gets all rows then; where something fails both stay as
+    they were, and rows logged by then stay too.
 
     Raises: RowsRefused, DataRefused (nothing is scored then); Unreachable, AccessDenied.
     """
     begun, spec, batch = time.monotonic(), by.bundle.spec, new_id(now)
     _refuse_wrong_rows(source)
     done = 0
-    with results_file(out, spec=spec, timed=source.spec.timed) as write:
+    timed = source.spec.timed
+    with (
+        results_file(out, spec=spec, timed=timed) as write,
+        results_table(table, spec=spec, timed=timed, batch=batch, settings=settings) as append,
+    ):
         for rows in _checked(source):
             results, log_rows = _score(rows, by=by, batch=batch, now=now)
             _log(log_rows, settings=settings)
             write(results)
+            append(results)
             done += rows.num_rows
             if progress:
                 progress(done)
-    return Scored(spec.name, by.version, done, time.monotonic() - begun, batch, out)
+    where = f"{RESULTS_DB}.{table}" if table else None
+    return Scored(spec.name, by.version, done, time.monotonic() - begun, batch, out, where)
 
 
 def _refuse_wrong_rows(source: Source) -> None:

@@ -1,22 +1,27 @@
-"""What batch scoring reads and writes: rows of a file or a query, and the file with their results."""
+"""What batch scoring reads and writes: rows of a file or a query, and the file or table with their results."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from sqlalchemy.exc import DBAPIError
 
+from db.results import appended
 from db.session import session
 from pipelines.check import STAMP, Columns
 from pipelines.load import CHUNK_ROWS, readable
-from pipelines.spec import ModelSpec
+from pipelines.spec import IDENTIFIER, ModelSpec
 from utils.errors import DataRefused, NotFound
 from utils.settings import STORE_DB, Settings
+
+type Write = Callable[[list[dict[str, Any]]], None]  # takes rows with the columns of `results_schema` by their names
 
 WRITERS: dict[str, Any] = {".csv": pyarrow.csv.CSVWriter, ".parquet": pyarrow.parquet.ParquetWriter}
 
@@ -104,10 +109,8 @@ def _queried(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Tabl
 
 
 @contextmanager
-def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[Write]:
     """What writes rows of results to `out`, which is replaced at the end, whole or not at all; without `out` none does.
-
-    A row has the columns of `results_schema` by their names.
 
     Raises: DataRefused where it is no `.csv` or `.parquet` file; NotFound where its folder is none.
     """
@@ -121,6 +124,32 @@ def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[
         aside.replace(out)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def results_table(
+    name: str | None, *, spec: ModelSpec, timed: bool, batch: UUID, settings: Settings
+) -> Iterator[Write]:
+    """What adds rows of results to table `name` of `evergreen_results`, all of them at the end, or none; or nowhere.
+
+    The table has an event time wherever the model has one; it is NULL where what was scored had none (`timed`).
+
+    Raises: DataRefused where the name is none, or the table holds anything else; Unreachable, AccessDenied.
+    """
+    if name is None:
+        yield lambda rows: None
+        return
+    shown = results_schema(spec, timed=timed).names
+    columns = results_schema(spec, timed=spec.timed)
+    with appended(settings, table_name(name), model=spec.name, columns=columns) as append:
+        yield lambda rows: append([{"batch_id": batch, **{each: row[each] for each in shown}} for row in rows])
+
+
+def table_name(name: str) -> str:
+    """`name`, where a table of results may have it. Raises: DataRefused."""
+    if not re.fullmatch(IDENTIFIER, name):
+        raise DataRefused(f"{name!r} can't name a table: up to 48 of a-z, 0-9 and _, a letter first")
+    return name
 
 
 def _opened(writer: Any, path: Path, schema: pa.Schema) -> Any:
@@ -143,7 +172,7 @@ def writer_of(out: Path) -> Any:
 
 
 def results_schema(spec: ModelSpec, *, timed: bool) -> pa.Schema:
-    """The columns of a file of results; `timed`: with the event time of what was scored."""
+    """The columns of results; `timed`: with the event time of what was scored."""
     kind = pa.float64() if spec.task == "regression" else pa.string()
     columns: dict[str, pa.DataType] = {
         spec.entity: pa.string(),

@@ -19,6 +19,7 @@ INHERITED = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),  # of a team's own MLflow
 )
 PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB = "evergreen", "evergreen_store", "mlflow", "optuna"
+RESULTS_DB = "evergreen_results"
 
 
 class Settings(BaseSettings):

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
@@ -16,17 +17,19 @@ from api.schemas import build_schemas
 from api.scoring import Version, predict
 from db import bootstrap, history, sample
 from db.predictions import new_id
+from db.results import appended
 from db.session import session
 from db.tables import deployment
 from pipelines import registry
 from pipelines.features import rows_of
 from pipelines.load import load_file
-from pipelines.score import score_source, serving
-from pipelines.score_files import file_source, query_source
+from pipelines.score import score_rows, score_source, serving
+from pipelines.score_files import Source, file_source, query_source
 from stack.programs import settings_environment
 from tests.bundles import write_bundle
 from tests.services import spec_like_credit_score
 from utils.errors import AccessDenied, DataRefused, MissingColumns, NotFound, RowsRefused
+from utils.settings import RESULTS_DB
 
 MODEL, ROWS = "score_model", 300
 NOW = datetime(2026, 11, 21, 12)
@@ -63,9 +66,19 @@ def people():
     return world.drop_duplicates("customer_id", keep="last").reset_index(drop=True)
 
 
-def scored(path, ready, by, *, out=None):
+def scored(path, ready, by, *, out=None, table=None):
     with file_source(path, spec=by.bundle.spec) as source:
-        return score_source(source, by=by, settings=ready, now=NOW, out=out)
+        return score_source(source, by=by, settings=ready, now=NOW, out=out, table=table)
+
+
+def in_table(settings, name):
+    """The table's rows as a person who may only read sees them; None where there is no such table."""
+    with session(settings, "reader", RESULTS_DB) as connection:
+        if not connection.scalar(
+            text("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = :n"), {"n": name}
+        ):
+            return None
+        return pd.read_sql(text(f"SELECT * FROM `{name}` ORDER BY customer_id"), connection)
 
 
 def logged(settings, batch):
@@ -179,6 +192,99 @@ def test_a_query_that_is_none_is_said(ready, by, query, error, said):
         query_source(query, spec=by.bundle.spec, settings=ready)
 
 
+def test_a_table_holds_what_a_file_holds_and_each_batch_adds_its_rows(ready, by, people, tmp_path):
+    people.to_csv(tmp_path / "in.csv", index=False)
+    done = scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.parquet", table="both")
+    assert done.table == "evergreen_results.both"
+    found = in_table(ready, "both")
+    assert set(found["batch_id"]) == {str(done.batch)}
+    assert set(found["prediction_id"]) == set(logged(ready, done.batch))
+    file = pd.read_parquet(tmp_path / "out.parquet").sort_values("customer_id").reset_index(drop=True)
+    assert [*file.columns, "batch_id"] == list(found.columns)
+    pd.testing.assert_frame_equal(found.drop(columns="batch_id"), file, check_dtype=False)
+
+    people.drop(columns="date").to_csv(tmp_path / "in.csv", index=False)
+    again = scored(tmp_path / "in.csv", ready, by, table="both")
+    found = in_table(ready, "both")
+    assert len(found) == 2 * ROWS
+    added = found[found["batch_id"] == str(again.batch)]
+    assert len(added) == ROWS
+    assert added["date"].isna().all()
+
+
+def test_a_table_gets_no_row_of_a_batch_that_fails(ready, by, people, tmp_path):
+    people.assign(age=people["age"].where(people.index != 7, 300)).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(RowsRefused, match="nothing was scored"):
+        scored(tmp_path / "in.csv", ready, by, table="wrong_rows")
+    assert in_table(ready, "wrong_rows") is None
+
+    spec, half = by.bundle.spec, people[: ROWS // 2]
+    chunks = [pa.Table.from_pandas(half, preserve_index=False)]
+
+    def breaking(names):
+        looked.append(names)
+        yield chunks[0].select(names)
+        if len(looked) > 1:  # the first look is for wrong rows
+            raise DataRefused("the disk is gone")
+
+    looked = []
+    source = Source.of("breaking", chunks[0].column_names, breaking, spec=spec, first_line=2)
+    with pytest.raises(DataRefused, match="the disk is gone"):
+        score_source(source, by=by, settings=ready, now=NOW, table="broken_off")
+    assert len(in_table(ready, "broken_off")) == 0
+
+
+def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(ready, by, people, tmp_path):
+    people.to_csv(tmp_path / "in.csv", index=False)
+    with session(ready, "admin", RESULTS_DB) as connection:
+        connection.execute(text("CREATE TABLE invoices (amount DOUBLE)"))
+        connection.execute(text("CREATE TABLE of_another LIKE invoices"))
+        connection.execute(text("ALTER TABLE of_another COMMENT = 'results of another_model'"))
+        connection.execute(text("CREATE TABLE older (customer_id VARCHAR(64)) COMMENT = 'results of score_model'"))
+        before = connection.scalar(text("SELECT COUNT(*) FROM evergreen.prediction_log"))
+    for name, said in (
+        ("invoices", "evergreen_results.invoices is no table of results of score_model"),
+        ("of_another", "is no table of results of score_model"),
+        ("older", "other columns than the results of score_model now .*prediction"),
+        ("score_model_latest; DROP TABLE x", "can't name a table"),
+        ("evergreen_store.score_model_latest", "can't name a table"),
+        ("Scores", "can't name a table"),
+        ("", "can't name a table"),
+    ):
+        with pytest.raises(DataRefused, match=said) as refused:
+            scored(tmp_path / "in.csv", ready, by, table=name)
+        assert "\n" not in str(refused.value)
+    with session(ready, "reader") as connection:
+        assert connection.scalar(text("SELECT COUNT(*) FROM prediction_log")) == before
+
+
+def test_classes_that_differ_only_in_capitals_are_said_to_need_a_file(ready):
+    columns = pa.schema({"probability_a": pa.float64(), "probability_A": pa.float64(), "prediction_id": pa.string()})
+    with (
+        pytest.raises(DataRefused, match="Duplicate column name 'probability_A': write them to a file"),
+        appended(ready, "capitals", model=MODEL, columns=columns),
+    ):
+        pass
+
+
+def test_two_batches_fill_one_table_at_the_same_time(ready):
+    columns = pa.schema({"prediction": pa.float64(), "prediction_id": pa.string()})
+    with appended(ready, "shared", model=MODEL, columns=columns) as one:
+        one([{"batch_id": new_id(NOW), "prediction": 1.0, "prediction_id": str(new_id(NOW))}])
+        with appended(ready, "shared", model=MODEL, columns=columns) as other:
+            other([{"batch_id": new_id(NOW), "prediction": 2.0, "prediction_id": str(new_id(NOW))}])
+        with session(ready, "reader", RESULTS_DB) as connection:
+            assert connection.scalars(text("SELECT prediction FROM shared")).all() == [2.0]
+    with session(ready, "reader", RESULTS_DB) as connection:
+        assert set(connection.scalars(text("SELECT prediction FROM shared"))) == {1.0, 2.0}
+
+
+def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
+    for given in ({}, {"file": Path("in.csv"), "query": "SELECT 1"}):
+        with pytest.raises(DataRefused, match="either a file or a query"):
+            score_rows(ready, MODEL, now=NOW, **given)
+
+
 def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
     with pytest.raises(NotFound, match="evergreen train never_deployed"):
         serving(ready, "never_deployed")
@@ -187,14 +293,28 @@ def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
 def test_the_command_says_what_it_did(ready, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
     given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
-    command = [Path(sys.executable).parent / "evergreen", "score", MODEL, "in.csv", "--out", "out.csv"]
+    command = [
+        Path(sys.executable).parent / "evergreen",
+        "score",
+        MODEL,
+        "in.csv",
+        "--out",
+        "out.csv",
+        "--table",
+        "told",
+    ]
     run = {"env": {**os.environ, **given}, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
     done = subprocess.run(command, **run)
     assert done.returncode == 0, done.stderr
     assert "300 rows scored by version 1" in done.stdout
     told = json.loads(subprocess.run([*command, "--json"], **run).stdout)
     assert (told["rows"], told["version"], told["out"]) == (300, 1, "out.csv")
+    assert f"evergreen_results.told where batch_id = '{in_table(ready, 'told')['batch_id'][0]}'" in done.stdout
     assert len(logged(ready, told["batch"])) == 300
+    assert len(in_table(ready, "told")) == 600
+    refused = subprocess.run([*command[:-1], "no-name"], **run)
+    assert refused.returncode == DataRefused.exit_code
+    assert len(refused.stderr.strip().splitlines()) == 1
     neither = subprocess.run(command[:3], **run)
     assert neither.returncode == 2
     assert "either a file or --query" in neither.stderr
