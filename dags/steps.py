@@ -14,7 +14,8 @@ from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
 from utils.settings import Settings, load_settings
 
 CONNECTION = "feature_store"
-LOADER_CONNECTION = "feature_loader"  # only where a model file has a source.query
+# The store as another user: one that fills it, where a model file has a source.query; one that may only read.
+USERS = {"loader": "feature_loader", "reader": "feature_reader"}
 # A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
 RETRIES: dict[str, Any] = {
     "owner": "evergreen",
@@ -79,9 +80,9 @@ def step() -> Iterator[Settings]:
         raise AirflowFailException(str(error)) from None
 
 
-def as_loader(settings: Settings) -> Settings:
-    """`settings` with the password of the user that fills the store, from the connection `feature_loader`."""
-    return load_settings(**{**dict(settings), "db_loader_password": Connection.get(LOADER_CONNECTION).password})
+def as_user(role: str, settings: Settings) -> Settings:
+    """`settings` with the password of `role` too, from its connection in `USERS`."""
+    return load_settings(**{**dict(settings), f"db_{role}_password": Connection.get(USERS[role]).password})
 
 
 def own_id() -> str:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
 from airflow.sdk.bases.operator import chain
 from airflow.sdk.exceptions import AirflowSkipException
-from steps import ALERTS, RETRIES, MlflowLink, as_loader, model_specs, own_id, run_time, step, with_link
+from steps import ALERTS, RETRIES, MlflowLink, as_user, model_specs, own_id, run_time, step, with_link
 
 from pipelines.spec import ModelSpec
 from pipelines.training import STEPS
@@ -138,7 +138,9 @@ def training(spec: ModelSpec) -> None:
             over = spec.source.connection
             with step() as settings:
                 address = Connection.get(over).get_uri() if over else None
-                done = pull_rows(as_loader(settings), spec=spec, caused_by=own_id(), now=utc_now(), address=address)
+                done = pull_rows(
+                    as_user("loader", settings), spec=spec, caused_by=own_id(), now=utc_now(), address=address
+                )
             return f"{done.features_added:,} new feature rows and {done.labels_added:,} new labels"
 
         pulled = [pull()] if spec.source.query else []

@@ -10,7 +10,7 @@ from utils.errors import AccessDenied, EvergreenError, NotFound, SettingMissing,
 from utils.settings import STORE_DB, Role, Settings
 
 TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
-CONNECTION, LOADER_CONNECTION = "feature_store", "feature_loader"
+CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.spec import ModelSpec, load_spec, model_names
 from stack import airflow_programs, mariadb, ports, secrets
-from stack.airflow import LOADER_CONNECTION, Airflow
+from stack.airflow import LOADER_CONNECTION, READER_CONNECTION, Airflow
 from stack.first_training import is_live, train_first
 from stack.folders import runtime
 from stack.health import answers, healthy
@@ -24,7 +24,7 @@ from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
 START_SECONDS = 180  # for one program to answer, on a slow disk
-CONSUMERS_FIRST = ("deployment", "training", "monitoring")  # an event for a paused DAG is lost
+CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # an event for a paused DAG is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +159,11 @@ def _load_examples(plan: Plan, steps: Steps) -> None:
 
 
 def _wire_airflow(plan: Plan, steps: Steps) -> None:
-    """The connection that tasks read the store with; then every DAG unpaused, consumers before producers."""
+    """The connections that tasks read the store with; then every DAG unpaused, consumers before producers."""
     airflow = Airflow(plan.settings)
-    with steps.step("Airflow: connection, DAGs") as step:
+    with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
+        airflow.upsert_connection(READER_CONNECTION, "reader")  # queries that people give a scoring
         if any(spec.source.query for spec in plan.specs):  # nobody else in Airflow needs to write to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
         required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]

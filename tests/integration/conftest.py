@@ -13,9 +13,13 @@ import pytest
 import requests
 import yaml
 
-from db import bootstrap, sample
+from db import bootstrap, history, sample
+from db.session import session
+from db.tables import deployment
+from pipelines import registry
 from pipelines.load import load_file
 from pipelines.spec import ModelSpec, find_spec
+from tests.bundles import write_bundle
 from tests.servers import free_port
 from utils.settings import MLFLOW_DB, Settings
 from utils.version import ROOT
@@ -76,6 +80,18 @@ def small(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
     world.to_parquet(folder / "world.parquet")
     load_file(folder / "world.parquet", spec=spec, settings=settings, caused_by="test", now=END + timedelta(hours=1))
     return Small(spec, settings, END)
+
+
+def put_into_service(spec: ModelSpec, folder: Path, *, settings: Settings, now: datetime) -> int:
+    """The version that MLflow then holds and `deployment` names: a small bundle, made in `folder`."""
+    sha256 = write_bundle(spec, folder)
+    mlflow = registry.client(settings)
+    run = mlflow.create_run(mlflow.create_experiment(spec.name)).info.run_id
+    version = registry.register(settings, model=spec.name, mlflow_run_id=run, folder=folder, tags={}, description="")
+    with session(settings, "pipeline") as connection:
+        row = {"model": spec.name, "action": "deploy", "version": version, "artifact_sha256": sha256}
+        history.add(connection, deployment, {**row, "caused_by": "t", "reason": "t", "created_at": now})
+    return version
 
 
 def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from db import bootstrap
+from db.session import session
 from pipelines import runs
 from pipelines.spec import find_spec
 from stack.webhook import webhook
-from tests.integration.conftest import Small
-from utils.settings import Settings
+from tests.integration.conftest import Small, put_into_service
+from tests.services import spec_like_credit_score
+from utils.settings import RESULTS_DB, Settings
 from utils.version import ROOT
 
 DAGS = ROOT / "dags"
-KINDS = ("training", "deployment", "monitoring")
+KINDS = ("training", "deployment", "monitoring", "scoring")
 
 
 def probe(home: Path, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "") -> Any:
@@ -39,6 +43,7 @@ def probe(home: Path, models: Path, *arguments: str, settings: Settings | None =
         environment |= {
             "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
             "AIRFLOW_CONN_FEATURE_LOADER": f"mysql://evergreen_loader:{settings.db_password('loader')}@127.0.0.1/x",
+            "AIRFLOW_CONN_FEATURE_READER": f"mysql://evergreen_reader:{settings.db_password('reader')}@127.0.0.1/x",
             "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
             "EVERGREEN_HOME": str(settings.home),
         }
@@ -123,6 +128,49 @@ def test_monitoring_steps_follow_each_other_and_run_at_the_borders_of_windows(de
     assert dag["max_active_runs"] == 1
     assert dag["params"]["window_end"]["format"] == "date-time"
     assert dag["schedule"] == "0 * * * *"
+
+
+def test_the_scoring_form_takes_full_paths_and_names_of_tables_only(defined: Any) -> None:
+    dag = defined["dags"]["credit_score_scoring"]
+    assert dag["schedule"] is None
+    assert dag["tasks"] == {"score": {"after": [], "retries": 0}}
+    patterns = {name: schema.get("pattern") for name, schema in dag["params"].items()}
+    for name, good, bad in (
+        ("file", "/data/june.csv.gz", "june.csv"),
+        ("out", "/data/scores.parquet", "/data/scores.xlsx"),
+        ("table", "june_scores", "evergreen_store.credit_score_latest"),
+    ):
+        assert re.search(patterns[name], good)
+        assert not re.search(patterns[name], bad)
+
+
+def test_a_query_is_scored_into_a_table_and_the_run_says_where(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    spec = spec_like_credit_score("scored_by_dag", tmp_path / "models")
+    version = put_into_service(spec, tmp_path / "bundle", settings=small.settings, now=small.end)
+    query = "SELECT * FROM small_score_latest WHERE entity_id LIKE 'CUS%'"
+    conf = json.dumps({"query": query, "table": "by_dag", "out": str(tmp_path / "out.csv")})
+    ran = probe(tmp_path, tmp_path / "models", "scored_by_dag_scoring", conf, settings=small.settings)
+    assert ran["tasks"] == {"score": "success"}
+    with session(small.settings, "reader", RESULTS_DB) as connection:
+        rows = connection.execute(
+            text("SELECT batch_id, COUNT(*) AS n, MAX(version) AS v FROM by_dag GROUP BY 1")
+        ).one()
+        logged = text("SELECT COUNT(*) FROM evergreen.prediction_log WHERE instance = :batch")
+        assert connection.scalar(logged, {"batch": str(rows.batch_id)}) == rows.n == 600
+    assert rows.v == version
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 601
+    assert f"600 rows scored by version {version}" in ran["log"]
+    assert f"evergreen_results.by_dag where batch_id = '{rows.batch_id}'" in ran["log"]
+
+
+def test_a_scoring_that_cannot_be_done_fails_at_once_with_its_line(small: Small, tmp_path: Path) -> None:
+    folder = small.settings.models_dir
+    with webhook() as (address, taken):
+        ran = probe(tmp_path, folder, "small_score_scoring", "{}", settings=small.settings, hook=address)
+    assert ran["tasks"] == {"score": "failed"}
+    assert "give either a file or a query" in ran["log"]
+    assert [(told["dag"], told["task"]) for told in taken] == [("small_score_scoring", "score")]
 
 
 def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Path) -> None:

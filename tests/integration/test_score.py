@@ -15,18 +15,15 @@ from sqlalchemy import text
 
 from api.schemas import build_schemas
 from api.scoring import Version, predict
-from db import bootstrap, history, sample
+from db import bootstrap, sample
 from db.predictions import new_id
-from db.results import appended
 from db.session import session
-from db.tables import deployment
-from pipelines import registry
 from pipelines.features import rows_of
 from pipelines.load import load_file
 from pipelines.score import score_rows, score_source, serving
 from pipelines.score_files import Source, file_source, query_source
 from stack.programs import settings_environment
-from tests.bundles import write_bundle
+from tests.integration.conftest import put_into_service
 from tests.services import spec_like_credit_score
 from utils.errors import AccessDenied, DataRefused, MissingColumns, NotFound, RowsRefused
 from utils.settings import RESULTS_DB
@@ -42,15 +39,7 @@ def ready(mlflow_settings, tmp_path_factory):
     spec = spec_like_credit_score(MODEL, folder)
     settings = mlflow_settings.model_copy(update={"models_dir": folder})
     bootstrap.migrate(settings, [spec.store])
-    sha256 = write_bundle(spec, folder / "bundle")
-    mlflow = registry.client(settings)
-    run = mlflow.create_run(mlflow.create_experiment(MODEL)).info.run_id
-    version = registry.register(
-        settings, model=MODEL, mlflow_run_id=run, folder=folder / "bundle", tags={}, description=""
-    )
-    with session(settings, "pipeline") as connection:
-        row = {"model": MODEL, "action": "deploy", "version": version, "artifact_sha256": sha256}
-        history.add(connection, deployment, {**row, "caused_by": "t", "reason": "t", "created_at": NOW})
+    put_into_service(spec, folder / "bundle", settings=settings, now=NOW)
     return settings
 
 
@@ -256,27 +245,6 @@ def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(
         assert "\n" not in str(refused.value)
     with session(ready, "reader") as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM prediction_log")) == before
-
-
-def test_classes_that_differ_only_in_capitals_are_said_to_need_a_file(ready):
-    columns = pa.schema({"probability_a": pa.float64(), "probability_A": pa.float64(), "prediction_id": pa.string()})
-    with (
-        pytest.raises(DataRefused, match="Duplicate column name 'probability_A': write them to a file"),
-        appended(ready, "capitals", model=MODEL, columns=columns),
-    ):
-        pass
-
-
-def test_two_batches_fill_one_table_at_the_same_time(ready):
-    columns = pa.schema({"prediction": pa.float64(), "prediction_id": pa.string()})
-    with appended(ready, "shared", model=MODEL, columns=columns) as one:
-        one([{"batch_id": new_id(NOW), "prediction": 1.0, "prediction_id": str(new_id(NOW))}])
-        with appended(ready, "shared", model=MODEL, columns=columns) as other:
-            other([{"batch_id": new_id(NOW), "prediction": 2.0, "prediction_id": str(new_id(NOW))}])
-        with session(ready, "reader", RESULTS_DB) as connection:
-            assert connection.scalars(text("SELECT prediction FROM shared")).all() == [2.0]
-    with session(ready, "reader", RESULTS_DB) as connection:
-        assert set(connection.scalars(text("SELECT prediction FROM shared"))) == {1.0, 2.0}
 
 
 def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
