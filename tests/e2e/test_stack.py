@@ -19,6 +19,7 @@ from pipelines.spec import find_spec
 from stack.airflow import Airflow
 from tests.e2e.conftest import MODEL, Stack
 from utils.clock import utc_now
+from utils.settings import RESULTS_DB
 from utils.version import code_commit
 
 pytestmark = pytest.mark.timeout(900)
@@ -113,6 +114,20 @@ def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(
     row = logged(stack, answer["prediction_id"])
     assert (row["version"], row["prediction"]) == (answer["version"], answer["prediction"])
     assert worker_pids(stack) == pids
+
+
+def test_a_scoring_through_airflows_api_ends_in_a_table_of_results_that_a_reader_sees(stack: Stack) -> None:
+    airflow, serving = Airflow(stack.settings), predict(stack)["version"]
+    conf = {"query": f"SELECT * FROM {MODEL}_latest LIMIT 100", "table": "scored_here"}
+    run_id = airflow.trigger(f"{MODEL}_scoring", conf)
+    wait_for(lambda: airflow.run(f"{MODEL}_scoring", run_id)["state"] in {"success", "failed"})
+    assert airflow.run(f"{MODEL}_scoring", run_id)["state"] == "success"
+    with session(stack.settings, "reader", RESULTS_DB) as connection:
+        rows = connection.execute(text("SELECT batch_id, version FROM scored_here")).all()
+    assert len(rows) == 100
+    assert {row.version for row in rows} == {serving}
+    path = f"dags/{MODEL}_scoring/dagRuns/{quote(run_id)}/taskInstances/score/xcomEntries/return_value"
+    assert f"evergreen_results.scored_here where batch_id = '{rows[0].batch_id}'" in stack.airflow(path)["value"]
 
 
 def test_the_task_links_to_what_mlflow_shows(stack: Stack) -> None:
