@@ -12,6 +12,7 @@ from utils.settings import PLATFORM_DB, Role, Settings
 
 DENIED = {1044, 1045, 1142, 1143, 1227, 1698}  # database, login, table, column, privilege, plugin
 LOGIN = {1045, 1698}
+WHOLE_DATABASE = 1044  # only root grants these
 ABSENT = {1049, 1054, 1146}  # database, column, table
 AWAY = {2002, 2003, 2006, 2013, 1040}  # socket, connect, gone, lost, too many connections
 CONNECT_TIMEOUT = 5  # seconds
@@ -53,7 +54,8 @@ def explained(error: DBAPIError, *, settings: Settings, role: Role) -> Exception
     code = error.orig.args[0] if error.orig and error.orig.args else None
     reason = str(error.orig.args[-1]) if error.orig and error.orig.args else ""
     if code in DENIED:
-        reason += "" if code in LOGIN else "; `evergreen migrate` gives missing grants"
+        granting = "make up" if code == WHOLE_DATABASE else "evergreen migrate"
+        reason += "" if code in LOGIN else f"; `{granting}` gives missing grants"
         return AccessDenied(
             service="MariaDB", address=settings.mariadb_address, user=settings.db_user(role), reason=reason
         )

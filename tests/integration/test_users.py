@@ -117,6 +117,14 @@ def test_a_wrong_password_is_one_line_without_the_password(settings):
     assert "guessed" not in str(refused.value)
 
 
+def test_a_database_that_an_older_version_did_not_make_is_said_to_come_with_make_up(settings):
+    with (
+        pytest.raises(AccessDenied, match="`make up` gives missing grants"),
+        session(settings, "pipeline", "not_made_yet"),
+    ):
+        pass
+
+
 def test_a_server_that_is_down_is_unreachable(settings):
     down = settings.model_copy(update={"mariadb_port": free_port()})
     address = f"127.0.0.1:{down.mariadb_port}"
