@@ -10,13 +10,17 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from rich.console import Console
 from sqlalchemy import text
 
 from api.schemas import example
 from db import sample
+from db.scenario_names import Scenario
 from db.session import session
 from pipelines.spec import find_spec
 from stack.airflow import Airflow
+from stack.demo import play
+from stack.demo_stack import shorten
 from tests.e2e.conftest import MODEL, Stack
 from utils.clock import utc_now
 from utils.settings import RESULTS_DB
@@ -83,6 +87,28 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
     assert deployments(stack) == before
     assert len(Airflow(stack.settings).runs(f"{MODEL}_training")) == runs
     assert predict(stack)["version"] == serving
+
+
+def test_a_shifted_world_is_found_in_the_log_retrained_for_and_answered_by_a_better_version(stack: Stack) -> None:
+    """Requests over HTTP are all that is given: monitoring, retraining, promotion and deployment are Airflow's."""
+    file, pids = stack.settings.models_dir / f"{MODEL}.yaml", worker_pids(stack)
+    as_it_was = file.read_text()
+    try:
+        shorten(file)
+        spec = find_spec(stack.settings.models_dir, MODEL)
+        outcome = play(stack.settings, spec, scenario=Scenario.SHIFT, console=Console(), alerts=[])
+    finally:
+        file.write_text(as_it_was)
+    assert outcome.problems == []
+    assert outcome.quality
+    assert outcome.quality.better_by.low > 0
+    training = Airflow(stack.settings).runs(f"{MODEL}_training", limit=1)[0]
+    assert (training["run_type"], training["state"]) == ("asset_triggered", "success")
+    answer = predict(stack)
+    lineage = json.loads(stack.run("lineage", answer["prediction_id"], "--json").stdout)
+    assert lineage["run_id"] == f"{MODEL}_training/{training['dag_run_id']}"
+    assert lineage["trained_because"].startswith(("drift: ", "performance: "))
+    assert worker_pids(stack) == pids
 
 
 def test_the_feature_store_connection_is_there_for_people_to_see(stack: Stack) -> None:

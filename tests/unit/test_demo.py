@@ -1,0 +1,40 @@
+"""What the demonstration may change of a model file: how long things last, and nothing else."""
+
+import shutil
+
+from pipelines.spec import find_spec
+from stack.demo import CALM, JUDGED, RATE
+from stack.demo_stack import MODEL, SHORT, shorten
+from utils.duration import duration
+from utils.version import ROOT
+
+
+def test_only_durations_of_the_model_file_differ_and_each_is_shorter(tmp_path):
+    shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
+    before = find_spec(tmp_path, MODEL).model_dump(mode="json")
+    shorten(tmp_path / f"{MODEL}.yaml")
+    after = find_spec(tmp_path, MODEL).model_dump(mode="json")
+    changed = dict(differences(before, after))
+    assert set(changed) == set(SHORT)
+    for was, now in changed.values():
+        assert duration(now) < duration(was)
+
+
+def test_a_window_of_the_demonstration_has_the_rows_that_monitoring_asks_for_and_an_alarm_fits_into_it(tmp_path):
+    shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
+    shorten(tmp_path / f"{MODEL}.yaml")
+    spec = find_spec(tmp_path, MODEL)
+    assert RATE * spec.monitoring.window.total_seconds() >= spec.monitoring.min_rows
+    assert JUDGED >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
+    assert spec.monitoring.drift.breaches <= CALM
+    assert RATE * spec.training.split.test.total_seconds() >= spec.gates.min_rows
+
+
+def differences(before, after, path=""):
+    """Dotted keys at which two nested dictionaries differ, with both values."""
+    for key in before.keys() | after.keys():
+        was, now = before.get(key), after.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from differences(was, now, f"{path}{key}.")
+        elif was != now:
+            yield f"{path}{key}", (was, now)
