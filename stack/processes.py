@@ -13,7 +13,7 @@ import psutil
 
 from utils.settings import Settings
 
-MARKER = "EVERGREEN_PART_OF"
+MARKER, PROGRAM = "EVERGREEN_PART_OF", "EVERGREEN_PROGRAM"
 MEBIBYTE = 1024 * 1024
 
 

@@ -16,7 +16,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.folders import logs, runtime, write_private
-from stack.processes import MARKER, clear_leftovers, is_alive
+from stack.processes import MARKER, PROGRAM, clear_leftovers, is_alive
 from stack.programs import Launch, Program
 from utils.errors import StackError
 from utils.settings import Settings, inherited_environment
@@ -156,7 +156,8 @@ class Supervisor:
         sections = [_daemon_section(self._socket, self._folder, logs(self._settings).resolve())]
         for program in programs:
             launch = program.launch()
-            described = {"argv": launch.argv, "environment": dict(launch.environment)}
+            environment = {**launch.environment, PROGRAM: program.name}
+            described = {"argv": launch.argv, "environment": environment}
             write_private(folder / f"{program.name}.json", json.dumps(described))
             argv = [sys.executable, "-I", "-S", str(LAUNCH), str(folder / f"{program.name}.json"), _digest(launch)]
             sections.append(_program_section(program, argv, logs(self._settings).resolve()))

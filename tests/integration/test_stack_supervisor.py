@@ -18,7 +18,7 @@ from stack import mariadb, secrets
 from stack.down import clean, down
 from stack.folders import runtime
 from stack.processes import MARKER, is_alive, is_ours, ours, pss_mb
-from stack.programs import mariadb_program
+from stack.programs import Launch, Program, base_environment, mariadb_program
 from stack.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.servers import free_port
@@ -82,6 +82,27 @@ def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> N
     wait_for(lambda: pid_of(supervisor) not in {0, killed})
     mariadb.wait_until_up(settings)
     assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
+
+
+def test_what_a_killed_program_left_behind_is_ended_before_it_starts_again(settings: Settings, tmp_path: Path) -> None:
+    """As of MLflow, whose child holds the port, and of Airflow's scheduler, whose tasks lead groups of their own."""
+    file = tmp_path / "born"
+    child = f"import os, time; os.setsid(); print(os.getpid(), file=open({str(file)!r}, 'a')); time.sleep(999)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    launch = Launch((sys.executable, "-c", parent), base_environment(settings))
+    supervisor = Supervisor(settings)
+    supervisor.ensure([Program(name=name, launch=lambda: launch) for name in ("killed", "other")])
+
+    def born() -> list[int]:
+        return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+    supervisor.start(["killed"])
+    wait_for(lambda: len(born()) == 1)
+    supervisor.start(["other"])
+    wait_for(lambda: len(born()) == 2)
+    os.kill(supervisor.states()["killed"].pid, signal.SIGKILL)
+    wait_for(lambda: len(born()) == 3)
+    assert [psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in born()] == [False, True, True]
 
 
 def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings: Settings, tmp_path: Path) -> None:
