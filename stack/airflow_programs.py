@@ -63,6 +63,9 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",  # file becomes DAGs
         "DAG_PROCESSOR__REFRESH_INTERVAL": "20",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, as is the next: how soon a task whose scheduler,
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # or whose own process, was killed is tried again
+        "WORKERS__EXECUTION_API_RETRIES": "8",  # waits twice as long each time: two minutes, not seconds, of a restart
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "API__HOST": "127.0.0.1",
         "API__PORT": str(settings.airflow_port),
