@@ -102,7 +102,7 @@ def state_of(own: str) -> str | None:
     ti = get_current_context()["ti"]
     if not ti.get_dr_count(dag_id, run_ids=[run_id]):
         return None
-    return str(ti.get_dagrun_state(dag_id, run_id))
+    return str(ti.get_dagrun_state(dag_id, run_id).value)
 
 
 class MlflowLink(BaseOperatorLink):

@@ -63,7 +63,7 @@ def _record_own_decision(settings: Settings, spec: ModelSpec, *, reason: str) ->
     """A run that monitoring woke has its decision already; the others record why they are."""
     from pipelines import runs
 
-    kind = get_current_context()["dag_run"].run_type.value
+    kind = get_current_context()["dag_run"].run_type.value  # str() of it is not its value
     if kind == "scheduled":
         runs.record_schedule(settings, spec, caused_by=own_id(), now=utc_now())
     elif not kind.startswith("asset"):
