@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 from stack.ports import free_ports
 from stack.programs import serving_ports
+from stack.webhook import webhook
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
@@ -31,6 +33,7 @@ class Stack:
 
     folder: Path
     output: str  # what `up` printed
+    alerts: list[dict[str, Any]]  # what its webhook was told so far
 
     @property
     def settings(self) -> Settings:
@@ -39,7 +42,10 @@ class Stack:
     @property
     def url(self) -> str:
         """Of the service of credit_score."""
-        return f"http://127.0.0.1:{serving_ports(self.settings)[MODEL]}"
+        return self.url_of(MODEL)
+
+    def url_of(self, model: str) -> str:
+        return f"http://127.0.0.1:{serving_ports(self.settings)[model]}"
 
     def run(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """The command line, as a user types it."""
@@ -49,17 +55,20 @@ class Stack:
         assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-4000:]
         return done
 
-    def post(self, path: str, body: object) -> requests.Response:
-        """A request to the prediction service, with its key."""
+    def post(self, path: str, body: object, *, model: str = MODEL) -> requests.Response:
+        """A request to the prediction service of `model`, with its key."""
         key = self.settings.api_key.get_secret_value()
-        return requests.post(f"{self.url}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+        return requests.post(
+            f"{self.url_of(model)}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10
+        )
 
-    def airflow(self, path: str) -> Any:
+    def airflow(self, path: str, body: object = None, *, method: str = "GET") -> Any:
         """What Airflow's REST API says, asked as a user would."""
         settings, base = self.settings, self.settings.airflow_base_url
         who = {"username": settings.airflow_user, "password": settings.airflow_password.get_secret_value()}
         token = requests.post(f"{base}/auth/token", json=who, timeout=10).json()["access_token"]
-        answer = requests.get(f"{base}/api/v2/{path}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        answer = requests.request(method, f"{base}/api/v2/{path}", json=body, headers=headers, timeout=10)
         assert answer.ok, answer.text
         return answer.json()
 
@@ -81,11 +90,21 @@ def stack() -> Iterator[Stack]:
     # The services take the last port and the ones after it, also for a model that a test adds.
     first, places = free_ports(len(PORTS) + SERVICES), range(len(PORTS))
     ports = {name: first + place for name, place in zip(PORTS, places, strict=True)}
-    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **ports}
-    (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
-    running = Stack(folder, "")
-    try:
-        yield Stack(folder, running.run("up").stdout)
-    finally:
-        running.run("down", check=False)
-        shutil.rmtree(folder)
+    with webhook() as (address, alerts):
+        given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", "ALERT_WEBHOOK": address, **ports}
+        (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
+        running = Stack(folder, "", alerts)
+        try:
+            yield Stack(folder, running.run("up").stdout, alerts)
+        finally:
+            running.run("down", check=False)
+            shutil.rmtree(folder)
+
+
+def wait_for[Found](condition: Callable[[], Found], *, seconds: float = 420) -> Found:
+    """What `condition` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.5)
+    return found

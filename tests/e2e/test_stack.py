@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from pipelines.spec import find_spec
 from stack.airflow import Airflow
 from stack.demo import play
 from stack.demo_stack import shorten
-from tests.e2e.conftest import MODEL, Stack
+from tests.e2e.conftest import MODEL, Stack, wait_for
 from utils.clock import utc_now
 from utils.settings import RESULTS_DB
 from utils.version import code_commit
@@ -196,10 +195,3 @@ def worker_pids(stack: Stack) -> set[int]:
             "SELECT pid FROM instance WHERE model = :model AND heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 10 SECOND"
         )
         return set(connection.execute(fresh, {"model": MODEL}).scalars())
-
-
-def wait_for(condition: Any, *, seconds: float = 420) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(1)
