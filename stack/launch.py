@@ -21,7 +21,9 @@ SECONDS = 10.0
 
 
 def leftovers(environment: Mapping[str, str]) -> list[int]:
-    """Ids of the living processes that carry the marks of `environment`; none on a system without /proc."""
+    """Ids of the living processes that carry the marks of `environment`; none where it has none, or without /proc."""
+    if not all(environment.get(name) for name in MARKS):
+        return []
     marks, found = {f"{name}={environment[name]}".encode() for name in MARKS}, []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
