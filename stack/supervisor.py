@@ -25,6 +25,7 @@ from utils.version import ROOT
 GONE = (OSError, xmlrpc.client.Error)
 LAUNCH = Path(__file__).with_name("launch.py")
 RUNNING, STOPPED = "RUNNING", {"STOPPED", "EXITED", "FATAL"}
+STOPPED_FIRST = ("airflow-scheduler",)  # its tasks end by telling the API server so
 STOPPED_LAST = ("mlflow", "mariadb")  # what others write to outlives them
 STOP_SECONDS = 130  # above the longest `stop_seconds` of a program
 
@@ -121,13 +122,13 @@ class Supervisor:
         return started
 
     def stop(self) -> None:
-        """Stop every program, MLflow and then MariaDB last, the others at once before; then the supervisor itself.
+        """Stop every program, the scheduler first, MLflow and then MariaDB last; then the supervisor itself.
 
         Bounded: what does not end in its time is killed.
         """
         pid = self.pid()
-        others = [name for name in self.states() if name not in STOPPED_LAST]
-        for names in (others, *([name] for name in STOPPED_LAST)):
+        others = [name for name in self.states() if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for names in ([*STOPPED_FIRST], others, *([name] for name in STOPPED_LAST)):
             self._stop_all(names)
         try:
             self._call("shutdown")
