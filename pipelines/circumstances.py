@@ -52,12 +52,15 @@ def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> History:
         past = _past(
             monitoring.last_decisions(connection, model=model, since=now - max(WEEK, 2 * spec.retrain.max_wait))
         )
+        verdict = history.find_verdict(connection, finished["run_id"]) if finished else None
         rejects = _rejects(monitoring.last_windows(connection, model=model, most=NORM + 1))
+    # A candidate that could not be told from the champion is no answer yet: the next one has more labels.
+    answer = finished["run_id"] if finished and not (verdict and verdict["verdict"] == "wait") else None
     reference = Versions(settings, model).reference(version)
     usable, needed = _labels(settings, spec, reference, fresh=fresh, now=now)
     return History(
         version=version,
-        windows=_windows(settings, spec, reference, seen, trained=finished["run_id"] if finished else None),
+        windows=_windows(settings, spec, reference, seen, trained=answer),
         performance=_measured(measured[-1]) if measured else None,
         rejects=tuple(str(defect) for defect in rejects),
         new_labels=fresh,

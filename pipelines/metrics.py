@@ -87,24 +87,30 @@ def entity_weights(entities: np.ndarray, *, seed: int, resamples: int = RESAMPLE
     ]
 
 
-def _f1s(judged: Judged, weights: np.ndarray) -> np.ndarray:
-    """F1 of each class, (resamples, classes): 2·TP / (2·TP + FP + FN). NaN for a class that neither side names."""
+def _f1s(judged: Judged, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """F1 of each class, 2·TP / (2·TP + FP + FN), NaN for one that neither side names; and its true rows' weight.
+
+    Both (resamples, classes).
+    """
     k = judged.classes
     cells = np.zeros((len(judged.truth), k * k))
     cells[np.arange(len(judged.truth)), judged.truth * k + judged.predicted] = 1
     matrix = (weights @ cells).reshape(-1, k, k)
     hits = np.diagonal(matrix, axis1=1, axis2=2)
-    scores: np.ndarray = 2 * hits / (matrix.sum(axis=1) + matrix.sum(axis=2))
-    return scores
+    support = matrix.sum(axis=2)
+    return 2 * hits / (matrix.sum(axis=1) + support), support
 
 
 def _macro_f1(judged: Judged, weights: np.ndarray) -> np.ndarray:
-    mean: np.ndarray = np.nanmean(_f1s(judged, weights), axis=1)
+    """The mean over the classes that occur. One that is only predicted has an F1 of 0 whatever else is right: a single
+    such row would cost a small slice a third of its value; the class it was taken from loses by it anyway."""
+    scores, support = _f1s(judged, weights)
+    mean: np.ndarray = np.nanmean(np.where(support > 0, scores, np.nan), axis=1)
     return mean
 
 
 def _f1(judged: Judged, weights: np.ndarray) -> np.ndarray:
-    return _f1s(judged, weights)[:, -1]  # the positive class is the last one
+    return _f1s(judged, weights)[0][:, -1]  # the positive class is the last one
 
 
 def _accuracy(judged: Judged, weights: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from utils.errors import StackError
 from utils.settings import Settings
 
 RATE = 30.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
-LATE = timedelta(seconds=5)  # from a prediction to its label
+LATE = timedelta(seconds=3)  # from a prediction to its label
 CALM = 2  # windows of the unchanged world that are judged before it changes
 JUDGED = 3  # windows after the change, as many as an alarm looks at; what has not been decided then will not be
 PATIENCE = 420  # seconds for each of the two parts; one that takes longer has failed
@@ -149,8 +149,8 @@ def _serving(settings: Settings, spec: ModelSpec) -> tuple[int, set[Any]]:
 def _is_over(watch: Watch, champion: int, change: datetime, scenario: Scenario) -> bool:
     if scenario is Scenario.SHIFT:
         live = watch.rows("deployment", after=change, action="live")
-        refused = [row for row in watch.rows("verdict", after=change) if row["verdict"] == "reject"]
-        return bool(refused or (live and _first_answer(watch, champion, change)))
+        rejected = watch.rows("verdict", after=change, verdict="reject")
+        return bool(rejected or (live and _first_answer(watch, champion, change)))
     return watch.windows(after=change) >= JUDGED or bool(_retrained(watch))
 
 
@@ -174,7 +174,7 @@ def _closed(watch: Watch, champion: int, change: datetime) -> list[str]:
     problems = [f"retrained before the change: {row['reason']}" for row in decided if row["decided_at"] < change]
     if not [row for row in decided if row["decided_at"] >= change]:
         problems.append("no retraining was decided for what monitoring found")
-    problems += [words("verdict", row) for row in watch.rows("verdict", after=change) if row["verdict"] != "promote"]
+    problems += [words("verdict", row) for row in watch.rows("verdict", after=change, verdict="reject")]
     if _first_answer(watch, champion, change) is None:
         problems.append(f"no later version than {champion} has answered")
     return problems

@@ -1,7 +1,8 @@
 """The demonstration's own stack: beside the user's, in a folder and on ports of its own, with a copy of one model file.
 
-The first champion is trained by the model file as it is. From then on the copy has the durations of `SHORT`: months and
-days become seconds, so that the loop can be watched. Nothing else of it changes, and no clock does.
+The first champion is trained by the model file as it is, its search but for less time. From then on the copy has the
+durations of `SHORT`: months and days become seconds, so that the loop can be watched. Nothing else of it changes, and
+no clock does.
 """
 
 import copy
@@ -29,13 +30,15 @@ from utils.settings import Settings, load_settings
 
 MODEL = "credit_score"
 SHORT = {  # key of the model file → what it is in the demonstration
-    "label.maturity": "15s",
-    "training.window": "80s",
-    "training.split.validation": "8s",
+    "label.maturity": "10s",
+    "training.window": "60s",
+    "training.split.validation": "7s",
     "training.split.test": "20s",
+    "training.search.timeout": "20s",
     "monitoring.window": "20s",
     "retrain.cooldown": "30s",
 }
+FIRST = {"training.search.timeout": "20s"}  # of these, what the first training has as well
 PORTS = ("mariadb_port", "mlflow_port", "airflow_port", "serving_port")
 
 
@@ -55,6 +58,7 @@ def own_settings(settings: Settings, *, webhook: str) -> Settings:
         clean(made)
     made.models_dir.mkdir(parents=True)
     shutil.copy(settings.models_dir / f"{MODEL}.yaml", made.models_dir)
+    shorten(made.models_dir / f"{MODEL}.yaml", FIRST)
     return secrets.ensure(made)[0]
 
 
@@ -79,9 +83,9 @@ def demo_stack(settings: Settings, *, console: Console, since: float | None = No
         down(settings)
 
 
-def shorten(file: Path) -> None:
-    """Rewrite the model file with the durations of `SHORT`, in one step: Airflow may be reading it."""
-    content = with_durations(yaml.safe_load(file.read_text(encoding="utf-8")), SHORT)
+def shorten(file: Path, durations: Mapping[str, str] = SHORT) -> None:
+    """Rewrite the model file with these durations, in one step: Airflow may be reading it."""
+    content = with_durations(yaml.safe_load(file.read_text(encoding="utf-8")), durations)
     changed = file.with_suffix(".new")
     changed.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     changed.replace(file)

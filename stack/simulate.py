@@ -29,7 +29,7 @@ from utils.clock import utc_now
 from utils.errors import Unreachable
 from utils.settings import Settings
 
-FLUSH, LOOK = 10.0, 0.5  # seconds between two loads; between two looks at the traffic
+FLUSH, LOOK = 5.0, 0.5  # seconds between two loads; between two looks at the traffic
 LONGEST_WAIT = timedelta(minutes=5)  # for labels, after the last request
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from sqlalchemy import RowMapping, select, text
+from sqlalchemy import RowMapping, select, text, update
 
 from db import bootstrap, history, sample
 from db import monitoring as rows
@@ -224,6 +224,15 @@ def test_drift_is_found_decided_on_once_and_kept_until_a_training_takes_it(watch
     assert look(watched, now, "monitoring/after")["cause"] == "no_reason"
     gathered = circumstances.gather(settings, watched.spec, now=now)
     assert [window.answered for window in gathered.windows] == [True, True]
+    # Not where it had to wait for labels.
+    with session(settings, "admin") as connection:
+        judged = promotion_decision.c.run_id == f"{name}_training/heir"
+        verdict = connection.scalar(select(promotion_decision.c.verdict).where(judged))
+        connection.execute(update(promotion_decision).where(judged).values(verdict="wait"))
+    gathered = circumstances.gather(settings, watched.spec, now=now)
+    assert [window.answered for window in gathered.windows] == [False, False]
+    with session(settings, "admin") as connection:
+        connection.execute(update(promotion_decision).where(judged).values(verdict=verdict))
     # The world moves on: that is news again.
     for number in range(3, 5):
         answer(watched, richer(richer(requests(watched, number))), END + number * DAY)

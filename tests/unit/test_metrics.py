@@ -25,8 +25,7 @@ def judged_classes(draw: st.DrawFn, classes: int = CLASSES) -> Judged:
 @settings(max_examples=100, deadline=None)
 @given(judged_classes())
 def test_class_metrics_agree_with_scikit_learn(judged: Judged) -> None:
-    present = sorted({*judged.truth, *judged.predicted})
-    expected = sk.f1_score(judged.truth, judged.predicted, labels=present, average="macro")
+    expected = sk.f1_score(judged.truth, judged.predicted, labels=sorted(set(judged.truth)), average="macro")
     assert value("macro_f1", judged) == pytest.approx(expected)
     assert value("accuracy", judged) == pytest.approx(sk.accuracy_score(judged.truth, judged.predicted))
     loss = sk.log_loss(judged.truth, judged.probabilities, labels=range(CLASSES))
@@ -79,3 +78,9 @@ def test_rows_are_drawn_by_entity_and_those_of_one_long_series_by_day() -> None:
     one = np.full(len(hours), "the city")
     assert len(np.unique(drawn_together(one, hours))) == 30
     assert len(np.unique(drawn_together(one[:48], hours[:48]))) == 48
+
+
+def test_a_class_that_is_only_predicted_costs_the_class_it_was_taken_from_and_no_more() -> None:
+    truth, predicted = np.array([0] * 12 + [1] * 3), np.array([0] * 12 + [1] * 2 + [2])
+    without = value("macro_f1", Judged(truth, predicted, None, 3))
+    assert without == pytest.approx((1 + 0.8) / 2)
