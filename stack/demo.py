@@ -29,7 +29,7 @@ from utils.clock import utc_now
 from utils.errors import StackError
 from utils.settings import Settings
 
-RATE = 30.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
+RATE = 32.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
 LATE = timedelta(seconds=3)  # from a prediction to its label
 CALM = 2  # windows of the unchanged world that are judged before it changes
 JUDGED = 3  # windows after the change, as many as an alarm looks at; what has not been decided then will not be
@@ -95,7 +95,7 @@ def play(
               f" each once; their labels follow {LATE.seconds} s later. {spec.name}_monitoring looks at windows of "
               f"{window.seconds} s.")  # fmt: skip
     with _traffic(settings, spec, Scenario.NONE) as asked:
-        calm = watch.until(lambda: watch.windows(after=watch.since) >= CALM, seconds=PATIENCE, beside=asked)
+        calm = watch.until(lambda: len(watch.rows("drift")) >= CALM, seconds=PATIENCE, beside=asked)
         change = grid(utc_now(), window) + window
         watch.until(lambda: utc_now() >= change, seconds=PATIENCE, beside=asked)
     heading, text = CHANGE[scenario]
