@@ -21,7 +21,7 @@ from pipelines.spec import find_spec
 from stack.webhook import webhook
 from tests.integration.conftest import Small, put_into_service
 from tests.services import spec_like_credit_score
-from utils.settings import RESULTS_DB, Settings
+from utils.settings import RESULTS_DB, STORE_DB, Settings
 from utils.version import ROOT
 
 DAGS = ROOT / "dags"
@@ -44,6 +44,8 @@ def probe(home: Path, models: Path, *arguments: str, settings: Settings | None =
             "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
             "AIRFLOW_CONN_FEATURE_LOADER": f"mysql://evergreen_loader:{settings.db_password('loader')}@127.0.0.1/x",
             "AIRFLOW_CONN_FEATURE_READER": f"mysql://evergreen_reader:{settings.db_password('reader')}@127.0.0.1/x",
+            "AIRFLOW_CONN_CRM": f"mysql://evergreen_reader:{settings.db_password('reader')}"
+            f"@127.0.0.1:{settings.mariadb_port}/{STORE_DB}",
             "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
             "EVERGREEN_HOME": str(settings.home),
         }
@@ -183,21 +185,25 @@ def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Pat
     assert set(ran["tasks"].values()) == {"skipped"}
 
 
-def test_rows_of_a_query_are_pulled_before_the_run_fixes_what_it_works_on(small: Small, tmp_path: Path) -> None:
+@pytest.mark.parametrize("over", [{}, {"connection": "crm"}], ids=["own MariaDB", "a connection of Airflow"])
+def test_rows_of_a_query_are_pulled_before_the_run_fixes_what_it_works_on(
+    small: Small, tmp_path: Path, over: dict[str, str]
+) -> None:
     query = "SELECT 's1' AS shop, '2026-01-01' AS day, 1.5 AS visits, 'no' AS closed"
+    name = f"queried_{over.get('connection', 'here')}"
     model = {
-        "name": "queried",
+        "name": name,
         "task": "binary",
         "entity": "shop",
-        "source": {"event_time": "day", "query": query},
+        "source": {"event_time": "day", "query": query, **over},
         "label": {"column": "closed", "classes": ["no", "yes"]},
         "features": {"columns": {"visits": {"type": "numeric"}}},
     }
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "queried.yaml").write_text(yaml.safe_dump(model))
-    bootstrap.migrate(small.settings, [find_spec(tmp_path / "models", "queried").store])
+    (tmp_path / "models" / f"{name}.yaml").write_text(yaml.safe_dump(model))
+    bootstrap.migrate(small.settings, [find_spec(tmp_path / "models", name).store])
     conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "a test"})
-    ran = probe(tmp_path, tmp_path / "models", "queried_training", conf, settings=small.settings)
+    ran = probe(tmp_path, tmp_path / "models", f"{name}_training", conf, settings=small.settings)
     steps = {"pull": "success", "claim": "success", "extract": "success", "validate": "success", "search": "failed"}
     assert ran["tasks"] | steps == ran["tasks"]  # one row is too few to learn from
     assert "no labels for the" in ran["log"]
