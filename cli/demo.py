@@ -54,16 +54,19 @@ def demo(
     """
     from pipelines.spec import find_spec
     from stack.demo import play
-    from stack.demo_stack import MODEL, demo_stack, durations, own_settings
+    from stack.demo_stack import MODEL, changing, demo_stack, own_settings
     from stack.webhook import webhook
 
     begun, console, settings = since or time.time(), err if json else out, load_settings()
     with webhook() as (address, alerts):
         own = own_settings(settings, webhook=address)
-        before = durations(find_spec(settings.models_dir, MODEL))
+        before = changing(find_spec(settings.models_dir, MODEL))
         with demo_stack(own, console=console, since=begun) as spec:
-            console.print("\n[bold]From here on[/bold] the model file has shorter durations, and nothing else differs:")
-            for key, now in durations(spec).items():
+            console.print(
+                "\n[bold]From here on[/bold] the model file has shorter durations, and only what monitoring finds may "
+                "start a training; nothing else differs:", soft_wrap=True,
+            )  # fmt: skip
+            for key, now in changing(spec).items():
                 console.print(f"  {key:<26} {before[key]:>5} → {now}", soft_wrap=True)
             outcome = play(own, spec, scenario=Scenario(scenario), console=console, alerts=alerts)
             seconds = time.time() - begun

@@ -1,8 +1,9 @@
 """The demonstration's own stack: beside the user's, in a folder and on ports of its own, with a copy of one model file.
 
 The first champion is trained by the model file as it is, its search but for less time. From then on the copy has the
-durations of `SHORT`: months and days become seconds, so that the loop can be watched. Nothing else of it changes, and
-no clock does.
+durations of `SHORT`: months and days become seconds, so that the loop can be watched; and only what monitoring finds
+may start a training, or the labels of these minutes, as many as of weeks, would. Nothing else of it changes, and no
+clock does.
 """
 
 import copy
@@ -38,6 +39,7 @@ SHORT = {  # key of the model file → what it is in the demonstration
     "monitoring.window": "20s",
     "retrain.cooldown": "30s",
 }
+ONLY_FOUND = {"retrain.on": ["drift", "performance"]}
 FIRST = {"training.search.timeout": "20s"}  # of these, what the first training has as well
 PORTS = ("mariadb_port", "mlflow_port", "airflow_port", "serving_port")
 
@@ -64,7 +66,7 @@ def own_settings(settings: Settings, *, webhook: str) -> Settings:
 
 @contextmanager
 def demo_stack(settings: Settings, *, console: Console, since: float | None = None) -> Iterator[ModelSpec]:
-    """Bring the stack of `own_settings` up and give its model, with the durations of `SHORT`; stop it at the end.
+    """Bring the stack of `own_settings` up and give its model, changed as above; stop it at the end.
 
     `since`: Unix time at which the user began. Raises: what `up` raises.
     """
@@ -83,18 +85,19 @@ def demo_stack(settings: Settings, *, console: Console, since: float | None = No
         down(settings)
 
 
-def shorten(file: Path, durations: Mapping[str, str] = SHORT) -> None:
-    """Rewrite the model file with these durations, in one step: Airflow may be reading it."""
-    content = with_durations(yaml.safe_load(file.read_text(encoding="utf-8")), durations)
+def shorten(file: Path, values: Mapping[str, Any] | None = None) -> None:
+    """Rewrite the model file with `values`, by default all of the demonstration's: in one step, for Airflow may be
+    reading it."""
+    content = with_values(yaml.safe_load(file.read_text(encoding="utf-8")), values or {**SHORT, **ONLY_FOUND})
     changed = file.with_suffix(".new")
     changed.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     changed.replace(file)
 
 
-def with_durations(content: Mapping[str, Any], durations: Mapping[str, str]) -> dict[str, Any]:
+def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a model file's `content` with other values at some dotted keys."""
     changed = copy.deepcopy(dict(content))
-    for key, value in durations.items():
+    for key, value in values.items():
         *path, last = key.split(".")
         section = changed
         for part in path:
@@ -103,14 +106,14 @@ def with_durations(content: Mapping[str, Any], durations: Mapping[str, str]) -> 
     return changed
 
 
-def durations(spec: ModelSpec) -> dict[str, str]:
-    """What `spec` says, or has by default, at the keys of `SHORT`."""
+def changing(spec: ModelSpec) -> dict[str, str]:
+    """What `spec` says, or has by default, at the keys that the demonstration changes."""
     shown = {}
-    for key in SHORT:
+    for key in (*SHORT, *ONLY_FOUND):
         found: Any = spec.model_dump(mode="json")
         for part in key.split("."):
             found = found[part]
-        shown[key] = str(found)
+        shown[key] = ", ".join(found) if isinstance(found, list) else str(found)
     return shown
 
 

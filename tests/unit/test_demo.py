@@ -1,22 +1,23 @@
-"""What the demonstration may change of a model file: how long things last, and nothing else."""
+"""What the demonstration may change of a model file: how long things last, and what may start a training."""
 
 import shutil
 
 from pipelines.spec import find_spec
 from stack.demo import CALM, JUDGED, RATE
-from stack.demo_stack import MODEL, SHORT, shorten
+from stack.demo_stack import MODEL, ONLY_FOUND, SHORT, shorten
 from utils.duration import duration
 from utils.version import ROOT
 
 
-def test_only_durations_of_the_model_file_differ_and_each_is_shorter(tmp_path):
+def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_is_shorter(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     before = find_spec(tmp_path, MODEL).model_dump(mode="json")
     shorten(tmp_path / f"{MODEL}.yaml")
     after = find_spec(tmp_path, MODEL).model_dump(mode="json")
     changed = dict(differences(before, after))
-    assert set(changed) == set(SHORT)
-    for was, now in changed.values():
+    assert set(changed) == {*SHORT, *ONLY_FOUND}
+    for key in SHORT:
+        was, now = changed[key]
         assert duration(now) < duration(was)
 
 
