@@ -29,7 +29,7 @@ from utils.clock import utc_now
 from utils.errors import StackError
 from utils.settings import Settings
 
-RATE = 40.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
+RATE = 32.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
 LATE = timedelta(seconds=3)  # from a prediction to its label
 CALM = 2  # windows of the unchanged world that are judged before it changes
 JUDGED = 3  # windows after the change, as many as an alarm looks at; what has not been decided then will not be
