@@ -40,6 +40,34 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     if run.best_params:
         return run
+    study, curves = _optimize(run, snapshot, settings=settings, beside_others=False)
+    return _record_best(run, study, curves, settings=settings)
+
+
+def begin(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Make what those who `explore` share: the run in MLflow and the study. Raises: MissingLabels, Unreachable."""
+    run = tracking.open_run(run, snapshot.manifest, settings=settings)
+    parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
+    _study(run, lengths(parts, spec=run.spec), settings=settings)
+    return run
+
+
+def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
+    """Share a search with others who do the same at this time; returns how many trials are complete.
+
+    Together they begin no more than the run's trials, each once. What one leaves undone, because it was killed,
+    `search` does afterwards. One has called `begin` before.
+
+    Raises: MissingLabels, Unreachable.
+    """
+    study, _ = _optimize(run, snapshot, settings=settings, beside_others=True)
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def _optimize(
+    run: Run, snapshot: Snapshot, *, settings: Settings, beside_others: bool
+) -> tuple[optuna.Study, dict[int, dict[str, list[float]]]]:
+    """Try parameters until the run's trials are complete or its time is over: the study, and loss curves by trial."""
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
     windows = lengths(parts, spec=run.spec)
     study = _study(run, windows, settings=settings)
@@ -48,6 +76,9 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     started = time.monotonic()
 
     def objective(trial: optuna.Trial) -> float:
+        if beside_others and _begun_before(trial) >= run.trials:
+            study.stop()
+            raise optuna.TrialPruned
         scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, windows=windows, run=run)
         trial.set_user_attr("trees", trees)
         metrics = {f"validation_{name}": found for name, found in scores.items()}
@@ -69,7 +100,13 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     if complete < run.trials:
         study.optimize(objective, timeout=budget.timeout.total_seconds(), callbacks=[stop])
-    return _record_best(run, study, curves, settings=settings)
+    return study, curves
+
+
+def _begun_before(trial: optuna.Trial) -> int:
+    """How many trials with a smaller number are complete, or under way anywhere: numbers are given out one by one."""
+    begun = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    return sum(other.number < trial.number for other in begun)
 
 
 def try_parameters(

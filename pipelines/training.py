@@ -33,7 +33,7 @@ def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
     """
     from pipelines import runs
 
-    return STEPS[step](runs.load_run(settings, run_id), settings, now)
+    return {**STEPS, **SHARED}[step](runs.load_run(settings, run_id), settings, now)
 
 
 def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
@@ -55,6 +55,19 @@ def _search(run: "Run", settings: Settings, now: datetime) -> Done:
 
     searched = search(run, _snapshot(run, settings), settings=settings)
     return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
+
+
+def _open(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.search import begin
+
+    return Done("the search can be shared", run_url(settings, begin(run, _snapshot(run, settings), settings=settings)))
+
+
+def _explore(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.search import explore
+
+    complete = explore(run, _snapshot(run, settings), settings=settings)
+    return Done(f"{complete} of {run.trials} trials are complete", run_url(settings, run))
 
 
 def _train(run: "Run", settings: Settings, now: datetime) -> Done:
@@ -101,7 +114,10 @@ def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
         close_run(runs.load_run(settings, run_id), settings=settings, failed=True)
 
 
-STEPS: dict[str, Callable[["Run", Settings, datetime], Done]] = {
+Step = Callable[["Run", Settings, datetime], Done]
+# Before `search` where several workers share its trials: `open` once, then `explore` once a worker.
+SHARED: dict[str, Step] = {"open": _open, "explore": _explore}
+STEPS: dict[str, Step] = {
     "extract": _extract,
     "validate": _validate,
     "search": _search,
@@ -113,12 +129,12 @@ STEPS: dict[str, Callable[["Run", Settings, datetime], Done]] = {
 
 def run_url(settings: Settings, run: "Run") -> str:
     """MLflow's page of the run; `#` keeps the address of one server's pages."""
-    return f"{settings.mlflow_tracking_url}/#/runs/{run.mlflow_run_id}"
+    return f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
 
 
 def version_url(settings: Settings, model: str, version: int | None) -> str:
     """MLflow's page of a registered version."""
-    return f"{settings.mlflow_tracking_url}/#/models/{model}/versions/{version}"
+    return f"{settings.mlflow_pages_url}/#/models/{model}/versions/{version}"
 
 
 def _snapshot(run: "Run", settings: Settings) -> "Snapshot":

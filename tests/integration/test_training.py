@@ -1,5 +1,6 @@
 """From rows in MariaDB to a version that may serve, with a real MLflow; every step also done a second time."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
@@ -105,6 +106,27 @@ def test_mlflow_shows_data_set_parameters_metrics_curves_plots_and_trials(small:
     assert {"confusion_matrix.png", "feature_importance.png", "evaluation.json"} <= files
     trials = mlflow.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{first.mlflow_run_id}'")
     assert len(trials) == 2
+
+
+def test_two_who_share_a_search_try_each_trial_once_and_what_one_leaves_is_done_after(small: Small) -> None:
+    run_id = "t/shared"
+    claimed(small, run_id, small.end, trials=5)
+    for step in ("extract", "validate", "open"):
+        training.do(step, run_id, settings=small.settings, now=small.end)
+    with ThreadPoolExecutor(2) as workers:
+        shared = [workers.submit(training.do, "explore", run_id, settings=small.settings, now=small.end) for _ in "ab"]
+        assert "5 of 5 trials are complete" in {done.result().summary for done in shared}
+    again = training.do("explore", run_id, settings=small.settings, now=small.end)
+    assert again.summary == "5 of 5 trials are complete"
+    training.do("search", run_id, settings=small.settings, now=small.end)
+    run = runs.load_run(small.settings, run_id)
+    assert run.mlflow_run_id
+    mlflow = registry.client(small.settings)
+    experiment = mlflow.get_run(run.mlflow_run_id).info.experiment_id
+    tried = mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}'")
+    assert len(tried) == 5
+    assert run.best_params
+    training.give_up(run_id, settings=small.settings, now=small.end)
 
 
 def test_a_second_training_is_judged_on_rows_newer_than_the_champion_knows(small: Small, first: Run) -> None:
