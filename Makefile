@@ -1,11 +1,11 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs clean demo test lint format bench
+.PHONY: help install up down status logs clean demo test lint format bench load compose-check
 EVERGREEN := .venv/bin/evergreen
 PYTEST := .venv/bin/python -m pytest
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@printf '\n  Options go into ARGS, a name into NAME:\n'
 	@printf '    make status ARGS=--json     make logs NAME=mlflow ARGS=-f     make bench NAME=serving\n'
 
@@ -45,3 +45,9 @@ format: install ## Rewrite the code in the one format
 
 bench: install ## Measure (NAME=store, serving, training or drift; without: all there are)
 	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)
+
+load: install ## Load on NAME's running service, by locust's page (ARGS="--headless -u 20 -t 1m": without it)
+	@.venv/bin/python -m benchmarks.locust_run $(NAME) $(ARGS)
+
+compose-check: install ## Bring docker-compose.yaml up for real, break it, upgrade it, take it down
+	.venv/bin/python -m deploy.compose_check

@@ -14,7 +14,7 @@ from utils.settings import load_settings
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `app`."""
-    for command in (up, down, status, logs, clean):
+    for command in (up, down, status, logs, clean, run, begin):
         app.command()(command)
 
 
@@ -132,3 +132,43 @@ def clean(
         typer.confirm(f"Remove {settings.home}{also}, with all data and models in it?", abort=True)
     removed = remove(settings, secrets=everything)
     out.print(f"removed {' and '.join(removed)}" if removed else "there was nothing to remove")
+
+
+def run(
+    part: Annotated[str, typer.Argument(help="As `evergreen status` names it, or airflow-migrate.")],
+) -> None:
+    """Become one part of the stack, in the foreground: for containers, or a supervisor of yours.
+
+    It listens on EVERGREEN_BIND. Variables that begin with AIRFLOW__ go before what Evergreen sets.
+
+    Examples:
+
+        evergreen run mlflow
+
+        evergreen run airflow-scheduler
+    """
+    from stack.run import run as become
+
+    become(load_settings(), part)
+
+
+def begin() -> None:
+    """Load example data, let Airflow work, and train and deploy the models that have no version yet.
+
+    It is the last part of `evergreen up`, for a stack whose parts run elsewhere. Run again it changes nothing.
+
+    Example:
+
+        evergreen begin
+    """
+    from pipelines.spec import load_spec, model_names
+    from stack.airflow import Airflow
+    from stack.steps import Steps
+    from stack.up import begin_models, load_examples
+
+    settings, begun = load_settings(), time.time()
+    specs = [load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir)]
+    with Steps(out) as steps:
+        load_examples(settings, specs, steps)
+        Airflow(settings).wait_healthy(seconds=60)
+        begin_models(settings, specs, steps, begun=begun)

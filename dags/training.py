@@ -1,5 +1,6 @@
 """`<model>_training`: (pull) → claim → extract → validate → search → train → evaluate → decide → announce."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, dag, get_current_context, task
@@ -23,6 +24,7 @@ Trains **{name}** and decides whether the result may serve. {description}
 | claim | takes every open decision to retrain; a run by hand, or by cron where labels are new, records its own first |
 | extract | reads point-in-time rows into an immutable snapshot |
 | validate | holds the snapshot against the model file; a broken rule stops the run |
+| (open, explore) | only where Celery workers share a search: each trial is tried by one of them |
 | search | tries parameters within the budget ({trials} trials, at most {timeout}) |
 | train | refits the best trial and registers it as `challenger` |
 | evaluate | scores it and the champion on the same rows, newer than both |
@@ -57,6 +59,15 @@ def form(spec: ModelSpec) -> dict[str, Param]:
         "reason": Param("by hand", type="string", minLength=1, maxLength=500, title="Reason",
                         description="It stands in the decision's row and on the model version."),
     }  # fmt: skip
+
+
+def steps_in_order() -> Iterator[tuple[str, int]]:
+    """Each step, and how many tasks do it at a time."""
+    workers = load_settings().search_tasks
+    for name in STEPS:
+        if name == "search" and workers > 1:
+            yield from (("open", 1), ("explore", workers))
+        yield name, 1
 
 
 def _record_own_decision(settings: Settings, spec: ModelSpec, *, reason: str) -> None:
@@ -101,9 +112,9 @@ def training(spec: ModelSpec) -> None:
                 )
             return run.run_id
 
-        def pipeline_step(name: str) -> object:
+        def pipeline_step(name: str, times: int = 1) -> object:
             @task(task_id=name)
-            def do(claimed: str) -> str:
+            def do(claimed: str, part: int = 0) -> str:
                 from pipelines import training
 
                 with step() as settings:
@@ -111,7 +122,7 @@ def training(spec: ModelSpec) -> None:
                     MlflowLink.show(done.url)
                 return done.summary
 
-            return with_link(do(claimed))
+            return with_link(do(claimed)) if times == 1 else do.partial(claimed=claimed).expand(part=[*range(times)])
 
         @task(outlets=[Asset(f"candidate/{spec.name}")])
         def announce(claimed: str) -> None:
@@ -145,7 +156,7 @@ def training(spec: ModelSpec) -> None:
 
         pulled = [pull()] if spec.source.query else []
         claimed = claim()
-        steps = [*pulled, claimed, *(pipeline_step(name) for name in STEPS)]
+        steps = [*pulled, claimed, *(pipeline_step(name, times) for name, times in steps_in_order())]
         chain(*steps, announce(claimed))
         steps >> release()
 

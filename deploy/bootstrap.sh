@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 VENV=.venv
+. deploy/uv.sh
 BINARIES="mariadb-server-core mariadb-client-core" # the programs; no daemon comes with them
 
 fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
@@ -71,24 +72,10 @@ install_packages() { # names…
   done_in "system packages"
 }
 
-uv_pip() { # COMMAND options…: uv, trusting the authorities and using the package index that pip does here
-  command=$1
-  shift
-  [ -e /etc/ssl/certs/ca-certificates.crt ] && set -- --system-certs "$@"
-  index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$("$VENV/bin/python" -m pip config get global.index-url 2>/dev/null || true)}}
-  [ -z "$index" ] || set -- --default-index "$index" "$@"
-  "$VENV/bin/python" -m uv pip "$command" --quiet --python "$VENV/bin/python" "$@"
-}
-
 make_environment() {
   begin "making $VENV with $("$python" -V)"
   is_312 "$VENV/bin/python" && "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$VENV"
-  # uv first, by its hash; it then installs the rest in a fraction of pip's time.
-  wanted=$(mktemp)
-  sed -n '/^uv==/,/[^\\]$/p' requirements.lock >"$wanted"
-  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$wanted" ||
-    fail "uv could not be installed: is a package index reachable?"
-  rm -f "$wanted"
+  install_uv || fail "uv could not be installed: is a package index reachable?"
   uv_pip sync --require-hashes requirements.lock ||
     fail "the packages of requirements.lock could not be installed (see above)"
   uv_pip install --no-deps --no-build-isolation -e . || fail "evergreen itself could not be installed (see above)"

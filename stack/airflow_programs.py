@@ -22,7 +22,7 @@ def airflow_programs(settings: Settings) -> list[Program]:
     None is given a database password: tasks take the store's from the connection `feature_store`.
     """
     parts = (
-        ("api-server", ("--host", "127.0.0.1", "--port", str(settings.airflow_port)), ""),
+        ("api-server", ("--host", settings.bind, "--port", str(settings.airflow_port)), ""),
         ("scheduler", ("--skip-serve-logs",), "scheduler"),  # the API server reads the same log files
         ("dag-processor", (), "dag_processor"),
         ("triggerer", ("--skip-serve-logs",), "triggerer"),
@@ -39,6 +39,16 @@ def airflow_programs(settings: Settings) -> list[Program]:
         )
         for part, options, key in parts
     ]
+
+
+def worker_launch(settings: Settings) -> Launch:
+    """A Celery worker, for an Airflow with that executor."""
+    return _launch(settings, ("celery", "worker"))
+
+
+def migrate_launch(settings: Settings) -> Launch:
+    """Bring Airflow's own database up to date."""
+    return _launch(settings, ("db", "migrate"))
 
 
 def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
@@ -67,7 +77,7 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # or whose own process, was killed is tried again
         "WORKERS__EXECUTION_API_RETRIES": "8",  # waits twice as long each time: two minutes, not seconds, of a restart
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
-        "API__HOST": "127.0.0.1",
+        "API__HOST": settings.bind,
         "API__PORT": str(settings.airflow_port),
         "API__BASE_URL": address,
         "API__WORKERS": "1",
@@ -87,14 +97,19 @@ def folder(settings: Settings) -> Path:
     return settings.home.resolve() / "airflow"
 
 
+def write_passwords(settings: Settings) -> None:
+    """The file that Airflow's sign-in reads."""
+    users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
+    write_private(folder(settings) / "passwords.json", json.dumps(users))
+
+
 def prepare(settings: Settings) -> bool:
     """Write the password file and bring the metadata database up to this version; False where both were so already.
 
     Raises: StackError with the last line Airflow wrote.
     """
     home = folder(settings)
-    users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
-    write_private(home / "passwords.json", json.dumps(users))
+    write_passwords(settings)
     stamp, current = home / "migrated", version("apache-airflow")
     if stamp.exists() and stamp.read_text(encoding="utf-8") == current and (home / "airflow.db").exists():
         return False

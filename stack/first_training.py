@@ -1,6 +1,7 @@
 """The first training of every model that serves nothing yet: Airflow does it, this follows and tells."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from db import history
@@ -18,7 +19,7 @@ POLL = 0.5  # seconds
 WAKE_SECONDS = 120  # from the end of a training to the deployment its event starts
 
 
-def train_first(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps, *, begun: float) -> None:
+def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
     """Train and deploy every model that has data and no live version; returns when all are live.
 
     A run that is under way, as after an interrupted `up`, is followed and not started again. Each model that comes to

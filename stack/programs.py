@@ -55,7 +55,7 @@ def programs(settings: Settings) -> list[Program]:
         from stack.airflow_programs import airflow_programs
 
         parts += airflow_programs(settings)
-    return parts + serving_programs(settings)
+    return parts if settings.serving_url else parts + serving_programs(settings)
 
 
 def mariadb_program(settings: Settings) -> Program:
@@ -82,7 +82,7 @@ def mlflow_program(settings: Settings) -> Program:
 
 def _mlflow_launch(settings: Settings) -> Launch:
     """The password travels in the environment: a command line is public."""
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port)]
+    argv = [sys.executable, "-m", "mlflow", "server", "--host", settings.bind, "--port", str(settings.mlflow_port)]
     environment = {
         **base_environment(settings),
         "MLFLOW_BACKEND_STORE_URI": settings.db_url("mlflow", MLFLOW_DB),
@@ -94,7 +94,7 @@ def _mlflow_launch(settings: Settings) -> Launch:
 
 def serving_programs(settings: Settings) -> list[Program]:
     """One prediction service a model file."""
-    urls = {model: f"http://127.0.0.1:{port}" for model, port in serving_ports(settings).items()}
+    urls = serving_urls(settings)
     return [
         Program(
             name=f"serve-{model}",
@@ -114,6 +114,13 @@ def _serving_launch(settings: Settings, model: str, port: int) -> Launch:
     argv, environment = serve_command(settings, model, port)
     given = settings_environment(settings, secrets=("db_api_password", "api_key"))
     return Launch(tuple(argv), {**base_environment(settings), **given, **environment})
+
+
+def serving_urls(settings: Settings) -> dict[str, str]:
+    """The address of each model's service, by model name."""
+    if elsewhere := settings.serving_url:
+        return {name: elsewhere.format(model=name).rstrip("/") for name in model_names(settings.models_dir)}
+    return {name: f"http://127.0.0.1:{port}" for name, port in serving_ports(settings).items()}
 
 
 def serving_ports(settings: Settings) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pipelines.features import rows_of
 from pipelines.spec import ModelSpec
 from stack.health import answers
 from stack.late_labels import LateLabels
-from stack.programs import serving_ports
+from stack.programs import serving_urls
 from stack.traffic import Answer, Traffic
 from utils.clock import utc_now
 from utils.errors import Unreachable
@@ -81,7 +81,7 @@ def simulate(
     Raises: NotFound where the model has no scenarios; Unreachable, AccessDenied, StackError.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    url = url or f"http://127.0.0.1:{serving_ports(settings)[spec.name]}"
+    url = url or serving_urls(settings)[spec.name]
     if requests and not answers(f"{url}/readyz"):
         raise Unreachable(service=f"the prediction service of {spec.name}", address=url, reason="not ready")
     people = People(spec, scenario=scenario, since=since, count=requests, seed=seed)

@@ -9,7 +9,7 @@ from db import history
 from db.session import session
 from stack.health import answers, healthy, mariadb_answers
 from stack.processes import pss_mb
-from stack.programs import Program, programs, serving_ports
+from stack.programs import Program, programs, serving_urls
 from stack.supervisor import RUNNING, State, Supervisor
 from utils.errors import EvergreenError
 from utils.settings import Settings
@@ -72,7 +72,7 @@ def _foreign(settings: Settings) -> list[Part]:
 
 def models(settings: Settings) -> list[Served]:
     """What each model's workers serve: the version that all of them have, and the last worker's time of taking it."""
-    return [_served(settings, name, f"http://127.0.0.1:{port}") for name, port in serving_ports(settings).items()]
+    return [_served(settings, name, url) for name, url in serving_urls(settings).items()]
 
 
 def _served(settings: Settings, model: str, url: str) -> Served:

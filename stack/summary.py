@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.spec import ModelSpec
-from stack.programs import serving_ports
+from stack.programs import serving_urls
 from utils.errors import StackError
 from utils.settings import Settings
 
@@ -22,7 +22,7 @@ def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console,
 
     Raises: StackError where a service that should answer does not.
     """
-    urls = {model: f"http://127.0.0.1:{port}" for model, port in serving_ports(settings).items()}
+    urls = serving_urls(settings)
     serving = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
     bodies = {model: example_body(url, settings) for model, url in serving.items()}
     answers = {model: predict(url, bodies[model], settings) for model, url in serving.items()}
@@ -67,7 +67,7 @@ def wait_ready(urls: list[str], *, seconds: float) -> bool:
 
 def first_answer(settings: Settings, model: str) -> dict[str, Any]:
     """The answer of the model's service to its own example. Raises: StackError."""
-    url = f"http://127.0.0.1:{serving_ports(settings)[model]}"
+    url = serving_urls(settings)[model]
     wait_ready([url], seconds=ANSWER_SECONDS)
     return predict(url, example_body(url, settings), settings)
 

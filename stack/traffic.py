@@ -24,6 +24,7 @@ class Answer:
     """What came back for the request `number`; `at` is the time in its prediction_id, UTC."""
 
     number: int
+    prediction_id: UUID
     at: datetime
     prediction: str | float
     version: int
@@ -79,8 +80,9 @@ class Traffic:
                 if isinstance(answer, str):
                     self.refusals.append(answer)
                 elif answer is not None:
-                    at = created_at(UUID(answer["prediction_id"]))
-                    self.answers.append(Answer(number, at, answer["prediction"], int(answer["version"])))
+                    told = UUID(answer["prediction_id"])
+                    at, version = created_at(told), int(answer["version"])
+                    self.answers.append(Answer(number, told, at, answer["prediction"], version))
 
     def _take(self) -> int | None:
         """The number of the next request, at its time; None at the end."""

@@ -2,7 +2,7 @@
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,8 +59,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
             airflow = beside.submit(_start_airflow, plan, steps)
             _start_data(plan, steps)
             airflow.result()
-        _wire_airflow(plan, steps)
-        train_first(settings, specs, steps, begun=begun)
+        begin_models(settings, specs, steps, begun=begun)
         _await_versions(plan, steps)
     farewell(settings, specs, console, begun=begun)
     return settings
@@ -113,7 +112,7 @@ def _start_data(plan: Plan, steps: Steps) -> None:
         bootstrap.create_databases_and_users(settings)
         plan.supervisor.start([program.name for program in plan.named("mlflow")])  # makes its own tables meanwhile
         step.note = ", ".join(bootstrap.migrate(settings, [spec.store for spec in plan.specs])) or "current"
-    _load_examples(plan, steps)
+    load_examples(settings, plan.specs, steps)
     with steps.step("MLflow") as step:
         step.note = settings.mlflow_tracking_url
         if own := plan.named("mlflow"):
@@ -145,33 +144,43 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
     return made
 
 
-def _load_examples(plan: Plan, steps: Steps) -> None:
+def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) -> None:
+    """The example world of every model that has one and no data yet. Raises: Unreachable, AccessDenied."""
     from db.sample import WORLDS
     from db.store import latest_commit_seq
     from pipelines.load import load_example
 
-    for spec in plan.specs:
-        if spec.name not in WORLDS or latest_commit_seq(plan.settings, spec.name):
+    for spec in specs:
+        if spec.name not in WORLDS or latest_commit_seq(settings, spec.name):
             continue
         with steps.step(f"example data {spec.name}") as step:
-            report = load_example(spec=spec, settings=plan.settings, now=utc_now())
+            report = load_example(spec=spec, settings=settings, now=utc_now())
             step.note = f"{report.labels_added:,} labels"
 
 
-def _wire_airflow(plan: Plan, steps: Steps) -> None:
+def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
+    """Let Airflow work: connections, DAGs, and a first training of every model that has no version yet.
+
+    `begun`: Unix time that the time to each model's first answer is counted from.
+    Raises: StackError, Unreachable, AccessDenied, NotFound.
+    """
+    _wire_airflow(settings, specs, steps)
+    train_first(settings, specs, steps, begun=begun)
+
+
+def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
     """The connections that tasks read the store with; then every DAG unpaused, consumers before producers."""
-    airflow = Airflow(plan.settings)
+    airflow = Airflow(settings)
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
         airflow.upsert_connection(READER_CONNECTION, "reader")  # queries that people give a scoring
-        if any(spec.source.query for spec in plan.specs):  # nobody else in Airflow needs to write to the store
+        if any(spec.source.query for spec in specs):  # nobody else in Airflow needs to write to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
-        required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]
+        required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs]
         for dag_id in required:
             airflow.wait_for_dag(dag_id)
         found = airflow.dag_ids()
-        wanted = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in plan.specs]
-        for dag_id in [name for name in (*wanted, "maintenance") if name in found]:
+        for dag_id in [name for name in (*required, "maintenance") if name in found]:
             airflow.unpause(dag_id)
         step.note = f"{len(found)} DAGs"
 

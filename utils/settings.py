@@ -46,9 +46,13 @@ class Settings(BaseSettings):
 
     mlflow_url: str = Field("", description="Your own MLflow; empty: one on this machine.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the private MLflow.")
+    mlflow_pages: str = Field(
+        "", description="Address of MLflow in people's browsers; empty: the one that programs use."
+    )
     airflow_url: str = Field("", description="Your own Airflow; empty: one on this machine.")
     airflow_port: int = Field(8080, ge=1, le=65535, description="Port of the private Airflow.")
     airflow_user: str = Field("admin", description="Who signs in to Airflow, you and Evergreen alike.")
+    search_tasks: int = Field(1, ge=1, le=64, description="Tasks that share a search's trials, one a Celery worker.")
     airflow_password: SecretStr = Field(SecretStr(""), description="Password of that user.")
     airflow_jwt_secret: SecretStr = Field(SecretStr(""), description="Signs the tokens of Airflow's API.")
     airflow_fernet_key: SecretStr = Field(
@@ -57,6 +61,9 @@ class Settings(BaseSettings):
 
     serving_port: int = Field(
         3000, ge=1, le=65535, description="Port of the first prediction service; the next models count up."
+    )
+    serving_url: str = Field(
+        "", description="Address of the services elsewhere, `{model}` in it for the model's name; empty: this machine."
     )
     serving_workers: int = Field(2, ge=1, le=64, description="Worker processes of each prediction service.")
     model: str = Field("", description="The model that a prediction service process serves; set by whoever starts it.")
@@ -68,6 +75,7 @@ class Settings(BaseSettings):
         repr=False,
         description="Where failures and alerts are posted as JSON with a `text`; empty: they are only logged.",
     )
+    bind: str = Field("127.0.0.1", description="Address that programs listen on; in a container 0.0.0.0.")
     timezone: str = Field(
         "UTC", description="Time zone of cron schedules, an IANA name; Airflow's pages show times in your browser's."
     )
@@ -80,6 +88,11 @@ class Settings(BaseSettings):
     @property
     def mlflow_tracking_url(self) -> str:
         return (self.mlflow_url or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")
+
+    @property
+    def mlflow_pages_url(self) -> str:
+        """What a link for people begins with."""
+        return (self.mlflow_pages or self.mlflow_tracking_url).rstrip("/")
 
     @property
     def airflow_base_url(self) -> str:

@@ -28,7 +28,9 @@ DAGS = ROOT / "dags"
 KINDS = ("training", "deployment", "monitoring", "scoring")
 
 
-def probe(home: Path, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "") -> Any:
+def probe(
+    home: Path, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "", search_tasks: int = 1
+) -> Any:
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(home),
@@ -37,6 +39,7 @@ def probe(home: Path, models: Path, *arguments: str, settings: Settings | None =
         "EVERGREEN_ENV_FILE": str(home / "none.env"),
         "EVERGREEN_MODELS_DIR": str(models),
         "EVERGREEN_ALERT_WEBHOOK": hook,
+        "EVERGREEN_SEARCH_TASKS": str(search_tasks),
     }
     if settings:
         password = settings.db_password("pipeline")
@@ -173,6 +176,14 @@ def test_a_scoring_that_cannot_be_done_fails_at_once_with_its_line(small: Small,
     assert ran["tasks"] == {"score": "failed"}
     assert "give either a file or a query" in ran["log"]
     assert [(told["dag"], told["task"]) for told in taken] == [("small_score_scoring", "score")]
+
+
+def test_a_search_that_workers_share_is_opened_once_and_finished_by_the_step_that_follows(
+    models: Path, tmp_path: Path
+) -> None:
+    tasks = probe(tmp_path, models, search_tasks=2)["dags"]["churn_training"]["tasks"]
+    for earlier, later in itertools.pairwise(("validate", "open", "explore", "search", "train")):
+        assert earlier in tasks[later]["after"]
 
 
 def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Path) -> None:

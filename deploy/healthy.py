@@ -1,0 +1,10 @@
+"""`healthy.py URL [KEY]`: exit code 0 where URL answers 200, and with KEY where its JSON calls that part healthy."""
+
+import json
+import sys
+import urllib.request
+
+with urllib.request.urlopen(sys.argv[1], timeout=4) as answer:  # noqa: S310 - an address of the compose file
+    content = answer.read()
+if len(sys.argv) > 2 and json.loads(content)[sys.argv[2]]["status"] != "healthy":
+    raise SystemExit(f"{sys.argv[2]} is not healthy")

@@ -1,0 +1,82 @@
+"""What `docker-compose.yaml` and `env.sh` promise, read from them; `make compose-check` runs them."""
+
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.fernet import Fernet
+
+from pipelines.spec import model_names
+from stack import mariadb
+from utils.settings import load_settings
+from utils.version import ROOT
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SECRET = re.compile(r"\$\{EVERGREEN_([A-Z_]*(?:PASSWORD|SECRET|KEY))\b")
+
+
+def secrets_of(service: str) -> set[str]:
+    return {name for value in SERVICES[service].get("environment", {}).values() for name in SECRET.findall(str(value))}
+
+
+def test_every_model_file_has_a_service() -> None:
+    served = {each["environment"]["EVERGREEN_MODEL"] for name, each in SERVICES.items() if name.startswith("serve-")}
+    assert served == set(model_names(ROOT / "models"))
+
+
+def test_every_published_port_listens_on_this_machine_only() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("service", [name for name in SERVICES if name.startswith("serve-")])
+def test_a_prediction_service_knows_no_other_password_than_its_own(service: str) -> None:
+    assert secrets_of(service) == {"DB_API_PASSWORD", "API_KEY"}
+
+
+def test_airflow_knows_no_password_of_the_store() -> None:
+    for name in SERVICES:
+        if name.startswith("airflow-"):
+            assert not {secret for secret in secrets_of(name) if secret.startswith(("DB_", "MARIADB_"))}, name
+
+
+def test_mariadb_is_set_up_as_on_one_machine(tmp_path: Path) -> None:
+    alone = set(mariadb.command(load_settings(home=tmp_path)))
+    assert set(SERVICES["mariadb"]["command"]) <= alone
+
+
+def test_every_program_of_ours_runs_without_rights_and_on_a_root_that_it_can_not_write() -> None:
+    for name, service in SERVICES.items():
+        if service["image"].startswith("evergreen-"):
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+
+
+def test_what_stays_up_has_a_health_check_and_a_limit_of_memory() -> None:
+    for name, service in SERVICES.items():
+        if service.get("restart") == "unless-stopped" and "profiles" not in service:
+            assert "healthcheck" in service, name
+        if service.get("restart") != "on-failure":
+            assert "mem_limit" in service, name
+
+
+def test_secrets_are_written_once_for_their_owner_only(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "env.sh", tmp_path)
+    (tmp_path / ".env").write_text("EVERGREEN_MARIADB_ROOT_PASSWORD=mine\nEVERGREEN_API_KEY=\n")
+    subprocess.run(["./env.sh"], cwd=tmp_path, check=True, capture_output=True)
+    first = (tmp_path / ".env").read_text()
+    subprocess.run(["./env.sh"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / ".env").read_text() == first
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    values = dict(line.split("=", 1) for line in first.splitlines())
+    assert values["EVERGREEN_MARIADB_ROOT_PASSWORD"] == "mine"
+    asked = {f"EVERGREEN_{name}" for service in SERVICES for name in secrets_of(service)}
+    assert {name for name in asked if len(values[name]) >= 4} == asked
+    Fernet(values["EVERGREEN_AIRFLOW_FERNET_KEY"])
