@@ -2,7 +2,7 @@
 
 import json
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pandas as pd
 import pytest
@@ -107,7 +107,7 @@ def test_people_of_a_world_without_time_reach_the_store_too(settings):
     bootstrap.migrate(settings, [spec.store])
     people = People(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)
     asked = [people.body(number)["data"] for number in range(20)]
-    answered = [Answer(number, utc_now(), "stays", 1) for number in range(20)]
+    answered = [Answer(number, uuid4(), utc_now(), "stays", 1) for number in range(20)]
     late = LateLabels(settings, spec, delay=NOW, source="test", name="churn")
     late.load(people.features(answered), people.labels(answered))
     late.close()
