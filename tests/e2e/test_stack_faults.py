@@ -231,5 +231,6 @@ def alerts_of(stack: Stack, run: str) -> list[dict[str, Any]]:
 def alert_lines(stack: Stack, run: str) -> list[str]:
     """The alerts about `run` in the logs of Airflow's DAG processor, which runs what follows a failure."""
     folder = stack.settings.home / "airflow" / "logs" / "dag_processor"
-    lines = [line for file in {file.resolve() for file in folder.rglob("*.log")} for line in file.open()]
+    files = {file.resolve() for file in folder.rglob("*.log")}
+    lines = [line for file in files for line in file.read_text(errors="replace").splitlines()]
     return [line for line in lines if "alert: " in line and quote(run) in line]
