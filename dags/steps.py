@@ -19,8 +19,8 @@ USERS = {"loader": "feature_loader", "reader": "feature_reader"}
 # A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
 RETRIES: dict[str, Any] = {
     "owner": "evergreen",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=20),
+    "retries": 3,
+    "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
     "execution_timeout": timedelta(hours=2),
 }

@@ -52,8 +52,10 @@ def migrate_launch(settings: Settings) -> Launch:
 
 
 def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
+    runs_tasks = command[0] in {"scheduler", "celery"}
+    program = "stack.preloaded" if runs_tasks else "airflow"
     environment = {**airflow_environment(settings), **settings_environment(settings, secrets=())}
-    return Launch((sys.executable, "-m", "airflow", *command), environment)
+    return Launch((sys.executable, "-m", program, *command), environment)
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
