@@ -49,5 +49,5 @@ bench: install ## Measure (NAME=store, serving, training or drift; without: all 
 load: install ## Load on NAME's running service, by locust's page (ARGS="--headless -u 20 -t 1m": without it)
 	@.venv/bin/python -m benchmarks.locust_run $(NAME) $(ARGS)
 
-compose-check: install ## Bring docker-compose.yaml up for real, break it, upgrade it, take it down
-	.venv/bin/python -m deploy.compose_check
+compose-check: install ## Bring docker-compose.yaml up for real, break it, upgrade it, take it down (NAME=profiles: its profiles)
+	.venv/bin/python -m deploy.compose_check $(NAME)

@@ -1,0 +1,196 @@
+"""What `make compose-check NAME=profiles` does to each profile of docker-compose.yaml."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import requests
+import yaml
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from api.schemas import example
+from db.session import session
+from deploy.compose_stack import Stack, wait_for
+from deploy.compose_traffic import Target, Traffic
+from deploy.dashboards import Query, queries
+from pipelines.spec import find_spec
+from stack.airflow import Airflow
+from utils.settings import OPTUNA_DB
+
+NAMES = ("monitoring", "replicas", "scale")
+MODEL = "churn"
+TRIALS = 16
+LOST_AT_ONCE = 2  # requests that a replica may have logged and not answered when it is killed, at 50 a second
+
+
+def finish(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
+    """Trigger a run and wait for its end; its id. Raises: RuntimeError where it fails or takes ten minutes."""
+    run = airflow.trigger(dag_id, conf)
+    wait_for(lambda: _state(airflow, dag_id, run) in {"success", "failed"}, minutes=10, what=f"the end of {dag_id}")
+    if failed := [task["task_id"] for task in airflow.tasks(dag_id, run) if task["state"] == "failed"]:
+        raise RuntimeError(f"{dag_id} failed at {', '.join(failed)}")
+    return run
+
+
+def _state(airflow: Airflow, dag_id: str, run: str) -> str:
+    return str(airflow.run(dag_id, run)["state"])
+
+
+# --- profile monitoring --------------------------------------------------------------------------------------------
+
+
+def monitoring(stack: Stack) -> str:
+    """The tests of the alert rules, and every query of the dashboards against what it is asked of."""
+    stack.compose("up", "-d", "prometheus", profile="monitoring")
+    [prometheus] = stack.containers("prometheus")
+    stack.docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
+    stack.docker("exec", prometheus, "promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
+    spec = find_spec(stack.models, MODEL)
+    target = Target(stack.url(MODEL), example(spec), spec.entity)
+    with Traffic([target], stack.settings.api_key.get_secret_value(), rate=10):
+        time.sleep(30)  # three scrapes
+    url = f"http://127.0.0.1:{stack.ports['PROMETHEUS']}"
+    asked = [_has_rows(stack, url, query) for query in queries()]
+    up = _prometheus(url, 'sum(up{job="services"})')
+    serving = sum(name.startswith("serve-") for name in stack.started)
+    if not up or int(up[0]["value"][1]) != serving:
+        raise RuntimeError(f"Prometheus sees {up}, there are {serving} services")
+    return f"rules as tested, {serving} services seen, {len(asked)} queries of the dashboards, {sum(asked)} with rows"
+
+
+def _has_rows(stack: Stack, prometheus: str, query: Query) -> bool:
+    """Whether it finds anything. Raises: RuntimeError where Prometheus finds nothing; Unreachable, DBAPIError."""
+    if query.promql:
+        if not _prometheus(prometheus, query.promql):
+            raise RuntimeError(f"{query.panel}: Prometheus finds nothing for {query.promql}")
+        return True
+    with session(stack.settings, "reader") as connection:
+        return bool(connection.exec_driver_sql(query.sql.replace("%", "%%")).all())
+
+
+def _prometheus(url: str, query: str) -> list[dict[str, Any]]:
+    answer = requests.get(f"{url}/api/v1/query", params={"query": query}, timeout=10)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["data"]["result"]
+    return found
+
+
+# --- profile replicas ----------------------------------------------------------------------------------------------
+
+
+def replicas(stack: Stack) -> str:
+    """A swap of the version, an exchange of both containers one after the other, and the loss of each, under traffic.
+
+    Nothing may fail, and each answer must be in the log once. What a replica had logged when it was lost, and not yet
+    answered, is asked again of the other one: only then may a request have a second row.
+    """
+    pair = ["serve-churn", "serve-churn-2"]
+    stack.compose("up", "-d", *pair, "balancer", profile="replicas")
+    stack.wait_well([*pair, "balancer"], minutes=4)
+
+    def swap() -> None:
+        for version in ("1", "2"):
+            stack.compose(
+                "run",
+                "--rm",
+                "--no-deps",
+                "-T",
+                "begin",
+                "evergreen",
+                "deploy",
+                MODEL,
+                version,
+                "--reason",
+                "compose-check",
+            )
+
+    def exchange() -> None:
+        for name in pair:
+            stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profile="replicas")
+            stack.wait_well([name], minutes=4)
+
+    def lose() -> None:
+        for name in pair:
+            stack.crash(stack.containers(name)[0])
+            stack.wait_well([name], minutes=4)
+
+    seen = [
+        f"{what}: {_nothing_fails(stack, during)}"
+        for what, during in (("swapped twice", swap), ("both exchanged", exchange), ("each lost once", lose))
+    ]
+    return "; ".join(seen)
+
+
+def _nothing_fails(stack: Stack, during: Callable[[], None]) -> str:
+    spec = find_spec(stack.models, MODEL)
+    target = Target(f"http://127.0.0.1:{stack.ports['BALANCER']}", example(spec), spec.entity)
+    with Traffic([target], stack.settings.api_key.get_secret_value(), rate=50) as traffic:
+        during()
+    found = traffic.account(stack.settings)
+    if found.failed or found.lost or found.twice > LOST_AT_ONCE * (during.__name__ == "lose"):
+        raise RuntimeError(f"{found}: {found.why}")
+    return str(found)
+
+
+# --- profile scale -------------------------------------------------------------------------------------------------
+
+
+def scale(stack: Stack, console: Console) -> str:
+    """A search of 16 trials by one worker, by two, and by two of which one is killed in the middle."""
+    _make_search_long(stack)
+    table = Table(title=f"one search of {TRIALS} trials, a worker has one processor")
+    for heading in ("workers", "seconds", "trials complete", "tried twice"):
+        table.add_column(heading)
+    seconds = {}
+    for workers, killed in ((1, False), (2, False), (2, True)):
+        what = f"{workers}, one killed" if killed else str(workers)
+        stack.compose(
+            "up", "-d", "--scale", f"airflow-worker={workers}", profile="scale",
+            EVERGREEN_EXECUTOR="CeleryExecutor", EVERGREEN_SEARCH_TASKS="2",
+        )  # fmt: skip
+        stack.wait_well([*stack.started, "airflow-worker"], minutes=6)
+        seconds[what], complete, twice = _search(stack, kill=killed)
+        table.add_row(what, f"{seconds[what]:.0f}", str(complete), str(twice))
+        if complete != TRIALS or twice:
+            raise RuntimeError(f"{what} workers: {complete} trials complete, {twice} with the same parameters")
+    console.print(table)
+    return ", ".join(f"{what}: {took:.0f} s" for what, took in seconds.items())
+
+
+def _make_search_long(stack: Stack) -> None:
+    """Trials that take seconds, and no end of time: the number of trials ends the search."""
+    for file in stack.models.glob("*.yaml"):
+        content = yaml.safe_load(file.read_text())
+        content["training"]["search"] |= {"timeout": "30m"}
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def _search(stack: Stack, *, kill: bool) -> tuple[float, int, int]:
+    """Seconds from the first task of a search to its end; how many trials are complete, and how many of them again."""
+    airflow, dag_id = Airflow(stack.settings), "credit_score_training"
+    run = airflow.trigger(dag_id, {"reason": "compose-check", "trials": TRIALS})
+    if kill:
+        wait_for(lambda: len(_trials(stack, f"{dag_id}/{run}")) >= TRIALS // 4, minutes=5, what="trials")
+        stack.crash(stack.containers("airflow-worker")[0])
+    wait_for(lambda: _state(airflow, dag_id, run) in {"success", "failed"}, minutes=15, what=f"the end of {dag_id}")
+    tasks = airflow.tasks(dag_id, run)
+    if bad := [task["task_id"] for task in tasks if task["state"] == "failed"]:
+        raise RuntimeError(f"{dag_id} failed at {bad}")
+    mine = [task for task in tasks if task["task_id"] in {"explore", "search"}]
+    began, ended = min(task["start_date"] for task in mine), max(task["end_date"] for task in mine)
+    tried = _trials(stack, f"{dag_id}/{run}")
+    took = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    return took.total_seconds(), len(tried), len(tried) - len(set(tried))
+
+
+def _trials(stack: Stack, run_id: str) -> list[str]:
+    """The parameters of each complete trial."""
+    query = (
+        "SELECT GROUP_CONCAT(p.param_name, '=', p.param_value ORDER BY 1) FROM studies s JOIN trials t USING (study_id)"
+        " JOIN trial_params p USING (trial_id) WHERE s.study_name = :run AND t.state = 'COMPLETE' GROUP BY t.trial_id"
+    )
+    with session(stack.settings, "pipeline", OPTUNA_DB) as connection:
+        return [str(row[0]) for row in connection.execute(text(query), {"run": run_id})]

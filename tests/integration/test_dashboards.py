@@ -1,0 +1,20 @@
+"""What Grafana's dashboards ask of MariaDB, asked as Grafana's user. `make compose-check` asks Prometheus."""
+
+import pytest
+
+from db.session import session
+from deploy.dashboards import Query, queries
+from utils.settings import Settings
+
+ASKED = [query for query in queries() if query.sql]
+
+
+@pytest.mark.parametrize("query", ASKED, ids=[query.panel for query in ASKED])
+def test_mariadb_answers_a_panel_as_its_reader(query: Query, settings: Settings) -> None:
+    with session(settings, "reader") as connection:
+        answer = connection.exec_driver_sql(query.sql.replace("%", "%%"))
+        assert answer.keys()
+
+
+def test_every_panel_asks_one_of_the_two_and_no_macro_is_left() -> None:
+    assert all(bool(query.sql) != bool(query.promql) and "$" not in query.sql + query.promql for query in queries())
