@@ -88,7 +88,7 @@ def replicas(stack: Stack) -> str:
     answered, is asked again of the other one: only then may a request have a second row.
     """
     pair = ["serve-churn", "serve-churn-2"]
-    stack.compose("up", "-d", *pair, "balancer", profile="replicas")
+    stack.compose("up", "-d", "--build", *pair, "balancer", profile="replicas")
     stack.wait_well([*pair, "balancer"], minutes=4)
 
     def swap() -> None:
