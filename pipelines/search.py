@@ -48,7 +48,7 @@ def begin(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     """Make what those who `explore` share: the run in MLflow and the study. Raises: MissingLabels, Unreachable."""
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    _study(run, lengths(parts, spec=run.spec), settings=settings)
+    _study(run, lengths(parts, spec=run.spec), settings=settings, beside_others=True)
     return run
 
 
@@ -70,7 +70,7 @@ def _optimize(
     """Try parameters until the run's trials are complete or its time is over: the study, and loss curves by trial."""
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
     windows = lengths(parts, spec=run.spec)
-    study = _study(run, windows, settings=settings)
+    study = _study(run, windows, settings=settings, beside_others=beside_others)
     budget = run.spec.training.search
     curves: dict[int, dict[str, list[float]]] = {}
     started = time.monotonic()
@@ -131,7 +131,7 @@ def try_parameters(
     return {name: value(name, judged) for name in METRICS[spec.task]}, int(model.tree_count_), curves
 
 
-def _study(run: Run, windows: list[str], *, settings: Settings) -> optuna.Study:
+def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: bool) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
@@ -140,16 +140,17 @@ def _study(run: Run, windows: list[str], *, settings: Settings) -> optuna.Study:
             heartbeat_interval=HEARTBEAT,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
         )
-    # Two workers with one seed would repeat each other's trials; a retry must not repeat those of the first try.
-    tries = len(storage.get_all_studies())
     study = optuna.create_study(
         study_name=run.run_id,
         storage=storage,
         load_if_exists=True,
         direction="maximize" if HIGHER_IS_BETTER[run.spec.training.search.metric] else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=zlib.crc32(f"{run.run_id} {tries}".encode())),
     )
-    if windows and not study.get_trials(deepcopy=False):
+    trials = study.get_trials(deepcopy=False)
+    # Two workers with one seed would repeat each other's trials; a retry must not repeat those of the first try.
+    seed = None if beside_others else zlib.crc32(f"{run.run_id} {len(trials)}".encode())
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    if windows and not trials:
         # How far back matters most: each length once, with nothing else between them but the middle of the space.
         for window in windows:
             study.enqueue_trial({"window": window, **_middle(run.spec.training.search.space)})

@@ -1,9 +1,11 @@
 """What `docker-compose.yaml` and `env.sh` promise, read from them; `make compose-check` runs them."""
 
+import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,19 @@ def secrets_of(service: str) -> set[str]:
 def test_every_model_file_has_a_service() -> None:
     served = {each["environment"]["EVERGREEN_MODEL"] for name, each in SERVICES.items() if name.startswith("serve-")}
     assert served == set(model_names(ROOT / "models"))
+
+
+def test_services_share_their_versions_and_each_has_a_spool_of_its_own() -> None:
+    volumes = {name: each["volumes"] for name, each in SERVICES.items() if name.startswith("serve-")}
+    assert all("bento:/var/lib/evergreen/bento" in mounted for mounted in volumes.values())
+    spools = [each for mounted in volumes.values() for each in mounted if each.endswith(":/var/lib/evergreen/spool")]
+    assert len(set(spools)) == len(volumes)
+    assert {spool.split(":")[0] for spool in spools} <= set(COMPOSE["volumes"])
+
+
+def test_the_executor_of_the_profile_scale_can_be_loaded(tmp_path: Path) -> None:
+    loaded = "from airflow.providers.celery.executors.celery_executor import CeleryExecutor"
+    subprocess.run([sys.executable, "-c", loaded], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, check=True)
 
 
 def test_every_published_port_listens_on_this_machine_only() -> None:
