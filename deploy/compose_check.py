@@ -128,6 +128,7 @@ USE: dict[str, Step] = {
 }
 PROFILES: dict[str, Step] = {
     "rules and dashboards": profiles.monitoring,
+    "load by locust": profiles.load,
     "two replicas": profiles.replicas,
     "two workers": lambda stack: profiles.scale(stack, console),
 }

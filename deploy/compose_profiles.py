@@ -20,7 +20,7 @@ from pipelines.spec import find_spec
 from stack.airflow import Airflow
 from utils.settings import OPTUNA_DB
 
-NAMES = ("monitoring", "replicas", "scale")
+NAMES = ("monitoring", "load", "replicas", "scale")
 MODEL, SEARCHED = "churn", "credit_score"
 TRIALS = 16
 LOST_AT_ONCE = 2  # requests that a replica may have logged and not answered when it is killed, at 50 a second
@@ -76,6 +76,35 @@ def _prometheus(url: str, query: str) -> list[dict[str, Any]]:
     answer.raise_for_status()
     found: list[dict[str, Any]] = answer.json()["data"]["result"]
     return found
+
+
+# --- profile load --------------------------------------------------------------------------------------------------
+
+
+def load(stack: Stack) -> str:
+    """Ten users for ten seconds, begun on locust's page."""
+    stack.compose("up", "-d", "--build", "locust", profile="load")
+    url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
+    wait_for(lambda: _answers(url), minutes=2, what="locust's page")
+    asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
+    requests.post(f"{url}/swarm", data=asked, timeout=10).raise_for_status()
+    time.sleep(10)
+    requests.get(f"{url}/stop", timeout=10).raise_for_status()
+    [total] = [
+        each
+        for each in requests.get(f"{url}/stats/requests", timeout=10).json()["stats"]
+        if each["name"] == "Aggregated"
+    ]
+    if total["num_failures"] or not total["num_requests"]:
+        raise RuntimeError(f"{total['num_failures']} of {total['num_requests']} requests of locust failed")
+    return f"{total['num_requests']:,} requests of locust's users, none failed"
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
 
 
 # --- profile replicas ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from utils.version import ROOT
 PROJECT = "evergreencheck"
 TOOLS = Path(os.environ.get("EVERGREEN_CONTAINER_TOOLS") or ROOT.parent / "shared" / "tools" / "containers")
 BASES = ("python:3.12-slim-bookworm", "debian:bookworm-slim")  # what the Dockerfile starts from
-PORTS = ("MARIADB", "MLFLOW", "AIRFLOW", "SERVING", "CHURN", "INSURANCE", "PROMETHEUS", "BALANCER")
+PORTS = ("MARIADB", "MLFLOW", "AIRFLOW", "SERVING", "CHURN", "INSURANCE", "PROMETHEUS", "BALANCER", "LOCUST")
 WITHOUT_STANDIN = {"adminer", "grafana"}
 ONE_SHOT = {"migrate", "airflow-migrate", "begin"}
 MINUTES = 60.0
