@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.prediction_log import PredictionLog
-from api.scoring import Prediction, Version
+from api.repeats import KEY
+from api.scoring import Origin, Prediction, Version
 from utils.errors import NotNow
 
 BATCH = 512  # rows that are scored and inserted together; a single larger request is a batch of its own
@@ -22,7 +23,7 @@ QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
 EXPLAINED = 2_000  # rows that may wait to be explained; it takes longer than anything else
 
 Answers = list[dict[str, Any]]
-Score = Callable[[Version, Sequence[BaseModel], Sequence[float]], list[Prediction]]
+Score = Callable[[Version, Sequence[BaseModel], Sequence[Origin]], list[Prediction]]
 Explain = Callable[[Version, Sequence[BaseModel], Answers], Answers]
 Outcome = tuple[Version, Answers] | BaseException
 
@@ -30,7 +31,7 @@ Outcome = tuple[Version, Answers] | BaseException
 @dataclass(frozen=True, slots=True)
 class _Request:
     rows: Sequence[BaseModel]
-    arrived: float
+    origins: Sequence[Origin]
     answered: "asyncio.Future[tuple[Version, Answers]]"
 
 
@@ -88,7 +89,9 @@ class Batcher:
 
     async def _answer(self, rows: Sequence[BaseModel]) -> tuple[Version, Answers]:
         """The answers, and the version that gave them, after their batch."""
-        request = _Request(rows, time.perf_counter(), asyncio.get_running_loop().create_future())
+        arrived, key = time.perf_counter(), KEY.get()
+        origins = [Origin(arrived, place, key) for place in range(len(rows))]
+        request = _Request(rows, origins, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._waiting_rows += len(rows)
         self._arrival.set()
@@ -124,8 +127,8 @@ class Batcher:
             if version is None:
                 raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
             rows = [row for request in batch for row in request.rows]
-            arrived = [request.arrived for request in batch for _ in request.rows]
-            scored = iter(self._score(version, rows, arrived))
+            origins = [origin for request in batch for origin in request.origins]
+            scored = iter(self._score(version, rows, origins))
             made = [[next(scored) for _ in request.rows] for request in batch]
             refusals = self._log.write([[each.log_row for each in mine] for mine in made])
         except Exception as error:  # whatever it is, the requests must hear of it and the next batch must come

@@ -12,8 +12,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.rejects import Rejects
+from api.repeats import HEADER, KEY, parse_key
 from api.schemas import Problem, problems
 from pipelines.spec import ModelSpec
+from utils.clock import utc_now
 
 MAX_BODY = 10_000_000  # bytes
 REQUEST = "evergreen.request"  # key of the validated body in the ASGI scope
@@ -55,6 +57,10 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return self._refuse(413, _TOO_LARGE)
+        try:
+            KEY.set(parse_key(headers[HEADER], now=utc_now()) if HEADER in headers else None)
+        except ValueError as error:
+            return self._refuse(400, str(error))
         return None
 
     def _refused_by_content(self, scope: Scope, body: type[BaseModel], content: bytes) -> Response | None:

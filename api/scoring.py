@@ -10,8 +10,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from api.repeats import Key
 from api.schemas import Schemas, features_json
-from db.predictions import created_at, new_id
+from db.predictions import created_at, new_id, repeatable_id
 from pipelines.bundle import Bundle
 from pipelines.features import pool_from_rows, score
 from pipelines.profile import warnings_of
@@ -33,6 +34,15 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row came from: its place in the request, the request's key; `arrived` in seconds of `perf_counter`."""
+
+    arrived: float
+    place: int = 0
+    key: Key | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """An answer, and the row that must be in the log before it leaves (`db.predictions.LOG_COLUMNS`)."""
 
@@ -46,10 +56,10 @@ def predict(
     *,
     schemas: Schemas,
     instance: UUID,
-    arrived: Sequence[float],
+    origins: Sequence[Origin],
     now: datetime,
 ) -> list[Prediction]:
-    """Score `rows`; `arrived` says when each came, in seconds of `time.perf_counter`. `now` is UTC."""
+    """Score `rows`, each with its origin. `now` is UTC."""
     values = [schemas.values(row) for row in rows]
     spec = version.bundle.spec
     pool = pool_from_rows([each[1:] for each in values], spec=spec)
@@ -64,7 +74,8 @@ def predict(
             predicted=scores.predictions[i],
             by_class=dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None,
             instance=instance,
-            latency_ms=(scored - arrived[i]) * 1000,
+            origin=origins[i],
+            latency_ms=(scored - origins[i].arrived) * 1000,
             now=now,
         )
         for i, row in enumerate(rows)
@@ -79,10 +90,15 @@ def _prediction(
     predicted: str | float,
     by_class: dict[str, float] | None,
     instance: UUID,
+    origin: Origin,
     latency_ms: float,
     now: datetime,
 ) -> Prediction:
-    prediction_id = new_id(now)
+    if origin.key is None:
+        prediction_id = new_id(now)
+    else:
+        content = json.dumps([origin.key.name, origin.place, version.model, version.number, values[0], features])
+        prediction_id = repeatable_id(origin.key.first, content)
     confidence = max(by_class.values()) if by_class else None
     warnings = warnings_of(values[1:], spec=version.bundle.spec, seen=version.categories)
     answer = {

@@ -102,9 +102,9 @@ class Endpoints:
 
         return await _responded(told())
 
-    def _score(self, version: Version, rows: Any, arrived: Any) -> list[Prediction]:
+    def _score(self, version: Version, rows: Any, origins: Any) -> list[Prediction]:
         return predict(
-            version, rows, schemas=self.schemas, instance=self._slot.instance_id, arrived=arrived, now=utc_now()
+            version, rows, schemas=self.schemas, instance=self._slot.instance_id, origins=origins, now=utc_now()
         )
 
     def _record(self, prediction_id: UUID, actual: str | float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ It talks to the driver itself: an insert of 64 rows through SQLAlchemy costs sev
 Timeouts are short, because a request waits behind every statement here.
 """
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -107,6 +108,13 @@ def new_id(now: datetime) -> UUID:
     """
     milliseconds = (now - EPOCH) // timedelta(milliseconds=1)
     return uuid6.UUID(int=milliseconds << 80 | secrets.randbits(76), version=7)
+
+
+def repeatable_id(first: datetime, content: str) -> UUID:
+    """A UUIDv7 of the millisecond of `first` (UTC) whose other bits come from `content`: the same for the same."""
+    milliseconds = (first - EPOCH) // timedelta(milliseconds=1)
+    bits = int.from_bytes(hashlib.sha256(content.encode()).digest()) >> (256 - 76)
+    return uuid6.UUID(int=milliseconds << 80 | bits, version=7)
 
 
 def created_at(prediction_id: UUID) -> datetime:

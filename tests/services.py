@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,9 +126,11 @@ class Service:
     def row(self) -> dict[str, Any]:
         return example(self.spec)
 
-    def post(self, path: str, body: object, *, key: str = "") -> requests.Response:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=headers, timeout=20)
+    def post(
+        self, path: str, body: object, *, key: str = "", headers: Mapping[str, str] | None = None
+    ) -> requests.Response:
+        sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=sent, timeout=20)
 
     def get(self, path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=20)

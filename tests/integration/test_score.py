@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from api.schemas import build_schemas
-from api.scoring import Version, predict
+from api.scoring import Origin, Version, predict
 from db import bootstrap, sample
 from db.predictions import new_id
 from db.session import session
@@ -94,7 +94,7 @@ def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_versi
     ]
     version = Version(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
     answered = predict(
-        version, rows, schemas=schemas, instance=new_id(NOW), arrived=[time.perf_counter()] * ROWS, now=NOW
+        version, rows, schemas=schemas, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW
     )
     rows_in_log = logged(ready, done.batch)
     assert len(rows_in_log) == ROWS

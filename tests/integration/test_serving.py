@@ -2,9 +2,10 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import requests
@@ -60,6 +61,33 @@ def test_sixty_four_clients_at_once_each_get_their_own_logged_answer(service):
         row = logged[answer["prediction_id"]]
         assert (row["entity_id"], row["prediction"]) == (answer["entity_id"], answer["prediction"])
         assert json.loads(row["features"])["age"] == 20 + number % 64
+
+
+def test_a_request_that_is_sent_again_is_answered_as_before_and_logged_once(service):
+    key = {"Idempotency-Key": f"{time.time():.3f}-{uuid4().hex}"}
+    body = {"data": [{**service.row, "customer_id": f"again-{place % 2}"} for place in range(4)]}
+    first, again = (service.post("/predict_batch", body, headers=key).json()["predictions"] for _ in range(2))
+    assert first == again
+    ids = [answer["prediction_id"] for answer in first]
+    assert len(set(ids)) == 4  # equal rows of a request are still rows of their own
+    assert sum(row["entity_id"].startswith("again-") for row in service.logged().values()) == 4
+    assert {str(created_at(UUID(each)))[:19] for each in ids} == {str(service.logged()[ids[0]]["created_at"])[:19]}
+
+
+def test_a_key_of_another_request_hides_nothing(service):
+    key = {"Idempotency-Key": f"{time.time():.3f}-{uuid4().hex}"}
+    answers = [
+        service.post("/predict", {"data": {**service.row, "customer_id": f"other-{number}"}}, headers=key).json()
+        for number in range(2)
+    ]
+    logged = service.logged()
+    assert [logged[answer["prediction_id"]]["entity_id"] for answer in answers] == ["other-0", "other-1"]
+
+
+def test_a_key_that_is_none_is_refused_with_what_it_should_be(service):
+    refused = service.post("/predict", {"data": service.row}, headers={"Idempotency-Key": "mine"})
+    assert refused.status_code == 400
+    assert "SECONDS-NAME" in refused.json()["error"]
 
 
 def test_reasons_are_in_the_answer_that_asks_for_them_and_nowhere_else(service):

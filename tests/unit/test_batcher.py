@@ -29,7 +29,7 @@ class FakeLog:
         pass
 
 
-def echo(version, rows, arrived):
+def echo(version, rows, origins):
     return [Prediction({"row": row, "version": version}, row) for row in rows]
 
 
@@ -99,11 +99,11 @@ def test_a_refused_row_fails_its_own_request_alone():
 
 
 def test_a_failure_in_scoring_reaches_its_requests_and_the_next_batch_comes():
-    def fail_once(version, rows, arrived, failed=[]):  # noqa: B006 - remembers on purpose
+    def fail_once(version, rows, origins, failed=[]):  # noqa: B006 - remembers on purpose
         if not failed:
             failed.append(True)
             raise RuntimeError("broken")
-        return echo(version, rows, arrived)
+        return echo(version, rows, origins)
 
     async def scenario(batcher):
         first = await asyncio.gather(batcher.predict(["a"]), return_exceptions=True)
@@ -131,10 +131,10 @@ def test_a_request_given_up_while_it_waits_is_not_scored_and_does_not_stop_the_o
 def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
     began, go_on = threading.Event(), threading.Event()
 
-    def score(version, rows, arrived):
+    def score(version, rows, origins):
         began.set()
         go_on.wait()
-        return echo(version, rows, arrived)
+        return echo(version, rows, origins)
 
     async def scenario(batcher):
         given_up = asyncio.ensure_future(batcher.predict(["a"]))
