@@ -109,8 +109,7 @@ def memory(stack: Stack) -> str:
 
 
 def take_down(stack: Stack) -> str:
-    for profile in ("", *profiles.NAMES):
-        stack.compose("down", "--volumes", "--timeout", "60", profile=profile)
+    stack.compose("down", "--volumes", "--timeout", "60", profiles=profiles.NAMES)
     left = stack.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
     if left:
         raise RuntimeError(f"containers are left: {left}")

@@ -43,7 +43,7 @@ def _state(airflow: Airflow, dag_id: str, run: str) -> str:
 
 def monitoring(stack: Stack) -> str:
     """The tests of the alert rules, and every query of the dashboards against what it is asked of."""
-    stack.compose("up", "-d", "prometheus", profile="monitoring")
+    stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
     [prometheus] = stack.containers("prometheus")
     stack.docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     stack.docker("exec", prometheus, "promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
@@ -82,7 +82,7 @@ def _prometheus(url: str, query: str) -> list[dict[str, Any]]:
 
 def load(stack: Stack) -> str:
     """Ten users for ten seconds, begun on locust's page."""
-    stack.compose("up", "-d", "--build", "locust", profile="load")
+    stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
     wait_for(lambda: _answers(url), minutes=2, what="locust's page")
     asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
@@ -115,7 +115,7 @@ def replicas(stack: Stack) -> str:
     Nothing may fail, and each request must be in the log once, also one that had to be sent to both.
     """
     pair = ["serve-churn", "serve-churn-2"]
-    stack.compose("up", "-d", "--build", *pair, "balancer", profile="replicas")
+    stack.compose("up", "-d", "--build", *pair, "balancer", profiles=["replicas"])
     stack.wait_well([*pair, "balancer"], minutes=4)
 
     def swap() -> None:
@@ -136,7 +136,7 @@ def replicas(stack: Stack) -> str:
 
     def exchange() -> None:
         for name in pair:
-            stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profile="replicas")
+            stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profiles=["replicas"])
             stack.wait_well([name], minutes=4)
 
     def lose() -> None:
@@ -175,7 +175,7 @@ def scale(stack: Stack, console: Console) -> str:
     for workers, killed in ((1, False), (2, False), (2, True)):
         what = f"{workers}, one killed" if killed else str(workers)
         stack.compose(
-            "up", "-d", "--scale", f"airflow-worker={workers}", profile="scale",
+            "up", "-d", "--scale", f"airflow-worker={workers}", profiles=["scale"],
             EVERGREEN_EXECUTOR="CeleryExecutor", EVERGREEN_SEARCH_TASKS="2",
         )  # fmt: skip
         stack.wait_well([*stack.started, "airflow-worker"], minutes=6)

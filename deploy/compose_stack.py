@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,12 @@ class Stack:
             raise RuntimeError(f"docker {' '.join(arguments)}: {(ran.stderr or ran.stdout).strip()[-800:]}")
         return ran.stdout.strip()
 
-    def compose(self, *arguments: str, profile: str = "", **variables: str) -> None:
+    def compose(self, *arguments: str, profiles: Sequence[str] = (), **variables: str) -> None:
         """Raises: RuntimeError with what it said last."""
         files = ["-f", str(ROOT / "docker-compose.yaml"), "-f", str(self.folder / "override.yaml")]
         place = ["--project-directory", str(ROOT), "--env-file", str(self.folder / ".env"), "-p", PROJECT]
-        profiles = ["--profile", profile] if profile else []
-        command = [*_compose(self.environment), *place, *files, *profiles, *arguments]
+        chosen = [f"--profile={profile}" for profile in profiles]
+        command = [*_compose(self.environment), *place, *files, *chosen, *arguments]
         with (self.folder / "compose.log").open("a+") as log:
             ran = subprocess.run(command, env={**self.environment, **variables}, stdout=log, stderr=subprocess.STDOUT)
             log.seek(0)
