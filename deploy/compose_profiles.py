@@ -88,7 +88,7 @@ def load(stack: Stack) -> str:
     asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
     requests.post(f"{url}/swarm", data=asked, timeout=10).raise_for_status()
     time.sleep(10)
-    requests.get(f"{url}/stop", timeout=10).raise_for_status()
+    requests.post(f"{url}/stop", timeout=10).raise_for_status()
     [total] = [
         each
         for each in requests.get(f"{url}/stats/requests", timeout=10).json()["stats"]
