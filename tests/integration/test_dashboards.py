@@ -17,4 +17,4 @@ def test_mariadb_answers_a_panel_as_its_reader(query: Query, settings: Settings)
 
 
 def test_every_panel_asks_one_of_the_two_and_no_macro_is_left() -> None:
-    assert all(bool(query.sql) != bool(query.promql) and "$" not in query.sql + query.promql for query in queries())
+    assert all(bool(query.sql) != bool(query.promql) and "$__" not in query.sql + query.promql for query in queries())

@@ -17,9 +17,9 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 def test_every_make_target_in_the_readme_exists_and_every_target_has_help() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?m)^([a-z]+):", makefile))
-    assert set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.M)) <= targets
-    assert targets == set(re.findall(r"(?m)^([a-z]+):.*## ", makefile))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", makefile))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.M)) <= targets
+    assert targets == set(re.findall(r"(?m)^([a-z-]+):.*## ", makefile))
 
 
 def test_every_command_is_in_the_readme_and_the_readme_names_no_other() -> None:
