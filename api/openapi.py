@@ -93,6 +93,6 @@ def _introduction(spec: ModelSpec, *, key: bool) -> str:
         f"{spec.description or spec.name}\n\nPredicts `{spec.label.column}` of a `{spec.entity}`. Every answered"
         f" prediction is in the log under its `prediction_id`. A missing feature is null or left out, and is answered"
         f" with a warning; an unknown key or a value outside the limits is refused. At most {BATCH_ROWS:,} rows a"
-        f" batch.{asked} A request that is sent again with the same `Idempotency-Key: SECONDS-NAME` (Unix time of the first"
-        " attempt, a name of its own) is logged once."
+        f" batch.{asked} A request that is sent again with the same `Idempotency-Key: SECONDS-NAME` (Unix time of the"
+        " first attempt, a name of its own) is logged once."
     )
