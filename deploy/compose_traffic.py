@@ -37,8 +37,8 @@ class Account:
     why: list[str]
 
     def __str__(self) -> str:
-        unanswered = f", {self.failed} failed" if self.failed else ""
-        return f"{self.answered:,} answered{unanswered}, {self.lost} of them not in the log, {self.twice} twice"
+        logged = f"{self.answered:,} answered, of these {self.lost} not in the log and {self.twice} twice"
+        return f"{logged}; {self.failed} failed" if self.failed else logged
 
 
 @dataclass(slots=True)

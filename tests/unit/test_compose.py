@@ -78,8 +78,7 @@ def test_what_stays_up_has_a_health_check_and_a_limit_of_memory() -> None:
     for name, service in SERVICES.items():
         if service.get("restart") == "unless-stopped" and "profiles" not in service:
             assert "healthcheck" in service, name
-        if service.get("restart") != "on-failure":
-            assert "mem_limit" in service, name
+        assert "mem_limit" in service, name
 
 
 def test_secrets_are_written_once_for_their_owner_only(tmp_path: Path) -> None:
