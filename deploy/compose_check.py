@@ -64,6 +64,8 @@ def ask(stack: Stack) -> str:
     traffic = Traffic(targets(stack), stack.settings.api_key.get_secret_value(), rate=10)
     with traffic:
         wait_for(lambda: len(traffic.answered) >= len(traffic.targets), minutes=1, what="an answer of every model")
+    if traffic.failed:  # they are asked in turn, so without a failure each has answered
+        raise RuntimeError(traffic.failed[0])
     return account(stack, traffic)
 
 
