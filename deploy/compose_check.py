@@ -26,6 +26,7 @@ from deploy.compose_traffic import Target, Traffic
 from pipelines.spec import find_spec, model_names
 from stack.airflow import Airflow
 
+TAKE_2_GB = "python -c 'bytearray(1) * 2**31'; test $? = 137"  # 137: killed by the kernel for its memory
 RATE = 50.0  # requests a second while containers are killed and exchanged
 console = Console()
 
@@ -98,8 +99,12 @@ def upgrade(stack: Stack) -> str:
 
 
 def memory(stack: Stack) -> str:
-    """Nothing came to its limit. Raises: RuntimeError where a container has none, or was killed for it."""
-    told = []
+    """Nothing came to its limit, and one that does is ended.
+
+    Raises: RuntimeError where a container has no limit, was killed for it, or lives on beyond it.
+    """
+    stack.compose("run", "--rm", "--no-deps", "-T", "serve-churn", "sh", "-c", TAKE_2_GB)
+    told = ["2 GB in a container of 1 GB: killed"]
     for name in (each for each in stack.started if each not in ONE_SHOT):
         [container] = stack.containers(name)
         limit = int(stack.docker("inspect", "-f", "{{.HostConfig.Memory}}", container))

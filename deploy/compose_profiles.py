@@ -44,6 +44,7 @@ def _state(airflow: Airflow, dag_id: str, run: str) -> str:
 def monitoring(stack: Stack) -> str:
     """The tests of the alert rules, and every query of the dashboards against what it is asked of."""
     stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
+    stack.wait_well(["prometheus"], minutes=2)
     [prometheus] = stack.containers("prometheus")
     stack.docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     stack.docker("exec", prometheus, "promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
@@ -84,7 +85,7 @@ def load(stack: Stack) -> str:
     """Ten users for ten seconds, begun on locust's page."""
     stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
-    wait_for(lambda: _answers(url), minutes=2, what="locust's page")
+    stack.wait_well(["locust"], minutes=2)
     asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
     requests.post(f"{url}/swarm", data=asked, timeout=10).raise_for_status()
     time.sleep(10)
@@ -97,13 +98,6 @@ def load(stack: Stack) -> str:
     if total["num_failures"] or not total["num_requests"]:
         raise RuntimeError(f"{total['num_failures']} of {total['num_requests']} requests of locust failed")
     return f"{total['num_requests']:,} requests of locust's users, none failed"
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 # --- profile replicas ----------------------------------------------------------------------------------------------
@@ -178,7 +172,7 @@ def scale(stack: Stack, console: Console) -> str:
             "up", "-d", "--scale", f"airflow-worker={workers}", profiles=["scale"],
             EVERGREEN_EXECUTOR="CeleryExecutor", EVERGREEN_SEARCH_TASKS="2",
         )  # fmt: skip
-        stack.wait_well([*stack.started, "airflow-worker"], minutes=6)
+        stack.wait_well([*stack.started, "redis", "airflow-worker"], minutes=6)
         seconds[what], complete, twice = _search(stack, kill=killed)
         table.add_row(what, f"{seconds[what]:.0f}", str(complete), str(twice))
         if complete != TRIALS or twice:
