@@ -36,6 +36,8 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
     ("pipeline", "INSERT", ("snapshot", "deployment", "window_profile", "drift_result", "performance_result")),
     ("pipeline", "INSERT", ("prediction_log",)),  # batch scoring
+    ("pipeline", "INSERT, UPDATE", ("validation_report",)),
+    ("loader", "SELECT", ("forgotten",)),
     ("api", "SELECT", ("deployment",)),
     ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),
     ("api", "INSERT", ("prediction_feedback",)),

@@ -92,7 +92,8 @@ training_run = Table(
     Index("runs_of_a_model", "model", "started_at"),
 )
 
-# An immutable Parquet file; (spec_hash, window_end, commit_seq) defines its content.
+# An immutable Parquet file; (spec_hash, window_end, commit_seq) defines its content. Where entities in it were
+# forgotten since, `redacted_sha256` is the hash of the rows that are left, and `redacted_rows` counts those gone.
 snapshot = Table(
     "snapshot",
     metadata,
@@ -105,6 +106,47 @@ snapshot = Table(
     Column("content_sha256", String(64), nullable=False),
     Column("path", String(1000), nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("redacted_rows", BigInteger, nullable=False, server_default="0"),
+    Column("redacted_sha256", String(64)),
+)
+
+# What a training's data was found to be before anything was learned from it.
+validation_report = Table(
+    "validation_report",
+    metadata,
+    Column("run_id", RUN_ID, primary_key=True),
+    Column("model", MODEL, nullable=False),
+    Column("snapshot_id", String(120), nullable=False),
+    Column("errors", Integer, nullable=False),
+    Column("warnings", Integer, nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("checked_at", Moment, nullable=False),
+)
+
+# Rows that retention has dropped: those of `table_name` with a time before `dropped_before`.
+retention = Table(
+    "retention",
+    metadata,
+    _id(),
+    Column("table_name", String(64), nullable=False),
+    Column("model", MODEL),
+    Column("dropped_before", Moment, nullable=False),
+    Column("caused_by", String(250), nullable=False),
+    Column("dropped_at", Moment, nullable=False),
+    Index("retention_of_a_table", "table_name", "dropped_before"),
+)
+
+# Tombstones of entities whose rows were deleted everywhere; `found` counts them by place. The id itself is not kept.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("entity_sha256", String(64), nullable=False),
+    Column("found", JSON, nullable=False),
+    Column("caused_by", String(250), nullable=False),
+    Column("forgotten_at", Moment, nullable=False),
+    Index("forgotten_of_a_model", "model", "entity_sha256"),
 )
 
 # The verdict on a candidate. A `promote` row without deployment_run_id waits to be deployed.
