@@ -10,7 +10,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`ratio` is how many times better `value` is than `baseline`; `goal` is what `ratio` must reach, if anything."""
+    """`ratio` is how many times better `value` is than `baseline`; `goal` is what `ratio` must reach, if anything.
+
+    Without a baseline `goal` is what `value` itself must keep to.
+    """
 
     what: str
     value: float
@@ -29,6 +32,14 @@ def higher_is_better(what: str, value: float, unit: str, *, baseline: float, goa
 def lower_is_better(what: str, value: float, unit: str, *, baseline: float, goal: float | None = None) -> Figure:
     ratio = baseline / value
     return Figure(what, value, unit, baseline, ratio, goal, None if goal is None else ratio >= goal)
+
+
+def within(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> Figure:
+    """A figure that must not be above `most`, or not below `least`; one of them is given."""
+    goal = most if most is not None else least
+    assert goal is not None
+    met = value <= goal if most is not None else value >= goal
+    return Figure(f"{what} ({'at most' if most is not None else 'at least'})", value, unit, goal=goal, met=met)
 
 
 def write(name: str, figures: Sequence[Figure]) -> Path:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, write
 
-NAMES = ("serving",)
+NAMES = ("store", "serving")
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Table, func, insert, or_, select, text, update
 
-from db.tables import deployment, instance, promotion_decision, retrain_decision, snapshot, training_run
+from db.tables import deployment, instance, promotion_decision, retention, retrain_decision, snapshot, training_run
 
 DESIRING = ("deploy", "rollback")
 ALIVE = timedelta(seconds=15)  # a worker's heartbeat comes every second or two
@@ -100,6 +100,25 @@ def find_decision(connection: Connection, decision_id: int) -> RowMapping | None
 
 def find_snapshot(connection: Connection, snapshot_id: str) -> RowMapping | None:
     return connection.execute(select(snapshot).where(snapshot.c.snapshot_id == snapshot_id)).mappings().one_or_none()
+
+
+def snapshots(connection: Connection, model: str, *, limit: int) -> list[RowMapping]:
+    """The newest snapshots of a model, the last first."""
+    rows = select(snapshot).where(snapshot.c.model == model).order_by(snapshot.c.created_at.desc()).limit(limit)
+    return list(connection.execute(rows).mappings())
+
+
+def run_of_snapshot(connection: Connection, snapshot_id: str) -> str | None:
+    """A run that was trained on the snapshot; all of them read the same rows."""
+    runs = select(training_run.c.run_id).where(training_run.c.snapshot_id == snapshot_id)
+    return connection.scalar(runs.order_by(training_run.c.started_at).limit(1))
+
+
+def dropped_before(connection: Connection, table_name: str) -> datetime | None:
+    """Up to when retention has dropped rows of a table, by event time; None where it dropped none."""
+    newest = select(func.max(retention.c.dropped_before)).where(retention.c.table_name == table_name)
+    found: datetime | None = connection.scalar(newest)
+    return found
 
 
 def desired(connection: Connection, model: str) -> RowMapping | None:

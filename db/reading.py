@@ -1,5 +1,6 @@
 """Reading the store: labels with the features that were known at their time, at any past state of the store."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,18 +10,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from sqlalchemy import Select, Table, select
+from sqlalchemy import ColumnElement, Select, Table, false, literal_column, select
 from sqlalchemy.dialects.mysql import pymysql
 
 from db.schema import TIMELESS, StoreSchema
 from db.session import session
 from db.store_tables import store_tables
 from db.tables import load_batch
+from utils.ahead import ahead
 from utils.errors import Unreachable
 from utils.settings import STORE_DB, Settings
 
 Int64s = NDArray[np.int64]
 MICROSECOND = timedelta(microseconds=1)
+CHUNK_LABELS = 50_000  # their feature rows are read and joined together
 
 
 def training_rows(
@@ -31,26 +34,81 @@ def training_rows(
     until: datetime,
     window_end: datetime,
     commit_seq: int,
-) -> pd.DataFrame:
+) -> Iterator[pa.Table]:
     """One row for each label with start < event_time <= until, as the store stood at `commit_seq`.
 
     Of several versions of a label the newest that was available at `window_end` counts. Each label has the features
     known at its event time (for data without time: at `window_end`); a label without features stays, with missing
     values. Columns: entity_id, event_time (UTC), the label, the features; sorted by entity_id and event_time.
+
+    The rows come in tables of about `CHUNK_LABELS`; the first has the columns even where there are no rows. All labels
+    are held in memory, about 100 bytes each, but the features of two tables only.
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
     visible = _visible_batches(settings, schema.model, commit_seq)
+    labels_query, query = training_queries(schema, start=start, until=until, window_end=window_end)
+    labels = _newest_labels(settings, schema, labels_query, visible)
+
+    def read(part: pa.Table) -> tuple[pa.Table, pa.Table]:
+        return part, _read(
+            settings, query.where(*_between(query.selected_columns.entity_id, part["entity_id"])), visible
+        )
+
+    for part, features in ahead(map(read, _parts(labels))):
+        yield _joined(part, features, schema, window_end)
+
+
+def training_queries(
+    schema: StoreSchema, *, start: datetime | None, until: datetime, window_end: datetime
+) -> tuple[Select[Any], Select[Any]]:
+    """The label rows and the feature rows that `training_rows` needs, whatever batch they came with."""
     tables = store_tables(schema)
     if not schema.timed:
         start, until = None, window_end  # every row has the same event time; what counts is when it was known
     oldest = start - schema.max_age - MICROSECOND if start and schema.max_age else None
-    labels_query = _rows(tables.labels, after=start, until=until, known_by=window_end)
-    features_query = _rows(tables.features, after=oldest, until=until, known_by=until)
-    labels = _read(settings, labels_query, visible)
-    features = _read(settings, features_query, visible)
+    labels = _rows(tables.labels, after=start, until=until, known_by=window_end)
+    return labels, _rows(tables.features, after=oldest, until=until, known_by=until)
+
+
+def training_frame(settings: Settings, schema: StoreSchema, **window: Any) -> pd.DataFrame:
+    """All of `training_rows` at once."""
+    frame: pd.DataFrame = pa.concat_tables(training_rows(settings, schema, **window)).to_pandas()
+    return frame
+
+
+def _newest_labels(settings: Settings, schema: StoreSchema, query: Select[Any], visible: Int64s) -> pa.Table:
+    """The newest version of each label, sorted by entity and event time."""
+    labels = _read(settings, query, visible)
+    (entities,) = _ranks(labels["entity_id"])
+    kept = newest_versions(entities, _micros(labels["event_time"]), _micros(labels["available_at"]))
+    return labels.select(["entity_id", "event_time", schema.label.name]).take(kept).combine_chunks()
+
+
+def _parts(labels: pa.Table) -> Iterator[pa.Table]:
+    """`labels`, which are sorted by entity, in parts of about `CHUNK_LABELS` that share no entity; one at least."""
+    entities, first = labels["entity_id"], 0
+    while True:
+        last = min(first + CHUNK_LABELS, len(labels))
+        while last < len(labels) and entities[last] == entities[last - 1]:
+            last += 1
+        yield labels.slice(first, last - first)
+        first = last
+        if first >= len(labels):
+            return
+
+
+def _between(entity_id: ColumnElement[str], entities: pa.ChunkedArray) -> list[ColumnElement[bool]]:
+    """That a row is of one of `entities`, which are sorted, or lies between them. No row where there are none."""
+    if not len(entities):
+        return [false()]
+    # An id is any text at all, so it goes into the statement as hexadecimal digits.
+    low, high = (f"_utf8mb4 x'{entities[end].as_py().encode().hex()}'" for end in (0, -1))
+    return [entity_id >= literal_column(low), entity_id <= literal_column(high)]
+
+
+def _joined(labels: pa.Table, features: pa.Table, schema: StoreSchema, window_end: datetime) -> pa.Table:
+    """`labels` with the features that were known at their times."""
     label_entities, feature_entities = _ranks(labels["entity_id"], features["entity_id"])
-    kept = newest_versions(label_entities, _micros(labels["event_time"]), _micros(labels["available_at"]))
-    labels, label_entities = labels.take(kept), label_entities[kept]
     times = _micros(labels["event_time"])
     winners = as_known(
         feature_entities,
@@ -60,12 +118,10 @@ def training_rows(
         times if schema.timed else np.full_like(times, (window_end - TIMELESS) // MICROSECOND),
         max_age=schema.max_age // MICROSECOND if schema.max_age else None,
     )
-    joined = labels.select(["entity_id", "event_time", schema.label.name])
     found = features.take(pa.array(winners, mask=winners < 0))
     for column in schema.features:
-        joined = joined.append_column(column.name, found[column.name])
-    rows: pd.DataFrame = joined.to_pandas()
-    return rows
+        labels = labels.append_column(column.name, found[column.name])
+    return labels
 
 
 def labels_between(
@@ -160,7 +216,8 @@ def _rows(table: Table, *, after: datetime | None, until: datetime, known_by: da
 def _read(settings: Settings, query: Select[Any], visible: Int64s) -> pa.Table:
     """The rows of `query` that came with one of the `visible` batches, which no later load can change."""
     rows = read_arrow(settings, query, database=STORE_DB)
-    return rows.filter(pc.is_in(rows["batch_id"], pa.array(visible)))
+    seen = pc.is_in(rows["batch_id"], pa.array(visible))
+    return rows if pc.all(seen).as_py() is not False else rows.filter(seen)
 
 
 def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.Table:
@@ -168,11 +225,9 @@ def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.T
 
     Its values are written into the statement, so they must be times, numbers or names that a model file allows.
     """
-    # connectorx binds no parameters: SQLAlchemy writes the values into the statement.
-    statement = str(query.compile(dialect=pymysql.dialect(), compile_kwargs={"literal_binds": True}))
     address = settings.db_url("pipeline", database, scheme="mysql")
     try:
-        rows: pa.Table = connectorx.read_sql(address, statement, return_type="arrow")
+        rows: pa.Table = connectorx.read_sql(address, statement(query), return_type="arrow")
     except (
         BaseException
     ) as error:  # connectorx panics with a BaseException of its own, and its messages hold the address
@@ -183,6 +238,11 @@ def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.T
             service="MariaDB", address=settings.mariadb_address, reason=f"reading failed: {type(error).__name__}"
         ) from None
     return rows
+
+
+def statement(query: Select[Any]) -> str:
+    """`query` with its values written into it: connectorx binds no parameters."""
+    return str(query.compile(dialect=pymysql.dialect(), compile_kwargs={"literal_binds": True}))
 
 
 def _explain(settings: Settings, query: Select[Any]) -> None:

@@ -13,15 +13,14 @@ from datetime import datetime
 
 import pandas as pd
 import pyarrow as pa
-from sqlalchemy import Connection, Table, and_, func, insert, or_, select, text, update
-from sqlalchemy.dialects.mysql import Insert
-from sqlalchemy.dialects.mysql import insert as upsert
+from sqlalchemy import Connection, Table, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from db import online
 from db.schema import TIMELESS, StoreSchema
 from db.session import engine, explained, session
 from db.staging import Stage
-from db.store_tables import StoreTables, store_tables
+from db.store_tables import store_tables
 from db.tables import load_batch
 from utils.errors import StackError
 from utils.settings import Settings
@@ -133,7 +132,7 @@ class Batch:
         if report.batch_id is None:
             return report
         if report.features_added:
-            self._connection.execute(_refresh_latest(self._tables, report.batch_id))
+            online.refresh(self._connection, self._tables, report.batch_id)
         newest = select(func.coalesce(func.max(load_batch.c.commit_seq), 0)).where(load_batch.c.model == model)
         report = replace(report, commit_seq=int(self._connection.scalar(newest) or 0) + 1)
         self._connection.execute(
@@ -226,39 +225,6 @@ def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str,
                 connection.commit()
         connection.execute(update(load_batch).where(load_batch.c.batch_id == batch_id).values(state="abandoned"))
     connection.commit()
-
-
-def _refresh_latest(tables: StoreTables, batch_id: int) -> Insert:
-    """The statement that brings the newest row of each entity of a batch into the online store."""
-    features, latest = tables.features, tables.latest
-    mine = (
-        select(features.c.entity_id, func.max(features.c.event_time).label("event_time"))
-        .where(features.c.batch_id == batch_id)
-        .group_by(features.c.entity_id)
-        .subquery()
-    )
-    names = [column.name for column in latest.columns]
-    rows = select(*(features.c[name] for name in names)).join_from(
-        mine,
-        features,
-        and_(
-            features.c.entity_id == mine.c.entity_id,
-            features.c.event_time == mine.c.event_time,
-            features.c.batch_id == batch_id,
-        ),
-    )
-    statement = upsert(latest).from_select(names, rows)
-    given = statement.inserted
-    newer = or_(
-        given.event_time > latest.c.event_time,
-        and_(given.event_time == latest.c.event_time, given.available_at >= latest.c.available_at),
-    )
-    # MariaDB assigns from left to right: the times that `newer` looks at come last.
-    ordered = [name for name in names if name not in {"entity_id", "available_at", "event_time"}]
-    assignments = [(n, func.if_(newer, given[n], latest.c[n])) for n in (*ordered, "available_at")]
-    return statement.on_duplicate_key_update(
-        [*assignments, ("event_time", func.greatest(given.event_time, latest.c.event_time))]
-    )
 
 
 def _rows(table: pa.Table | None) -> int:

@@ -24,7 +24,7 @@ from utils.settings import STORE_DB, Settings
 
 COLLATION = "utf8mb4_nopad_bin"  # 'A' is not 'a', and 'a' is not 'a '
 KEY = ("entity_id", "event_time", "available_at")
-MONTHS_BACK, MONTHS_AHEAD = 18, 6  # partitions a new table starts with; older rows share the first, later ones p_later
+MONTHS_BACK, MONTHS_AHEAD = 60, 6  # partitions a new table starts with; older rows share the first, later ones p_later
 TYPES: Mapping[Kind, type[TypeEngine[Any]] | TypeEngine[Any]] = {
     "number": Double,
     "category": String(CATEGORY_LENGTH),
@@ -74,7 +74,7 @@ def store_tables(schema: StoreSchema, *, first_days: Sequence[date] = ()) -> Sto
 def create_tables(settings: Settings, schema: StoreSchema, *, today: date | None = None) -> list[str]:
     """Make what is missing of the model's tables and columns, and say what was made; [] when nothing was missing.
 
-    `today` places the partitions of new tables (18 months back, 6 ahead); it defaults to the current UTC day.
+    `today` places the partitions of new tables (60 months back, 6 ahead); it defaults to the current UTC day.
     Raises: SpecInvalid where a column of the store holds another type than the model file now gives it.
     """
     first_days = months(today or utc_now().date(), back=MONTHS_BACK, ahead=MONTHS_AHEAD)

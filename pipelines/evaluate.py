@@ -12,10 +12,10 @@ from db import history
 from db.session import session
 from pipelines import plots, registry, tracking
 from pipelines.bundle import Bundle
-from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
 from pipelines.runs import Run
+from pipelines.snapshot import Snapshot
 from pipelines.spec import EntitySplit
 from pipelines.spec_rules import METRICS
 from pipelines.split import split_rows

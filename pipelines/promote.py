@@ -7,10 +7,10 @@ from sqlalchemy import RowMapping
 from db import history
 from db.session import session
 from pipelines import registry, runs
-from pipelines.extract import read_snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import Run
+from pipelines.snapshot import read_snapshot
 from pipelines.spec_types import margin_at
 from pipelines.split import split_rows
 from pipelines.train import fit_recipe, newest_label, register

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from db import history
-from db.reading import training_rows
+from db.reading import training_frame
 from db.session import session
 from db.store import latest_commit_seq
 from pipelines import deploy, promote, registry, runs, training
@@ -189,14 +189,14 @@ def _learned_from(settings: Settings, name: str, version: int | None) -> str | N
 
 def _labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: datetime) -> pd.DataFrame:
     """The labels of a step as the store knows them now, with the features known at their time."""
-    return training_rows(
+    return training_frame(
         settings, spec.store, start=after, until=until, window_end=max(utc_now(), until),
         commit_seq=latest_commit_seq(settings, spec.name),
     )  # fmt: skip
 
 
 def judged(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> Judged:
-    """The predictions of a version for `labels`, a frame as `training_rows` gives, beside the truth."""
+    """The predictions of a version for `labels`, a frame as `training_frame` gives, beside the truth."""
     scores = score(bundle.model, pool_from_frame(labels, spec=spec, label=False), spec=spec)
     return judge(labels[spec.label.column].to_numpy(), scores, spec=spec)
 

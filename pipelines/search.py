@@ -14,10 +14,10 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
 from pipelines import runs, tracking
-from pipelines.extract import Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import Run
+from pipelines.snapshot import Snapshot
 from pipelines.spec import Space
 from pipelines.spec_rules import METRICS
 from pipelines.split import Split, split_rows

@@ -9,8 +9,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from pipelines import registry, runs
-from pipelines.extract import Manifest
 from pipelines.runs import Run
+from pipelines.snapshot import Manifest
 from utils.settings import Settings
 
 TRAINING_PAGES = {

@@ -10,10 +10,10 @@ from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
 
 from pipelines import plots, registry, runs, tracking
 from pipelines.bundle import write_companions
-from pipelines.extract import Manifest, Snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.profile import build_profile
 from pipelines.runs import Run
+from pipelines.snapshot import Manifest, Snapshot
 from pipelines.spec import ModelSpec
 from pipelines.split import split_rows
 from pipelines.windows import recent

@@ -14,8 +14,8 @@ from utils.errors import NotFound
 from utils.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.extract import Snapshot
     from pipelines.runs import Run
+    from pipelines.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
 def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
     from pipelines.extract import extract
 
-    manifest = extract(run, settings=settings, now=now).manifest
+    manifest = extract(run, settings=settings, now=now)
     return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
 
 
@@ -138,7 +138,7 @@ def version_url(settings: Settings, model: str, version: int | None) -> str:
 
 
 def _snapshot(run: "Run", settings: Settings) -> "Snapshot":
-    from pipelines.extract import read_snapshot
+    from pipelines.snapshot import read_snapshot
 
     if run.snapshot_id is None:
         raise NotFound(what="snapshot", where=f"training run {run.run_id}", hint="the extract step did not finish")

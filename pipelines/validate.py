@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from pipelines.extract import Snapshot
+from pipelines.snapshot import Snapshot
 from pipelines.spec import Categorical, ModelSpec, Numeric
 from utils.errors import ValidationFailed
 

@@ -16,10 +16,10 @@ from pipelines import registry, runs
 from pipelines.bundle import Bundle, read_bundle
 from pipelines.drift import PREDICTION
 from pipelines.evaluate import load_evaluation
-from pipelines.extract import read_snapshot
 from pipelines.features import pool_from_frame, score
 from pipelines.profile import counts
 from pipelines.runs import Run
+from pipelines.snapshot import read_snapshot
 from pipelines.spec import ModelSpec
 from utils.errors import NotFound
 from utils.settings import Settings

@@ -39,6 +39,7 @@ def mariadb_server(folder: Path) -> Iterator[MariaDB]:
     It gives up surviving a power cut for speed; everything else is as in production.
     """
     data, socket_path, port, password = folder / "data", folder / "s", free_port(), secrets.token_hex(12)
+    (folder / "tmp").mkdir()
     _run_install(data)
     with (folder / "mariadbd.log").open("wb") as log:
         server = subprocess.Popen(_command(data, socket_path, port), stdout=log, stderr=subprocess.STDOUT)
@@ -55,8 +56,8 @@ def mariadb_server(folder: Path) -> Iterator[MariaDB]:
 
 
 def _run_install(data: Path) -> None:
-    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--skip-test-db"]
-    install += ["--auth-root-authentication-method=normal", "--user=root"]
+    install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", f"--tmpdir={data.parent / 'tmp'}"]
+    install += ["--skip-test-db", "--auth-root-authentication-method=normal", "--user=root"]
     subprocess.run(install, check=True, capture_output=True)
 
 
@@ -66,6 +67,7 @@ def _command(data: Path, socket_path: Path, port: int) -> list[str]:
         "--no-defaults",
         "--user=root",
         f"--datadir={data}",
+        f"--tmpdir={data.parent / 'tmp'}",
         f"--socket={socket_path}",
         f"--port={port}",
         "--bind-address=127.0.0.1",

@@ -14,9 +14,9 @@ from sqlalchemy import text
 from db import bootstrap
 from db.session import session
 from pipelines import registry, runs
-from pipelines.extract import read_snapshot
 from pipelines.load import load_file
 from pipelines.replay import Replay, replay
+from pipelines.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from utils.errors import DataRefused
 from utils.settings import Settings

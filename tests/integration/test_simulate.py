@@ -9,7 +9,7 @@ import pytest
 
 from db import bootstrap
 from db.predictions import created_at
-from db.reading import training_rows
+from db.reading import training_frame
 from db.scenario_names import Scenario
 from db.store import latest_commit_seq
 from pipelines.spec import find_spec
@@ -56,7 +56,7 @@ def stored(service, seed):
     now = utc_now()
     seq = latest_commit_seq(service.settings, "credit_score")
     read = {"start": now - timedelta(hours=1), "until": now, "window_end": now, "commit_seq": seq}
-    rows = training_rows(service.settings, service.spec.store, **read)
+    rows = training_frame(service.settings, service.spec.store, **read)
     return rows[rows["entity_id"].str.startswith(f"sim-{seed:x}-")].set_index("entity_id")
 
 
@@ -113,7 +113,7 @@ def test_people_of_a_world_without_time_reach_the_store_too(settings):
     late.close()
     assert (late.feature_rows, late.label_rows, len(late.waiting)) == (20, 20, 0)
     now, seq = utc_now(), latest_commit_seq(settings, "churn")
-    rows = training_rows(settings, spec.store, start=None, until=now, window_end=now, commit_seq=seq)
+    rows = training_frame(settings, spec.store, start=None, until=now, window_end=now, commit_seq=seq)
     known = rows.set_index("entity_id").loc[[body["customer_id"] for body in asked]]
     assert list(known["monthly_fee"]) == [body["monthly_fee"] for body in asked]
     assert known["hours_a_week"].isna().all()

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from db import store
-from db.reading import training_rows
+from db.reading import training_frame
 from db.schema import TIMELESS, StoreSchema
 from db.session import session
 from tests.servers import free_port
@@ -60,7 +60,7 @@ def load(
 def read(settings: Settings, schema: StoreSchema, commit_seq: int | None = None, **window: Any) -> pd.DataFrame:
     window = {"start": None, "until": FOREVER, "window_end": FOREVER} | window
     seq = store.latest_commit_seq(settings, schema.model) if commit_seq is None else commit_seq
-    return training_rows(settings, schema, commit_seq=seq, **window)
+    return training_frame(settings, schema, commit_seq=seq, **window)
 
 
 def rows(settings: Settings, query: str) -> list[tuple[Any, ...]]:

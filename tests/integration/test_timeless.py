@@ -14,9 +14,9 @@ from db import bootstrap, history, sample
 from db.session import session
 from pipelines import deploy, promote, registry, runs, training
 from pipelines.evaluate import load_evaluation
-from pipelines.extract import read_snapshot
 from pipelines.load import load_example, load_file
 from pipelines.runs import Run
+from pipelines.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.split import split_rows
 from utils.errors import NothingToDo

@@ -4,14 +4,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import delete, insert, update
 
 from db import history
 from db.session import session
+from db.store_tables import store_tables
+from db.tables import retention
 from pipelines import decide, deploy, promote, registry, runs, training
-from pipelines.extract import content_hash, read_rows, read_snapshot
+from pipelines.extract import read_rows
 from pipelines.runs import Run
+from pipelines.snapshot import content_hash, read_snapshot
+from pipelines.verify import verify
 from tests.integration.conftest import Small
 from utils.errors import EmptyWindow, IntegrityError, NotFound, NothingToDo, Unreachable
+from utils.settings import STORE_DB
 from utils.version import code_commit
 
 
@@ -80,6 +86,39 @@ def test_the_snapshot_can_be_read_from_the_store_again_exactly(small: Small, fir
     assert first.snapshot_id
     recorded = read_snapshot(first.snapshot_id, settings=small.settings).manifest.content_sha256
     assert content_hash(read_rows(first, settings=small.settings)) == recorded
+
+
+def test_a_snapshot_is_verified_from_the_store_and_from_its_file_where_retention_dropped_rows(
+    small: Small, first: Run
+) -> None:
+    assert first.snapshot_id
+    verified = verify(first.snapshot_id, settings=small.settings)
+    assert (verified.read_from, verified.note) == ("store", "")
+    dropped = {"table_name": first.spec.store.features_table, "model": first.model, "caused_by": "test"}
+    with session(small.settings, "admin") as connection:
+        added = insert(retention).values(**dropped, dropped_before=first.window_end, dropped_at=small.end)
+        dropped_id = connection.execute(added).lastrowid
+    try:
+        again = verify(first.snapshot_id, settings=small.settings)
+        assert (again.read_from, again.content_sha256) == ("file", verified.content_sha256)
+        assert "retention dropped rows before" in again.note
+    finally:
+        with session(small.settings, "admin") as connection:
+            connection.execute(delete(retention).where(retention.c.id == dropped_id))
+
+
+def test_a_store_that_was_changed_behind_its_back_no_longer_verifies(small: Small, first: Run) -> None:
+    assert first.snapshot_id
+    table = store_tables(first.spec.store).features
+    moved = update(table).where(table.c.event_time <= first.window_end)
+    with session(small.settings, "admin", STORE_DB) as connection:
+        connection.execute(moved.values(age=table.c.age + 1))
+    try:
+        with pytest.raises(IntegrityError, match=first.snapshot_id):
+            verify(first.snapshot_id, settings=small.settings)
+    finally:
+        with session(small.settings, "admin", STORE_DB) as connection:
+            connection.execute(moved.values(age=table.c.age - 1))
 
 
 def test_a_snapshot_whose_file_was_changed_is_refused(small: Small, first: Run) -> None:
