@@ -1,6 +1,6 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs clean demo test lint format bench load compose-check
+.PHONY: help install up down status logs clean backup restore demo test lint format bench load compose-check
 EVERGREEN := .venv/bin/evergreen
 PYTEST := .venv/bin/python -m pytest
 
@@ -26,6 +26,12 @@ logs: ## The last lines of every log, or of NAME's
 
 clean: ## Stop everything and remove its state, after asking
 	@$(EVERGREEN) clean $(ARGS)
+
+backup: install ## Write all state but the secrets into FILE while everything runs (default: evergreen-TIME.tar)
+	@$(EVERGREEN) backup $(if $(FILE),"$(FILE)") $(ARGS)
+
+restore: install ## Make the state that of the backup FILE (FORCE=1: replace what is here); then `make up`
+	@$(EVERGREEN) restore $(if $(FILE),"$(FILE)") $(if $(FORCE),--force) $(ARGS)
 
 demo: ## Close the loop live, on a stack of its own (CONTROL=1: the world stays; SCENARIO=broken: a source breaks)
 	@since=$$(date +%s) && deploy/bootstrap.sh && exec $(EVERGREEN) demo --since $$since \

@@ -37,6 +37,7 @@ stamp() { # what the environment was made from
 
 missing_packages() { # the compiler is for mysqlclient, which is published as source only
   { have mariadbd && have mariadb-install-db; } || own_mariadb || echo "$BINARIES"
+  { have mariadb-dump && have mariadb; } || echo mariadb-client # for backup and restore, of a team's own server too
   have gcc || echo gcc
   have pkg-config || echo pkg-config
   have curl || echo curl # what `make up` ends with is to be pasted

@@ -29,7 +29,7 @@ def ensure(settings: Settings) -> tuple[Settings, list[str]]:
         f"EVERGREEN_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in made.items()
     }
-    _write(settings.env_file, lines)
+    add(settings.env_file, lines)
     return settings.model_copy(update=made), list(lines)
 
 
@@ -48,7 +48,7 @@ def _random(field: str) -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if "fernet" in field else secrets.token_hex(20)
 
 
-def _write(env_file: Path, values: dict[str, str]) -> None:
+def add(env_file: Path, values: dict[str, str]) -> None:
     """Fill empty lines like `NAME=` in place, append what has no line, and keep everything else."""
     target = env_file.resolve()  # a symbolic link stays one
     lines = target.read_text(encoding="utf-8").splitlines() if target.exists() else [HEADER.rstrip()]

@@ -50,7 +50,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
-    with _alone(settings), Steps(console) as steps:
+    with alone(settings), Steps(console) as steps:
         with steps.step("secrets") as step:
             settings, written = secrets.ensure(settings)
             step.note = f"{len(written)} written to {settings.env_file}" if written else "kept"
@@ -66,13 +66,13 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One `up` at a time: two would make the same things twice."""
+def alone(settings: Settings) -> Iterator[None]:
+    """One `up` or `restore` at a time: two would make the same things twice."""
     with (runtime(settings) / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another `evergreen up` is at work in {settings.home}: wait for it") from None
+            raise StackError(f"an `evergreen up` or `restore` is at work in {settings.home}: wait for it") from None
         yield
 
 

@@ -36,14 +36,14 @@ WAIT_SECONDS = 60
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
 
 
-def wait_for[T](what: str, look: Callable[[], T]) -> T:
-    """The first true value of `look`; raises after a minute."""
-    deadline = time.monotonic() + WAIT_SECONDS
+def wait_for[T](what: str, look: Callable[[], T], *, seconds: float = WAIT_SECONDS) -> T:
+    """The first true value of `look`; raises after `seconds`."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := look():
             return found
         time.sleep(0.1)
-    raise TimeoutError(f"waited {WAIT_SECONDS} s for {what}")
+    raise TimeoutError(f"waited {seconds} s for {what}")
 
 
 def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) -> ModelSpec:
