@@ -34,7 +34,7 @@ def initialise(folder: Path, *, root_password: str) -> bool:
     Raises: StackError.
     """
     made = not folder.exists()
-    _temporary(folder).mkdir(parents=True, exist_ok=True)
+    _temporary(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     if made:
         _install(folder)
     _run(
@@ -48,7 +48,8 @@ def initialise(folder: Path, *, root_password: str) -> bool:
 def _install(folder: Path) -> None:
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    install = [find_binary("mariadb-install-db"), *_common(unfinished, folder), "--skip-test-db"]
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    install = [find_binary("mariadb-install-db"), *_common(unfinished), "--skip-test-db"]
     _run([*install, "--auth-root-authentication-method=normal"], doing="making the data folder of the private MariaDB")
     unfinished.chmod(0o700)
     unfinished.rename(folder)  # whoever finds the folder finds it whole
@@ -85,14 +86,14 @@ def command(settings: Settings) -> tuple[str, ...]:
     )
 
 
-def _common(data: Path, folder: Path | None = None) -> list[str]:
+def _common(folder: Path) -> list[str]:
     as_root = ["--user=root"] if os.geteuid() == 0 else []
-    return ["--no-defaults", f"--datadir={data}", f"--tmpdir={_temporary(folder or data)}", *as_root]
+    return ["--no-defaults", f"--datadir={folder}", f"--tmpdir={_temporary(folder)}", *as_root]
 
 
 def _temporary(folder: Path) -> Path:
-    """Of this server alone: in a folder that it shares, one that starts removes the temporary tables of others."""
-    return folder.with_name(folder.name + ".tmp")
+    """For temporary tables: a server that starts removes those of any other in the same folder, such as /tmp."""
+    return folder.with_name("mariadb-tmp")
 
 
 def wait_until_up(settings: Settings, *, seconds: float = START_SECONDS) -> None:

@@ -36,6 +36,7 @@ from stack import airflow_programs, ports, secrets
 from stack.archive import Archive, opened
 from stack.backup import DUMP, SETTINGS, BackupReport, backup
 from stack.down import down
+from stack.processes import ours
 from stack.programs import programs
 from stack.restore import restore
 from stack.supervisor import Supervisor
@@ -45,6 +46,7 @@ from utils.errors import DataRefused, IntegrityError, NotFound, StackError
 from utils.settings import PLATFORM_DB, STORE_DB, Settings, load_settings
 from utils.version import ROOT
 
+pytestmark = pytest.mark.timeout(600)  # two stacks are started, one is trained
 END = datetime(2026, 9, 30)
 MODEL = "kept_score"
 WEBHOOK = "https://hooks.example/T0/planted-webhook"
@@ -407,13 +409,28 @@ def test_a_folder_with_data_and_one_that_runs_are_refused_and_force_replaces_the
     with pytest.raises(DataRefused, match=r"snapshots; .*kept_score\.yaml, which differs.*FORCE=1"):
         restore(settings, before.file, force=False, progress=nothing)
     assert (settings.home / "snapshots" / "old.parquet").exists()
+    kill_while_it_restores(settings, before.file)
+    assert (settings.home / "snapshots" / "old.parquet").exists()
     done = command(settings, "restore", str(before.file), "--force")
     assert "`make up` continues from there" in done.stdout
     assert "not in the backup: password and extra of Airflow's connection crm" in done.stderr
     assert not (settings.home / "snapshots" / "old.parquet").exists()
+    assert not ours(settings.model_copy(update={"home": settings.home / "restoring" / "home"}))
     assert find_spec(settings.models_dir, MODEL) == source.spec
     with pytest.raises(DataRefused, match="mariadb"):
         restore(settings, before.file, force=False, progress=nothing)
+
+
+def kill_while_it_restores(settings: Settings, file: Path) -> None:
+    restoring = settings.home / "restoring" / "home"
+    argv = [Path(sys.executable).parent / "evergreen", "restore", file, "--force"]
+    killed = subprocess.Popen(argv, env={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)})
+    try:
+        wait_for("its MariaDB", lambda: (restoring / "mariadb" / STORE_DB).exists())
+    finally:
+        killed.kill()
+        killed.wait()
+    assert ours(settings.model_copy(update={"home": restoring}))  # its MariaDB is left, for the next one to end
 
 
 def test_without_mariadb_and_without_a_folder_there_is_no_file(source: Stack, folder: Path) -> None:
