@@ -14,108 +14,47 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import requests
-import yaml
-from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from db import bootstrap, history, sample
+from db import history
 from db.session import session
-from pipelines import deploy, promote, registry, runs, training
+from pipelines import registry, runs
 from pipelines.extract import content_hash, read_rows, read_snapshot
-from pipelines.load import load_file
-from pipelines.spec import ModelSpec, find_spec
-from stack import airflow_programs, ports, secrets
+from pipelines.spec import find_spec
+from stack import airflow_programs, secrets
 from stack.archive import Archive, opened
 from stack.backup import DUMP, SETTINGS, BackupReport, backup
 from stack.down import down
 from stack.processes import ours
-from stack.programs import programs
 from stack.restore import restore
-from stack.supervisor import Supervisor
-from stack.up import start_mariadb
+from tests.private_stack import (
+    END,
+    MODEL,
+    Stack,
+    command,
+    fill_airflow,
+    new_stack,
+    root,
+    secrets_of,
+    train_and_deploy,
+    write_model,
+)
 from tests.services import wait_for
 from utils.errors import DataRefused, IntegrityError, NotFound, StackError
 from utils.settings import PLATFORM_DB, STORE_DB, Settings, load_settings
-from utils.version import ROOT
 
 pytestmark = pytest.mark.timeout(600)  # two stacks are started, one is trained
-END = datetime(2026, 9, 30)
-MODEL = "kept_score"
 WEBHOOK = "https://hooks.example/T0/planted-webhook"
 
 
 def nothing(doing: str, done: int, total: int) -> None:
     """Nobody watches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """MariaDB, MLflow and one service, under a supervisor; Airflow's database, but no Airflow."""
-
-    settings: Settings
-
-    def start(self) -> None:
-        """As `up` does it."""
-        supervisor, spec = Supervisor(self.settings), self.spec
-        parts = [part for part in programs(self.settings) if not part.name.startswith("airflow")]
-        supervisor.ensure(parts)
-        start_mariadb(self.settings, supervisor)
-        bootstrap.create_databases_and_users(self.settings)
-        bootstrap.migrate(self.settings, [spec.store])
-        supervisor.start([part.name for part in parts])
-        wait_for("MLflow", lambda: answers(f"{self.settings.mlflow_tracking_url}/health"), seconds=200)
-
-    @property
-    def spec(self) -> ModelSpec:
-        return find_spec(self.settings.models_dir, MODEL)
-
-    def post(self, path: str, body: object) -> Any:
-        key = self.settings.api_key.get_secret_value()
-        url = f"http://127.0.0.1:{self.settings.serving_port}"
-        wait_for("the service", lambda: answers(f"{url}/readyz"), seconds=120)
-        answer = requests.post(f"{url}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=20)
-        assert answer.ok, answer.text
-        return answer.json()
-
-    def query(self, sql: str) -> list[dict[str, Any]]:
-        with session(self.settings, "reader") as connection:
-            return [dict(row) for row in connection.execute(text(sql)).mappings()]
-
-    def airflow(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        database = airflow_programs.folder(self.settings) / "airflow.db"
-        with closing(sqlite3.connect(database, autocommit=True)) as connection:
-            return connection.execute(sql, values).fetchall()
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=2).ok
-    except requests.ConnectionError:
-        return False
-
-
-def new_stack(folder: Path, **further: object) -> Settings:
-    """Settings of a stack with nothing yet: folders, ports, and what `further` says."""
-    first = ports.free_ports(4)
-    places = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
-    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **further}
-    given |= {name: first + place for place, name in enumerate(places)}
-    folder.mkdir()
-    (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
-    return load_settings(env_file=folder / ".env")
-
-
-def secrets_of(settings: Settings) -> list[str]:
-    values = [getattr(settings, name) for name in type(settings).model_fields]
-    return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +71,7 @@ def source(folder: Path) -> Iterator[Stack]:
     """A stack with a trained and deployed model, that answers."""
     further = {"ALERT_WEBHOOK": WEBHOOK, "SERVING_WORKERS": 1, "TIMEZONE": "Asia/Tokyo"}
     stack = Stack(secrets.ensure(new_stack(folder / "a", **further))[0])
-    models = stack.settings.models_dir
-    models.mkdir()
-    file = yaml.safe_load((ROOT / "models" / "credit_score.yaml").read_text())
-    file["name"] = MODEL
-    file["training"] |= {"window": "360d", "split": {"by": "time", "validation": "30d", "test": "60d"}}
-    file["training"]["search"] |= {"trials": 1, "space": {"depth": [3, 4], "learning_rate": [0.2, 0.3]}}
-    file["gates"] |= {"minimum": {"macro_f1": 0.5}, "min_rows": 300}
-    (models / f"{MODEL}.yaml").write_text(yaml.safe_dump(file))
+    write_model(stack.settings.models_dir)
     try:
         stack.start()
         with ThreadPoolExecutor(1) as beside:
@@ -149,40 +81,6 @@ def source(folder: Path) -> Iterator[Stack]:
         yield stack
     finally:
         down(stack.settings)
-
-
-def fill_airflow(stack: Stack) -> None:
-    """Airflow's own database with a paused DAG, connections and a variable in it."""
-    airflow_programs.prepare(stack.settings)
-    encrypted = Fernet(stack.settings.airflow_fernet_key.get_secret_value()).encrypt(b"planted").decode()
-    stack.airflow("INSERT INTO dag_bundle (name, active) VALUES ('b', 1)")
-    dag = {"dag_id": "d", "is_paused": 1, "is_stale": 0, "bundle_name": "b"}
-    numbers = ("max_active_tasks", "max_consecutive_failed_dag_runs", "has_task_concurrency_limits")
-    words = ("timetable_type", "timetable_summary", "partition_mapper_info")
-    insert(stack, "dag", **dag, **dict.fromkeys(numbers, 0), **dict.fromkeys(words, "{}"))
-    for name in ("feature_store", "crm"):
-        hidden = {"password": encrypted, "extra": encrypted, "is_encrypted": 1, "is_extra_encrypted": 1}
-        insert(stack, "connection", conn_id=name, conn_type="mysql", host="db.example", **hidden)
-    insert(stack, "variable", key="token", val=encrypted, is_encrypted=1)
-
-
-def insert(stack: Stack, table: str, **row: object) -> None:
-    stack.airflow(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", *row.values())
-
-
-def train_and_deploy(stack: Stack) -> None:
-    settings, spec = stack.settings, stack.spec
-    world = settings.home / "world.parquet"
-    sample.example_world("credit_score", end=END, customers=600).to_parquet(world)
-    load_file(world, spec=spec, settings=settings, caused_by="test", now=END + timedelta(hours=1))
-    runs.record_decision(settings, model=MODEL, cause="manual", reason="a test", caused_by="t/kept", now=END)
-    runs.claim(settings, spec=spec, run_id="t/kept", now=END, window_end=END)
-    for step in training.STEPS:
-        training.do(step, "t/kept", settings=settings, now=END)
-    assert runs.verdict(settings, "t/kept") == "promote"
-    decision = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
-    version = promote.promote(settings, decision_id=decision["id"])
-    deploy.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,11 +204,6 @@ def test_no_member_of_the_archive_holds_a_secret(source: Stack, before: Before) 
     assert MODEL.encode() in found[DUMP]  # what is there can be found
     assert b"EVERGREEN_SERVING_WORKERS=1\n" in found[SETTINGS]
     assert not [name for name in found if "passwords" in name or name.endswith(".cfg")]
-
-
-def root(settings: Settings, sql: str) -> list[Any]:
-    with session(settings, "root", "mysql") as connection:
-        return list(connection.execute(text(sql)))
 
 
 def test_the_file_is_its_owners_and_its_manifest_tells_what_is_in_it(source: Stack, before: Before) -> None:
@@ -447,9 +340,3 @@ def test_the_command_writes_into_the_folder_it_is_called_in_and_says_so_to_machi
 ) -> None:
     said = json.loads(command(source.settings, "backup", "--json", cwd=folder).stdout)
     assert (folder / said["file"]).stat().st_size == said["size"]
-
-
-def command(settings: Settings, *arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    program = Path(sys.executable).parent / "evergreen"
-    environment = {**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)}
-    return subprocess.run([program, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=True)
