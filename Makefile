@@ -49,7 +49,7 @@ format: install ## Rewrite the code in the one format
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-bench: install ## Measure (NAME=store, serving, training or drift; without: all there are)
+bench: install ## Measure (NAME=store, serving, maintenance, training or drift; without: all there are)
 	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)
 
 load: install ## Load on NAME's running service, by locust's page (ARGS="--headless -u 20 -t 1m": without it)

@@ -1,17 +1,20 @@
 """`python -m api.pull MODEL VERSION`: bring a version from MLflow into this service's Bento store.
 
 A process of its own, because importing MLflow takes seconds and 200 MB that a serving worker must not carry. Where the
-store holds the version already, with the registry's hash, it is left as it is; a damaged copy is replaced.
+store holds the version already, with the registry's hash, it is left as it is; a damaged copy is replaced. Then the
+versions that neither serve, should serve, nor would be rolled back to leave the store.
 """
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from api.shelf import Shelf
+from db import predictions
 from pipelines import registry
 from pipelines.bundle import bundle_hash
-from utils.errors import EvergreenError, IntegrityError
+from utils.errors import EvergreenError, IntegrityError, NotNow
 from utils.settings import Settings, load_settings
 
 
@@ -35,6 +38,10 @@ def pull(settings: Settings, model: str, version: int) -> None:
                     found=found[:12],
                 )
             shelf.put(version, Path(folder), tags=tags)
+        with suppress(NotNow):  # MariaDB is away: the next pull tidies
+            wanted = predictions.Client(settings).run(lambda link: predictions.wanted_versions(link, model))
+            if wanted:
+                shelf.tidy(keep=[version, *wanted])
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -51,6 +51,16 @@ class Shelf:
         with bentoml.models.create(tag, metadata=tags, _model_store=store) as stored:
             for name in FILES:
                 shutil.copyfile(folder / name, stored.path_of(name))
+
+    def tidy(self, *, keep: Iterable[int]) -> list[int]:
+        """Remove all versions but `keep` and the one in current.json; returns them. Hold `pulling` meanwhile."""
+        good = self.current()
+        kept = {str(version) for version in (*keep, *([good.version] if good else ()))}
+        folder = self.home / "models" / self.model
+        gone = [version for version in folder.glob("*") if version.name.isdigit() and version.name not in kept]
+        for version in gone:
+            shutil.rmtree(version, ignore_errors=True)
+        return sorted(int(version.name) for version in gone)
 
     def _store(self) -> Any:
         # BentoML's public functions know only the store of BENTOML_HOME; and it takes a second to import.

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, write
 
-NAMES = ("store", "serving")
+NAMES = ("store", "serving", "maintenance")
 
 
 def main() -> int:

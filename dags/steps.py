@@ -14,8 +14,9 @@ from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
 from utils.settings import Settings, load_settings
 
 CONNECTION = "feature_store"
-# The store as another user: one that fills it, where a model file has a source.query; one that may only read.
-USERS = {"loader": "feature_loader", "reader": "feature_reader"}
+# The store as another user: one that fills it, where a model file has a source.query; one that may only read; one that
+# may change partitions and remove old rows.
+USERS = {"loader": "feature_loader", "reader": "feature_reader", "maintenance": "feature_maintenance"}
 # A step does the same work again and changes nothing, so a passing fault costs a minute and no more.
 RETRIES: dict[str, Any] = {
     "owner": "evergreen",

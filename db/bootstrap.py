@@ -9,15 +9,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from db.retention import PREDICTIONS, add_partitions, store_partitions
 from db.schema import StoreSchema
 from db.session import session
 from db.store_tables import COLLATION, create_tables
 from utils.clock import utc_now
-from utils.errors import StackError
+from utils.errors import HeldBack, StackError
 from utils.settings import MLFLOW_DB, OPTUNA_DB, PLATFORM_DB, RESULTS_DB, STORE_DB, Role, Settings
 
 DATABASES = (PLATFORM_DB, STORE_DB, RESULTS_DB, MLFLOW_DB, OPTUNA_DB)
-USERS: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+USERS: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 MIGRATION_LOCK, LOCK_SECONDS = "evergreen_migration", 60
 
 # Whole databases, given by root. The underscore is a wildcard in a database's name here, hence `_name`.
@@ -29,7 +30,9 @@ DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
     ("pipeline", "ALL PRIVILEGES", OPTUNA_DB),
     *(("reader", "SELECT", database) for database in (PLATFORM_DB, STORE_DB, RESULTS_DB)),
     ("mlflow", "ALL PRIVILEGES", MLFLOW_DB),
+    *(("maintenance", "SELECT, LOCK TABLES", database) for database in (PLATFORM_DB, STORE_DB)),
 )
+PARTITIONING = "ALTER, CREATE, INSERT, DROP"  # what MariaDB asks of who adds and drops partitions
 # Single tables, given by admin. ON DUPLICATE KEY UPDATE needs SELECT and UPDATE on the columns it names.
 TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("loader", "SELECT, INSERT, UPDATE", ("load_batch",)),
@@ -38,6 +41,10 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("pipeline", "INSERT", ("prediction_log",)),  # batch scoring
     ("pipeline", "INSERT, UPDATE", ("validation_report",)),
     ("loader", "SELECT", ("forgotten",)),
+    ("maintenance", PARTITIONING, ("prediction_log",)),
+    ("maintenance", "DELETE", ("prediction_feedback",)),
+    ("maintenance", "INSERT", ("retention",)),
+    ("maintenance", "UPDATE (state)", ("load_batch",)),
     ("api", "SELECT", ("deployment",)),
     ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),
     ("api", "INSERT", ("prediction_feedback",)),
@@ -46,7 +53,7 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
 
 
 def create_databases_and_users(settings: Settings) -> None:
-    """Make the five databases and the six users as root, and give the users the passwords of `settings`.
+    """Make the five databases and the seven users as root, and give the users the passwords of `settings`.
 
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
@@ -87,6 +94,7 @@ def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
         for schema in models:
             for table in (schema.features_table, schema.labels_table):
                 _grant(connection, settings, "loader", "SELECT, INSERT, DELETE", f"{STORE_DB}.{table}")
+                _grant(connection, settings, "maintenance", f"{PARTITIONING}, DELETE", f"{STORE_DB}.{table}")
             _grant(connection, settings, "loader", "SELECT, INSERT, UPDATE", f"{STORE_DB}.{schema.latest_table}")
             _grant(connection, settings, "api", "SELECT", f"{STORE_DB}.{schema.latest_table}")
 
@@ -105,9 +113,22 @@ def migrate(settings: Settings, schemas: Iterable[StoreSchema], *, today: date |
         done = upgrade(settings, today=today)
         for schema in models:
             done += create_tables(settings, schema, today=today)
+        done += _coming(settings, models, today=today or utc_now().date())
         grant(settings, models)
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), _LOCK)
     return done
+
+
+def _coming(settings: Settings, models: Iterable[StoreSchema], *, today: date) -> list[str]:
+    """Partitions that maintenance would have made, had the stack not been down: before the first rows need them."""
+    made: list[str] = []
+    for table in (PREDICTIONS, *(each for schema in models for each in store_partitions(schema))):
+        try:
+            names = add_partitions(settings, table, today=today, role="admin", pauses=())
+        except HeldBack:  # it can wait: rows go to p_later until maintenance, which tells people, can do it
+            continue
+        made += [f"made {len(names)} partitions of {table.database}.{table.name} up to {names[-1]}"] if names else []
+    return made
 
 
 _LOCK = {"name": MIGRATION_LOCK, "seconds": LOCK_SECONDS}

@@ -199,6 +199,14 @@ def desired(connection: Link, model: str) -> Deployment | None:
     return Deployment(*row) if row else None
 
 
+def wanted_versions(connection: Link, model: str) -> list[int]:
+    """The version that services of `model` should serve and the one to roll back to; [] before the first deployment."""
+    with connection.cursor() as cursor:
+        cursor.execute(DESIRED.replace("version,", "version, previous_version,", 1), (model,))
+        row = cursor.fetchone()
+    return [number for number in (row or ())[:2] if number is not None]
+
+
 def beat(connection: Link, heartbeat: Heartbeat) -> None:
     """Write a worker's row, or freshen it; the time is the database's own."""
     values = [getattr(heartbeat, name) for name in Heartbeat.__slots__]

@@ -10,9 +10,9 @@ from sqlalchemy.exc import DBAPIError
 from utils.errors import AccessDenied, NotFound, Unreachable
 from utils.settings import PLATFORM_DB, Role, Settings
 
-DENIED = {1044, 1045, 1142, 1143, 1227, 1698}  # database, login, table, column, privilege, plugin
+DENIED = {1044, 1045, 1133, 1142, 1143, 1227, 1698}  # database, login, user, table, column, privilege, plugin
 LOGIN = {1045, 1698}
-WHOLE_DATABASE = 1044  # only root grants these
+BY_ROOT = {1044, 1133}  # only root gives these: whole databases, and users that an older version did not make
 ABSENT = {1049, 1054, 1146}  # database, column, table
 AWAY = {2002, 2003, 2006, 2013, 1040}  # socket, connect, gone, lost, too many connections
 CONNECT_TIMEOUT = 5  # seconds
@@ -54,7 +54,7 @@ def explained(error: DBAPIError, *, settings: Settings, role: Role) -> Exception
     code = error.orig.args[0] if error.orig and error.orig.args else None
     reason = str(error.orig.args[-1]) if error.orig and error.orig.args else ""
     if code in DENIED:
-        granting = "make up" if code == WHOLE_DATABASE else "evergreen migrate"
+        granting = "make up" if code in BY_ROOT else "evergreen migrate"
         reason += "" if code in LOGIN else f"; `{granting}` gives missing grants"
         return AccessDenied(
             service="MariaDB", address=settings.mariadb_address, user=settings.db_user(role), reason=reason

@@ -212,19 +212,38 @@ def _arrow(frame: pd.DataFrame | None) -> pa.Table | None:
     return pa.Table.from_pandas(frame.assign(**times), preserve_index=False)
 
 
-def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str, object]) -> None:
+def remove_dead(settings: Settings, schema: StoreSchema) -> int | None:
+    """Remove what killed loads of the model left behind; returns how many they were.
+
+    None where a load is under way: it did so itself before its first row. Raises: Unreachable, AccessDenied.
+    """
+    bound, lock = engine(settings, "maintenance"), {"name": f"evergreen_load_{schema.model}", "seconds": 0}
+    try:
+        with bound.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+            if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
+                return None
+            return _remove_dead(connection, schema, lock)
+    except DBAPIError as error:
+        raise explained(error, settings=settings, role="maintenance") from error
+    finally:
+        bound.dispose()  # the session ends, and its turn with it
+
+
+def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str, object]) -> int:
     """Remove the rows of open batches and mark them abandoned; the caller's turn proves that nobody works on them."""
     tables = store_tables(schema)
     if not connection.scalar(text("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()"), lock):
-        return  # reconnected: it may be somebody else's turn
+        return 0  # reconnected: it may be somebody else's turn
     unfinished = select(load_batch.c.batch_id).where(load_batch.c.model == schema.model, load_batch.c.state == "open")
-    for batch_id in connection.scalars(unfinished).all():
+    batches = connection.scalars(unfinished).all()
+    for batch_id in batches:
         for table in (tables.features, tables.labels):
             some = table.delete().where(table.c.batch_id == batch_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
             while connection.execute(some).rowcount:
                 connection.commit()
         connection.execute(update(load_batch).where(load_batch.c.batch_id == batch_id).values(state="abandoned"))
     connection.commit()
+    return len(batches)
 
 
 def _rows(table: pa.Table | None) -> int:

@@ -64,10 +64,13 @@ def read_rows(run: Run, *, settings: Settings) -> Iterator[pa.Table]:
 
 
 def window(run: Run) -> tuple[datetime | None, datetime]:
-    """The labels of a run lie after the first (None: from the beginning on) and not after the second."""
+    """The labels of a run lie after the first (None: from the beginning on) and not after the second, UTC.
+
+    "All" ends where `keep` does: else what is read would depend on whether maintenance was here already.
+    """
     given = run.spec.training.window
-    start = run.window_end - given if isinstance(given, timedelta) else None
-    return start, run.window_end - run.spec.label.maturity
+    reach = given if isinstance(given, timedelta) else run.spec.keep
+    return run.window_end - reach if reach else None, run.window_end - run.spec.label.maturity
 
 
 def write_rows(parts: Iterator[pa.Table], path: Path) -> tuple[int, str]:

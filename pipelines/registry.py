@@ -152,6 +152,42 @@ def set_alias(settings: Settings, model: str, alias: str, version: int | None) -
         mlflow.set_registered_model_alias(model, alias, str(version))
 
 
+def versions_without_alias(settings: Settings, model: str) -> set[int]:
+    """Numbers of the versions of `model` that no alias points to. Raises: Unreachable."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow = client(settings)
+    try:
+        named = {int(version) for version in mlflow.get_registered_model(model).aliases.values()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return set()
+    numbers: set[int] = set()
+    token: str | None = None
+    while token != "":
+        page = mlflow.search_model_versions(f"name = '{model}'", max_results=1000, page_token=token)
+        numbers |= {int(found.version) for found in page}
+        token = page.token or ""
+    return numbers - named
+
+
+def discard(settings: Settings, model: str, version: int) -> None:
+    """Delete a version and its files; its number is not given again. What was begun before is completed.
+
+    Raises: NotFound, Unreachable.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    mlflow, model_id = client(settings), str(_version(settings, model, version).source).removeprefix("models:/")
+    location = mlflow.get_logged_model(model_id).artifact_location
+    files = get_artifact_repository(location, tracking_uri=settings.mlflow_tracking_url)
+    if files.list_artifacts():
+        files.delete_artifacts()  # type: ignore[no-untyped-call]
+    mlflow.delete_model_version(model, str(version))
+    mlflow.delete_logged_model(model_id)
+
+
 def reconcile(settings: Settings, model: str) -> None:
     """Make `champion` and `previous` say what the deployment history says; harmless when they do already."""
     with session(settings, "pipeline") as connection:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from db.schema import CATEGORY_LENGTH, Column, Kind, StoreSchema
 from pipelines.spec_monitoring import Monitoring, Retrain
 from pipelines.spec_rules import METRICS, UNITLESS, inconsistencies
-from pipelines.spec_types import Duration, Frozen, Margin, Window
+from pipelines.spec_types import Duration, Frozen, Margin, Period, Window
 from utils.errors import SpecInvalid, UnknownModel
 
 SPEC_VERSION: Literal[1] = 1
@@ -161,6 +161,7 @@ class ModelSpec(Frozen):
     gates: Gates
     monitoring: Monitoring = Monitoring()
     retrain: Retrain = Retrain()
+    keep: Period | None = Field(None, description="How old labels may get, and what they need; empty: all is kept.")
 
     @model_validator(mode="before")
     @classmethod

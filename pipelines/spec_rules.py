@@ -20,7 +20,7 @@ UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # a marg
 
 def inconsistencies(spec: "ModelSpec") -> list[str]:
     """One line for each contradiction: the path of the key and what was expected there."""
-    return [*_column_problems(spec), *_label_problems(spec), *_time_problems(spec)]
+    return [*_column_problems(spec), *_label_problems(spec), *_time_problems(spec), *_keep_problems(spec)]
 
 
 def _column_problems(spec: "ModelSpec") -> Iterator[str]:
@@ -73,6 +73,18 @@ def _time_problems(spec: "ModelSpec") -> Iterator[str]:
         yield "training.split: validation and test leave nothing to train on"
     if split.by == "time" and isinstance(window, timedelta) and split.validation + split.test >= window:
         yield "training.split: validation and test are as long as training.window and leave nothing to train on"
+
+
+def _keep_problems(spec: "ModelSpec") -> Iterator[str]:
+    split, window = spec.training.split, spec.training.window
+    if spec.keep is None:
+        return
+    if not spec.timed or spec.features.max_age is None:
+        yield "keep: needs source.event_time and features.max_age, which says what a label still needs"
+    if isinstance(window, timedelta) and spec.keep < window:
+        yield "keep: expected at least training.window, which needs the labels of that time"
+    if split.by == "time" and spec.keep <= split.validation + split.test + spec.label.maturity:
+        yield "keep: expected more than training.split and label.maturity, else nothing is left to train on"
 
 
 def _listed(names: Iterable[str]) -> str:

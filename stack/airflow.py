@@ -11,6 +11,7 @@ from utils.settings import STORE_DB, Role, Settings
 
 TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
 CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
+MAINTENANCE_CONNECTION = "feature_maintenance"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 

@@ -61,6 +61,7 @@ def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
 def airflow_environment(settings: Settings) -> dict[str, str]:
     """Airflow's own options. The pages show times in the browser's zone; `timezone` is what times without one mean."""
     home, address = folder(settings), settings.airflow_base_url
+    database = f"sqlite:///{home / 'airflow.db'}"
     options = {
         "CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "CORE__LOAD_EXAMPLES": "False",
@@ -78,7 +79,8 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, as is the next: how soon a task whose scheduler,
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # or whose own process, was killed is tried again
         "WORKERS__EXECUTION_API_RETRIES": "8",  # waits twice as long each time: two minutes, not seconds, of a restart
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "DATABASE__SQL_ALCHEMY_CONN": database,
+        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow takes the one above from tasks
         "API__HOST": settings.bind,
         "API__PORT": str(settings.airflow_port),
         "API__BASE_URL": address,

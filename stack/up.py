@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.spec import ModelSpec, load_spec, model_names
 from stack import airflow_programs, mariadb, ports, secrets
-from stack.airflow import LOADER_CONNECTION, READER_CONNECTION, Airflow
+from stack.airflow import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
 from stack.first_training import is_live, train_first
 from stack.folders import runtime
 from stack.health import answers, healthy
@@ -174,13 +174,14 @@ def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) 
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
         airflow.upsert_connection(READER_CONNECTION, "reader")  # queries that people give a scoring
+        airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # partitions, retention
         if any(spec.source.query for spec in specs):  # nobody else in Airflow needs to write to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
-        required = [f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs]
+        required = [*(f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs), "maintenance"]
         for dag_id in required:
             airflow.wait_for_dag(dag_id)
         found = airflow.dag_ids()
-        for dag_id in [name for name in (*required, "maintenance") if name in found]:
+        for dag_id in [name for name in required if name in found]:
             airflow.unpause(dag_id)
         step.note = f"{len(found)} DAGs"
 

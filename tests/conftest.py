@@ -16,7 +16,7 @@ from tests.servers import MariaDB, mariadb_server
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
-ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
 @pytest.fixture(scope="session")

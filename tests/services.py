@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
 
 WAIT_SECONDS = 60
-ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow")
+ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
 def wait_for[T](what: str, look: Callable[[], T], *, seconds: float = WAIT_SECONDS) -> T:
@@ -84,8 +85,8 @@ class OwnMariaDB:
 
 
 @contextmanager
-def own_mariadb(schemas: Sequence[StoreSchema]) -> Iterator[OwnMariaDB]:
-    """A migrated server in a folder of its own, gone at the end of the block."""
+def own_mariadb(schemas: Sequence[StoreSchema], *, today: date | None = None) -> Iterator[OwnMariaDB]:
+    """A migrated server in a folder of its own, gone at the end of the block; `today` places its partitions."""
     with tempfile.TemporaryDirectory(prefix="eg") as folder:
         home = Path(folder)
         settings = load_settings(
@@ -102,7 +103,7 @@ def own_mariadb(schemas: Sequence[StoreSchema]) -> Iterator[OwnMariaDB]:
         server.start()
         try:
             bootstrap.create_databases_and_users(settings)
-            bootstrap.migrate(settings, schemas)
+            bootstrap.migrate(settings, schemas, today=today)
             yield server
         finally:
             server.thaw()

@@ -13,6 +13,7 @@
     │   ├── MissingLabels
     │   └── ValidationFailed
     ├── NotFound                  a version, snapshot, prediction or row that does not exist
+    ├── HeldBack                  maintenance left something as it is, to do no harm
     ├── NothingToDo               there is no open decision or candidate to act on
     ├── DeploymentFailed          a version did not come up everywhere and was rolled back
     ├── IntegrityError            bytes or predictions are not what was recorded
@@ -136,6 +137,11 @@ class NotFound(EvergreenError):
     def __init__(self, *, what: str, where: str = "", hint: str = "") -> None:
         place = f" in {where}" if where else ""
         super().__init__(f"there is no {what}{place}" + (f": {hint}" if hint else ""))
+
+
+class HeldBack(EvergreenError):
+    def __init__(self, *, what: str, reason: str) -> None:
+        super().__init__(f"{what} stay as they are: {reason}")
 
 
 class NothingToDo(EvergreenError):

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from utils.errors import SettingMissing
 from utils.version import ROOT
 
-Role = Literal["root", "admin", "loader", "pipeline", "api", "reader", "mlflow"]
+Role = Literal["root", "admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance"]
 # Variables of the user's shell that programs started by Evergreen keep; everything else they are told explicitly.
 INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"),
@@ -43,6 +43,13 @@ class Settings(BaseSettings):
     db_api_password: SecretStr = Field(SecretStr(""), description="Of evergreen_api: serves and logs predictions.")
     db_reader_password: SecretStr = Field(SecretStr(""), description="Of evergreen_reader: reads, for people.")
     db_mlflow_password: SecretStr = Field(SecretStr(""), description="Of evergreen_mlflow: MLflow's own database.")
+
+    db_maintenance_password: SecretStr = Field(
+        SecretStr(""), description="Of evergreen_maintenance: partitions, and rows past their time."
+    )
+    keep_predictions: int = Field(
+        0, ge=0, description="Days that logged predictions and their feedback are kept; 0: for ever."
+    )
 
     mlflow_url: str = Field("", description="Your own MLflow; empty: one on this machine.")
     mlflow_port: int = Field(5000, ge=1, le=65535, description="Port of the private MLflow.")

@@ -25,7 +25,8 @@ from sqlalchemy import text
 from db import history
 from db.session import session
 from pipelines import registry, runs
-from pipelines.extract import content_hash, read_rows, read_snapshot
+from pipelines.extract import read_rows
+from pipelines.snapshot import content_hash, read_snapshot
 from pipelines.spec import find_spec
 from stack import airflow_programs, secrets
 from stack.archive import Archive, opened

@@ -5,18 +5,22 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from db import bootstrap
 from db.session import session
 from pipelines import runs
+from pipelines.maintenance import DUTIES
 from pipelines.spec import find_spec
 from stack.webhook import webhook
 from tests.integration.conftest import Small, put_into_service
@@ -47,6 +51,8 @@ def probe(
             "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
             "AIRFLOW_CONN_FEATURE_LOADER": f"mysql://evergreen_loader:{settings.db_password('loader')}@127.0.0.1/x",
             "AIRFLOW_CONN_FEATURE_READER": f"mysql://evergreen_reader:{settings.db_password('reader')}@127.0.0.1/x",
+            "AIRFLOW_CONN_FEATURE_MAINTENANCE": "mysql://evergreen_maintenance:"
+            f"{settings.db_password('maintenance')}@127.0.0.1/x",
             "AIRFLOW_CONN_CRM": f"mysql://evergreen_reader:{settings.db_password('reader')}"
             f"@127.0.0.1:{settings.mariadb_port}/{STORE_DB}",
             "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
@@ -80,7 +86,7 @@ def defined(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_every_model_file_makes_dags_without_any_code(defined: Any, models: Path) -> None:
     assert defined["errors"] == {}
     expected = {f"{file.stem}_{kind}" for file in models.glob("*.yaml") for kind in KINDS}
-    assert set(defined["dags"]) == expected
+    assert set(defined["dags"]) == expected | {"maintenance"}
     assert all(dag["serialized"] and dag["doc"] for dag in defined["dags"].values())
 
 
@@ -176,6 +182,40 @@ def test_a_scoring_that_cannot_be_done_fails_at_once_with_its_line(small: Small,
     assert ran["tasks"] == {"score": "failed"}
     assert "give either a file or a query" in ran["log"]
     assert [(told["dag"], told["task"]) for told in taken] == [("small_score_scoring", "score")]
+
+
+def test_maintenance_is_daily_and_no_duty_waits_for_another(defined: Any) -> None:
+    dag = defined["dags"]["maintenance"]
+    assert set(dag["tasks"]) == {*DUTIES, "airflow"}
+    assert all(task["after"] == [] and task["retries"] >= 2 for task in dag["tasks"].values())
+    assert (dag["schedule"], dag["max_active_runs"]) == ("30 4 * * *", 1)
+
+
+def test_maintenance_does_each_duty_with_its_own_user_and_cleans_airflows_database(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "models"
+    bare.mkdir()
+    ran = probe(tmp_path, bare, "maintenance", "{}", settings=small.settings)
+    assert ran["tasks"] == {**dict.fromkeys(DUTIES, "success"), "airflow": "skipped"}  # not told where the database is
+    runs_of = "SELECT COUNT(*) FROM dag_run WHERE dag_id = 'maintenance'"
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as metadata, metadata:
+        metadata.execute("UPDATE dag_run SET start_date = '2020-01-01 00:00:00', run_type = 'manual'")
+        assert metadata.execute(runs_of).fetchone() == (1,)
+    monkeypatch.setenv("AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path / 'airflow.db'}")
+    again = probe(tmp_path, bare, "maintenance", "{}", settings=small.settings)
+    assert again["tasks"] == dict.fromkeys([*DUTIES, "airflow"], "success")
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as metadata:
+        assert metadata.execute(runs_of).fetchone() == (1,)  # the one that is left cleaned up after the other
+
+
+def test_a_duty_that_fails_stops_no_other(small: Small, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    away = small.settings.model_copy(update={"db_maintenance_password": SecretStr("wrong")})
+    ran = probe(tmp_path, tmp_path / "models", "maintenance", "{}", settings=away)
+    assert ran["tasks"]["partitions"] == "failed"
+    assert ran["tasks"]["predictions"] == "success"  # kept for ever: it asks nobody
+    assert "refuses user 'evergreen_maintenance'" in ran["log"]
 
 
 def test_a_search_that_workers_share_is_opened_once_and_finished_by_the_step_that_follows(

@@ -1,5 +1,6 @@
 """The prediction service while MariaDB or MLflow is away, and how it gets a version from MLflow."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,11 +11,18 @@ import pytest
 from mlflow import MlflowClient
 
 from api.shelf import Shelf
+from db import history
+from db.predictions import Deployment
+from db.session import session
+from db.tables import deployment
 from pipelines import registry
 from pipelines.bundle import bundle_hash
 from stack.programs import settings_environment
 from tests.bundles import write_bundle
+from tests.integration.conftest import put_into_service
+from tests.servers import free_port
 from tests.services import make_service, own_mariadb, spec_like_credit_score, wait_for
+from utils.clock import utc_now
 from utils.errors import NotFound, Unreachable
 from utils.settings import inherited_environment
 
@@ -111,6 +119,24 @@ def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(m
     (stored / "model.cb").write_bytes(b"damaged")
     assert pull(settings, name, version).returncode == 0
     assert bundle_hash(service.shelf.folder(version)) == sha256
+
+
+def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back_to(mlflow_settings, tmp_path):
+    service = make_service(mlflow_settings, tmp_path, "serve_tidy", mlflow_port=mlflow_settings.mlflow_port)
+    settings, spec, shelf = service.settings, service.spec, service.shelf
+    stored = {number: service.store(number) for number in (91, 92, 93)}
+    shelf.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
+    version = put_into_service(spec, tmp_path / "bundle", settings=settings, now=utc_now())
+    with session(settings, "pipeline") as connection:
+        wanted = dict(history.desired(connection, spec.name))
+        del wanted["id"]
+        history.add(connection, deployment, wanted | {"previous_version": 93})
+    down = settings.model_copy(update={"mariadb_port": free_port()})
+    assert pull(down, spec.name, version).returncode == 0
+    assert shelf.folder(91)  # what else is needed was not known
+    shutil.rmtree(shelf.folder(version))
+    assert pull(settings, spec.name, version).returncode == 0
+    assert [number for number in (91, 92, 93, version) if shelf.folder(number)] == [92, 93, version]
 
 
 def test_a_pull_of_what_does_not_exist_or_without_mlflow_ends_with_one_line(mlflow_settings, tmp_path):

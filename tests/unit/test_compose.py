@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 
 from pipelines.spec import model_names
 from stack import mariadb
+from stack.airflow_programs import airflow_environment
 from utils.settings import load_settings
 from utils.version import ROOT
 
@@ -60,6 +61,17 @@ def test_airflow_knows_no_password_of_the_store() -> None:
     for name in SERVICES:
         if name.startswith("airflow-"):
             assert not {secret for secret in secrets_of(name) if secret.startswith(("DB_", "MARIADB_"))}, name
+
+
+def test_only_who_makes_its_user_and_its_connection_knows_the_password_of_maintenance() -> None:
+    assert {name for name in SERVICES if "DB_MAINTENANCE_PASSWORD" in secrets_of(name)} == {"migrate", "begin"}
+
+
+def test_tasks_of_airflow_are_told_the_address_of_the_database_that_they_clean(tmp_path: Path) -> None:
+    alone = airflow_environment(load_settings(home=tmp_path))
+    for environment in (alone, SERVICES["airflow-scheduler"]["environment"], SERVICES["airflow-worker"]["environment"]):
+        address = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        assert environment["AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"] == address
 
 
 def test_mariadb_is_set_up_as_on_one_machine(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ EXAMPLES = [
     (errors.EmptyWindow(model="m", start=None, end=datetime(2026, 1, 2)), ["the beginning", "2026-01-02"]),
     (errors.ValidationFailed(model="m", violations=["age below 0"]), ["age below 0"]),
     (errors.NotFound(what="version 9", where="MLflow"), ["version 9", "MLflow"]),
+    (errors.HeldBack(what="the partitions of t", reason="a reader"), ["partitions of t", "a reader"]),
     (errors.NothingToDo(model="m", reason="no candidate"), ["no candidate"]),
     (errors.DeploymentFailed(model="m", version=2, reason="late", serving=1), ["version 2", "version 1 serves"]),
     (errors.IntegrityError(what="file", expected="a", found="b"), ["a", "b"]),

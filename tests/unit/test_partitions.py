@@ -1,9 +1,11 @@
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from uuid6 import uuid7
 
-from db.partitions import by_day_of_id, by_month, days, first_id_of, months
+from db.partitions import by_day_of_id, by_month, day_cuts, days, first_id_of, moment_of, month_cuts, months
 
 
 def test_the_months_around_a_day_cross_the_year():
@@ -46,3 +48,24 @@ def test_an_id_made_now_lies_between_the_boundaries_of_now():
 )
 def test_every_clause_ends_in_a_partition_for_what_comes_later(clause, expected):
     assert clause == expected
+
+
+@given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2500, 1, 1)))
+def test_the_moment_of_an_id_is_the_one_it_was_made_at_to_the_millisecond(moment):
+    assert moment_of(first_id_of(moment)) == moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+DATES = st.dates(min_value=date(1990, 1, 1), max_value=date(2100, 1, 1))
+
+
+@given(DATES, st.integers(-40, 40), st.integers(0, 60))
+def test_coming_cuts_follow_the_last_one_without_overlap_and_reach_to_the_end(first, last_bound, ahead):
+    after = datetime(first.year, first.month, first.day) + timedelta(days=last_bound)
+    last = first + timedelta(days=ahead)
+    for made in (day_cuts(after, first=first, last=last), month_cuts(after, first=first, last=last)):
+        bounds = [after, *(cut.before for cut in made)]
+        assert bounds == sorted(set(bounds))
+        assert bounds[-1] > datetime(last.year, last.month, last.day) or not made
+    assert {cut.before - timedelta(days=1) for cut in day_cuts(datetime(1970, 1, 1), first=first, last=last)} == {
+        datetime(day.year, day.month, day.day) for day in days(first, ahead + 1)
+    }

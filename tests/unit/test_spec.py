@@ -104,6 +104,19 @@ def test_how_far_back_may_be_left_to_the_search():
     assert ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json") == spec
 
 
+def test_how_long_rows_are_kept_covers_what_a_training_needs():
+    timed = {"source__event_time": "date", "features__max_age": "30d"}
+    assert ModelSpec.parse(changed(**timed, keep="400d"), file="churn.yaml").keep == timedelta(days=400)
+    for wrong, reason in (
+        ({**timed, "keep": "20d", "training__window": "60d"}, "at least training.window"),
+        ({**timed, "keep": "14d"}, "more than training.split"),
+        ({"source__event_time": "date", "keep": "400d"}, "features.max_age"),
+        ({"keep": "400d"}, "needs source.event_time"),
+    ):
+        with pytest.raises(SpecInvalid, match=reason):
+            ModelSpec.parse(changed(**wrong), file="churn.yaml")
+
+
 def test_credit_score_has_exactly_its_features(credit_score):
     assert list(credit_score.features.columns) == [
         *("age", "occupation", "annual_income", "monthly_inhand_salary", "num_bank_accounts", "num_credit_card"),

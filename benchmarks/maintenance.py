@@ -1,0 +1,159 @@
+"""The longest insert into the log while its partitions change, with 200 inserts a second and a reader that stays open.
+
+The baseline is what a plain ALTER TABLE does in the same place, in the same run.
+"""
+
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import pymysql
+from sqlalchemy import text
+
+from benchmarks.figures import Figure, lower_is_better
+from db.partitions import day_cut, days, split_later
+from db.predictions import LOG_NEW, new_id
+from db.retention import MOVABLE, PREDICTIONS, add_partitions, cuts, drop_partitions
+from db.session import engine, session
+from tests.services import own_mariadb
+from utils.clock import utc_now
+from utils.settings import PLATFORM_DB, Settings
+
+A_SECOND = 200
+READER_SECONDS = 4.0
+ALLOWED_MS = 2_000.0
+DROPPED_ROWS = 200_000  # of the day that is dropped
+FEATURES = json.dumps({f"feature_{n}": n * 1.5 for n in range(30)})  # about 700 bytes
+
+
+def measure() -> list[Figure]:
+    """Raises: HeldBack where a change could not be made; AssertionError where nothing was inserted meanwhile."""
+    with own_mariadb([]) as server, _inserter(server.settings) as longest_during:
+        settings, now = server.settings, utc_now()
+        with _connect(settings) as link:
+            _fill(link, now - timedelta(days=1), DROPPED_ROWS)  # into the first partition: it takes what is older too
+
+        def plainly() -> None:
+            cut = day_cut(days(_last(settings), 2)[-1])
+            with session(settings, "maintenance") as connection:
+                connection.execute(text(f"ALTER TABLE prediction_log {split_later(cut.name, PREDICTIONS.bound(cut))}"))
+
+        def make() -> None:
+            assert add_partitions(settings, PREDICTIONS, today=_last(settings))
+
+        def drop() -> None:
+            assert drop_partitions(settings, PREDICTIONS, before=now + timedelta(days=3), caused_by="bench", now=now)
+
+        plain = longest_during("plain ALTER TABLE", _beside_a_reader(settings, plainly))
+        made = longest_during("partitions made", _beside_a_reader(settings, make))
+        with _connect(settings) as link:
+            _fill(link, _moment(_last(settings)) + timedelta(days=2), MOVABLE)
+        moved = longest_during("rows of p_later sorted in", _beside_a_reader(settings, make))
+        dropped = longest_during("partitions dropped", _beside_a_reader(settings, drop))
+    beside = f"longest insert, a reader open for {READER_SECONDS:.0f} s"
+    return [
+        lower_is_better(f"{beside}: 14 days made, against a plain ALTER TABLE for one", made, "ms", baseline=plain),
+        *(
+            lower_is_better(f"{beside}: {what}, of the 2 s allowed", value, "ms", baseline=ALLOWED_MS, goal=1.0)
+            for what, value in (
+                ("14 days made", made),
+                (f"{MOVABLE:,} rows of p_later sorted in", moved),
+                (f"days dropped, {DROPPED_ROWS:,} rows in one", dropped),
+            )
+        ),
+    ]
+
+
+def _last(settings: Settings) -> Any:
+    with session(settings, "reader") as connection:
+        return cuts(connection, PREDICTIONS)[-1].before.date()
+
+
+def _moment(day: Any) -> datetime:
+    return datetime(day.year, day.month, day.day)
+
+
+def _beside_a_reader(settings: Settings, change: Callable[[], None]) -> Callable[[], None]:
+    """The change, begun while a transaction that has read the log stays open for `READER_SECONDS`."""
+
+    def do() -> None:
+        bound, is_open = engine(settings, "reader"), threading.Event()
+
+        def read() -> None:
+            with bound.connect() as connection:
+                connection.execute(text("SELECT COUNT(*) FROM prediction_log"))
+                is_open.set()
+                time.sleep(READER_SECONDS)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        is_open.wait()
+        change()
+        reader.join()
+        bound.dispose()
+
+    return do
+
+
+@contextmanager
+def _inserter(settings: Settings) -> Iterator[Callable[[str, Callable[[], None]], float]]:
+    """A process that inserts all the time, and a function for its longest insert (ms) while something is done."""
+    processes = multiprocessing.get_context("spawn")
+    stop, longest, count = processes.Event(), processes.Value("d", 0.0), processes.Value("q", 0)
+    process = processes.Process(target=_insert, args=(settings, stop, longest, count))
+    process.start()
+
+    def longest_during(what: str, change: Callable[[], None]) -> float:
+        longest.value, before = 0.0, count.value
+        begun = time.perf_counter()
+        change()
+        time.sleep(1)  # what queued behind it ends now
+        print(f"{what}: {time.perf_counter() - begun:.1f} s, {count.value - before} inserts", flush=True)
+        assert count.value > before
+        return float(longest.value)
+
+    try:
+        while not count.value and process.is_alive():
+            time.sleep(0.05)
+        yield longest_during
+    finally:
+        stop.set()
+        process.join()
+
+
+def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", count: "Synchronized[int]") -> None:
+    with _connect(settings) as link, link.cursor() as cursor:
+        due = time.perf_counter()
+        while not stop.is_set():
+            begun = time.perf_counter()
+            cursor.execute(LOG_NEW, _row(utc_now()))
+            longest.value = max(longest.value, 1_000 * (time.perf_counter() - begun))
+            count.value += 1
+            due = max(due + 1 / A_SECOND, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
+
+
+def _fill(link: "pymysql.Connection[Any]", moment: datetime, rows: int) -> None:
+    with link.cursor() as cursor:
+        for first in range(0, rows, 1_000):
+            some = range(first, min(first + 1_000, rows))
+            cursor.executemany(LOG_NEW, [_row(moment + timedelta(milliseconds=n)) for n in some])
+
+
+def _row(moment: datetime) -> tuple[object, ...]:
+    made = new_id(moment)
+    return (str(made), "m", 1, "champion", "e", FEATURES, "x", 0.9, None, None, 1.0, str(made), moment, moment)
+
+
+def _connect(settings: Settings) -> "pymysql.Connection[Any]":
+    port, password = settings.mariadb_port, settings.db_password("api")
+    return pymysql.connect(
+        host="127.0.0.1", port=port, user="evergreen_api", password=password, database=PLATFORM_DB, autocommit=True
+    )
