@@ -8,8 +8,9 @@ whoever holds the lock knows that every other open batch of the model is dead, a
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -44,6 +45,9 @@ class LoadReport:
     unchanged: int = 0
     corrections: int = 0
     rejects: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)  # refused rows by column and reason
+    rejects_file: Path | None = None
+    dry_run: bool = False
     seconds: float = 0.0
     batch_id: int | None = None
     commit_seq: int | None = None
@@ -61,7 +65,8 @@ def latest_commit_seq(settings: Settings, model: str) -> int:
 class Origin:
     """Where the rows of a load come from. `now` is the moment from which its corrections are known (UTC).
 
-    `available_at_given`: the rows carry their own times of availability; otherwise they hold the event time.
+    `available_at_given`: the rows carry their own times of availability; otherwise they hold when a new row was known.
+    `dry_run`: rows are compared with the store, and none is added.
     """
 
     source: str
@@ -70,6 +75,7 @@ class Origin:
     now: datetime
     available_at_given: bool = False
     rejects: int = 0
+    dry_run: bool = False
 
 
 class Batch:
@@ -79,7 +85,7 @@ class Batch:
         self._connection, self._schema, self._origin = connection, schema, origin
         self._tables = store_tables(schema)
         self._stages: dict[Table, Stage] = {}
-        self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects)
+        self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects, dry_run=origin.dry_run)
 
     def add(self, *, features: pa.Table | None = None, labels: pa.Table | None = None) -> None:
         """Append rows with the columns entity_id, event_time, available_at and those of the schema, in one transaction.
@@ -105,8 +111,8 @@ class Batch:
         stage = self._stages[target]
         stage.load(rows)
         same, changed = stage.compare(given=given, batch_id=batch_id, source=self._origin.source)
-        if same == rows.num_rows:
-            return 0, same, 0
+        if same == rows.num_rows or self._origin.dry_run:
+            return rows.num_rows - same, same, changed
         added = stage.insert(batch_id=batch_id or self._open(), now=self._origin.now, given=given)
         return added, same, changed
 
@@ -125,6 +131,13 @@ class Batch:
         batch_id = int(self._connection.execute(opened).lastrowid)
         self._report = replace(self._report, batch_id=batch_id)
         return batch_id
+
+    def record(self, **found: object) -> None:
+        """Write down what is known at the end only: `rejects`, `content_sha256`."""
+        self._connection.execute(
+            update(load_batch).where(load_batch.c.batch_id == self._report.batch_id).values(**found)
+        )
+        self._connection.commit()
 
     def commit(self) -> LoadReport:
         """Make the batch visible, the online store with it; where nothing was new there is nothing to do."""

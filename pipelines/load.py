@@ -1,63 +1,91 @@
 """Loading a file into the store: every row is checked first, and a load is visible whole or not at all."""
 
-import csv
-import gzip
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from db.sample import SEED, WORLDS, example_world
 from db.store import LoadReport, Origin, open_batch
-from pipelines.check import Columns, Reject, check
+from pipelines.check import Checked, check
+from pipelines.columns import Columns
+from pipelines.files import CHUNK_ROWS, STDIN, Chunk, numbered, readable
+from pipelines.rejects import MOST, NONE, MaxRejects, Rejects, rejects_path
 from pipelines.spec import ModelSpec
 from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import Settings
 
-CHUNK_ROWS = 100_000  # of Parquet
-CHUNK_BYTES = 16 << 20  # of CSV
-MOST_REJECTS = 1_000  # reading stops there: a file as wrong as that is the wrong file
 NOT_GIVEN = "available_at was not given: each row counts as known from its event time on"
 NO_TIME = "the data has no time: each row counts as known from the beginning on"
 
-Progress = Callable[[int], None]  # told how many rows have been read
+Progress = Callable[[int, float | None], None]  # told how many rows, and which share of the file, have been read
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to load: how many rows may be refused, whether only to show what would happen, how a file is encoded."""
+
+    max_rejects: MaxRejects = NONE
+    dry_run: bool = False
+    encoding: str | None = None
+
+
+STRICT = Options()
+
+
+def overlaid(
+    spec: ModelSpec, *, names: Mapping[str, str], event_time: str | None = None, available_at: str | None = None
+) -> ModelSpec:
+    """`spec` with other names for the columns of one file: `names` go before `source.map`, the times replace its own.
+
+    Raises: SpecInvalid; DataRefused where data without time is given one.
+    """
+    if event_time and not spec.timed:
+        raise DataRefused(f"{spec.name}: its tables were made for data without time: set source.event_time in its file")
+    given = spec.to_json()
+    source = given.get("source", {})
+    renamed = {**source.get("map", {}), **names}
+    times = {"event_time": event_time, "available_at": available_at}
+    source = {**source, "map": renamed, **{key: renamed.get(name, name) for key, name in times.items() if name}}
+    return ModelSpec.parse({**given, "source": source}, file=f"{spec.name}.yaml with the options of this load")
 
 
 def load_file(
-    path: Path, *, spec: ModelSpec, settings: Settings, caused_by: str, now: datetime, progress: Progress | None = None
+    path: Path,
+    *,
+    spec: ModelSpec,
+    settings: Settings,
+    caused_by: str,
+    now: datetime,
+    options: Options = STRICT,
+    progress: Progress | None = None,
 ) -> LoadReport:
-    """Load a `.csv`, `.csv.gz` or `.parquet` file as one batch; `now` (UTC) is when its corrections become known.
+    """Load a `.csv`, `.csv.gz` or `.parquet` file, or CSV from standard input (`-`), as one batch.
 
+    `now` (UTC) is when its corrections become known.
     Raises: NotFound, MissingColumns, RowsRefused (nothing is loaded then), DataRefused, Unreachable, AccessDenied.
     """
-    with readable(path) as (names, chunks):
-        columns = Columns.of(names, spec=spec, source=path.name)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        origin = Origin(str(path), digest, caused_by, now, available_at_given=spec.source.available_at is not None)
-        return load_rows(chunks(list(columns.taken)), columns, origin, spec=spec, settings=settings, progress=progress)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[tuple[list[str], "ChunksOf"]]:
-    """The names of a file's columns and a function that reads some of them; its errors say which file it was.
-
-    Raises: NotFound, DataRefused.
-    """
-    if not path.is_file():
-        raise NotFound(what=f"file {path}")
-    try:
-        yield _parquet(path) if path.suffix == ".parquet" else _csv(path)
-    except (pa.ArrowInvalid, UnicodeDecodeError, csv.Error, EOFError, OSError) as error:
-        raise DataRefused(f"{path.name}: can't be read as a table: {' '.join(str(error).split())[:200]}") from None
+    source = "standard input" if path == STDIN else str(path)
+    with readable(path, encoding=options.encoding) as file:
+        columns = Columns.of(file.names, spec=spec, source=Path(source).name)
+        origin = _origin(source, spec, caused_by=caused_by, now=now, options=options)
+        return load_rows(
+            file.chunks(list(columns.taken)),
+            columns,
+            origin,
+            spec=spec,
+            settings=settings,
+            progress=progress,
+            max_rejects=options.max_rejects,
+            sha256=file.sha256,
+        )
 
 
 def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress: Progress | None = None) -> LoadReport:
@@ -72,13 +100,13 @@ def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress
     digest = hashlib.sha256(pd.util.hash_pandas_object(world, index=False).to_numpy().tobytes()).hexdigest()
     columns = Columns.of(list(world.columns), spec=spec, source=source)
     rows = pa.Table.from_pandas(world[list(columns.taken)], preserve_index=False)
-    chunks = iter([pa.Table.from_batches([batch]) for batch in rows.to_batches(CHUNK_ROWS)])
+    chunks = numbered(pa.Table.from_batches([batch]) for batch in rows.to_batches(CHUNK_ROWS))
     origin = Origin(source, digest, "evergreen load --example", now)
     return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress)
 
 
 def load_rows(
-    chunks: Iterator[pa.Table],
+    chunks: Iterator[Chunk],
     columns: Columns,
     origin: Origin,
     *,
@@ -86,80 +114,72 @@ def load_rows(
     settings: Settings,
     progress: Progress | None,
     empty: bool = False,
+    max_rejects: MaxRejects = NONE,
+    sha256: Callable[[], str] | None = None,
 ) -> LoadReport:
-    """Check `chunks`, whose columns are those that `columns` takes, and load them as one batch.
+    """Check `chunks`, whose columns are those that `columns` takes, and load their good rows as one batch.
 
+    `sha256` gives the hash of the content once it has been read, where `origin` can't know it.
     Raises: RowsRefused (nothing is loaded then); DataRefused, also where there are no rows and `empty` is not allowed.
     """
     started, rows = time.monotonic(), 0
-    rejects: list[Reject] = []
-    with open_batch(settings, spec.store, origin) as batch:
-        for chunk in chunks:
-            checked = check(chunk, spec=spec, columns=columns, first_line=rows + 2)
-            rows += chunk.num_rows
-            rejects += checked.rejects
-            if len(rejects) >= MOST_REJECTS:
-                break
-            if not rejects:  # after a refused row the rest of the file is only checked
-                batch.add(features=checked.features, labels=checked.labels)
-            if progress:
-                progress(rows)
-        if rejects:
-            raise RowsRefused(source=Path(origin.source).name, rejects=rejects, rows=rows)
+    path = rejects_path(settings, model=spec.name, source=origin.source)
+    with open_batch(settings, spec.store, origin) as batch, Rejects(path) as rejects:
+        with closing(_ahead(_checked(chunks, columns, spec=spec))) as parts:
+            for chunk, good in parts:
+                rows += chunk.rows.num_rows + len(chunk.broken)
+                rejects.add([*chunk.broken, *good.rejects])
+                hopeless = max_rejects.hopeless(rejects.count, rows=rows)
+                if hopeless and rejects.count >= MOST:
+                    break
+                if not hopeless:  # else the rest of the file is only checked
+                    batch.add(features=good.features, labels=good.labels)
+                if progress:
+                    progress(rows, chunk.share)
+        batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
+        if rejects.first and max_rejects.exceeded(rejects.count, rows=rows):
+            raise RowsRefused(
+                source=columns.source,
+                refused=rejects.count,
+                rows=rows,
+                first=rejects.first,
+                allowed=str(max_rejects) if max_rejects != NONE else "",
+                file=path,
+            )
         if not rows and not empty:
             raise DataRefused(f"{origin.source}: holds no rows")
         report = batch.commit()
-    notes = () if origin.available_at_given else (NOT_GIVEN if spec.timed else NO_TIME,)
-    return replace(report, rows=rows, seconds=time.monotonic() - started, notes=notes)
+    return replace(
+        report,
+        rows=rows,
+        rejects=rejects.count,
+        reasons=rejects.reasons,
+        rejects_file=path if rejects.count else None,
+        seconds=time.monotonic() - started,
+        notes=_notes(spec),
+    )
 
 
-ChunksOf = Callable[[list[str]], Iterator[pa.Table]]  # the rows of a file, of the columns named
+def _origin(source: str, spec: ModelSpec, *, caused_by: str, now: datetime, options: Options) -> Origin:
+    given = spec.source.available_column is not None
+    return Origin(source, "", caused_by, now, available_at_given=given, dry_run=options.dry_run)
 
 
-def _csv(path: Path) -> tuple[list[str], ChunksOf]:
-    """The names in the first line, and the rows as text."""
-    opened = gzip.open if path.suffix == ".gz" else Path.open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file), [])
-    if not names:
-        raise DataRefused(f"{path.name}: is empty: expected a first line that names the columns")
-    if len(set(names)) != len(names):
-        raise DataRefused(f"{path.name}: its first line names a column twice: {', '.join(names)[:200]}")
-
-    def chunks(wanted: list[str]) -> Iterator[pa.Table]:
-        broken: list[Reject] = []
-
-        def refuse(row: pyarrow.csv.InvalidRow) -> str:  # without the row's text: it may hold private values
-            reason = f"its first line has {row.expected_columns}"
-            broken.append((row.number or 0, "number of values", str(row.actual_columns), reason))
-            return "skip"
-
-        with pyarrow.csv.open_csv(
-            path,
-            read_options=pyarrow.csv.ReadOptions(block_size=CHUNK_BYTES, use_threads=False),  # threads lose row numbers
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
-            ),
-        ) as reader:
-            rows = 0
-            for batch in reader:
-                rows += batch.num_rows
-                if broken:
-                    raise RowsRefused(source=path.name, rejects=broken, rows=rows + len(broken))
-                yield pa.Table.from_batches([batch])
-
-    return names, chunks
+def _notes(spec: ModelSpec) -> tuple[str, ...]:
+    if spec.source.available_at:
+        return ()
+    return (NOT_GIVEN if spec.timed else NO_TIME,)
 
 
-def _parquet(path: Path) -> tuple[list[str], ChunksOf]:
-    """The names of the columns, and the rows in their own types."""
-    with pyarrow.parquet.ParquetFile(path) as file:
-        names = list(file.schema_arrow.names)
+def _checked(chunks: Iterator[Chunk], columns: Columns, *, spec: ModelSpec) -> Iterator[tuple[Chunk, Checked]]:
+    for chunk in chunks:
+        yield chunk, check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
 
-    def chunks(wanted: list[str]) -> Iterator[pa.Table]:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(CHUNK_ROWS, columns=wanted):
-                yield pa.Table.from_batches([batch])
 
-    return names, chunks
+def _ahead[T](items: Iterator[T]) -> Generator[T]:
+    """`items`, the next one in the making in a thread while one is worked on: reading and checking beside MariaDB."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item

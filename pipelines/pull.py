@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.session import AWAY, DENIED, engine, session
 from db.store import LoadReport, Origin
 from db.tables import load_batch
-from pipelines.check import Columns
-from pipelines.load import CHUNK_ROWS, Progress, load_rows
+from pipelines.columns import Columns
+from pipelines.files import CHUNK_ROWS, numbered
+from pipelines.load import Progress, load_rows
 from pipelines.spec import ModelSpec
 from utils.errors import AccessDenied, DataRefused, Unreachable
 from utils.settings import Settings
@@ -64,9 +65,9 @@ def pull(
             with closing(connection.execution_options(yield_per=CHUNK_ROWS).execute(wanted)) as rows:
                 columns = Columns.of(list(rows.keys()), spec=spec, source=source)
                 digest = hashlib.sha256(f"{query}\0{since}".encode()).hexdigest()
-                given = spec.source.available_at is not None
+                given = spec.source.available_column is not None
                 origin = Origin(source, digest, caused_by, now, available_at_given=given)
-                chunks = _chunks(rows, columns, settings=settings, spec=spec)
+                chunks = numbered(_chunks(rows, columns, settings=settings, spec=spec))
                 return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress, empty=True)
     except SQLAlchemyError as error:
         raise _explained(error, settings=settings, spec=spec) from None

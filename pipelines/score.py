@@ -8,7 +8,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,16 +21,18 @@ from db.predictions import LOG_COLUMNS, LOG_NEW, created_at, new_id
 from db.session import session
 from pipelines import registry
 from pipelines.bundle import Bundle, read_bundle
-from pipelines.check import Reject, check
+from pipelines.check import check
 from pipelines.features import pool_from_frame, rows_of, score
-from pipelines.load import MOST_REJECTS, Progress
+from pipelines.load import Progress
 from pipelines.profile import seen_categories, warnings_of
+from pipelines.rejects import Reject
 from pipelines.score_files import Source, file_source, query_source, results_file, results_table, table_name, writer_of
 from pipelines.spec import find_spec
 from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import RESULTS_DB, Settings
 
 INSERTED = 2_000  # rows of one transaction
+MOST_REJECTS = 1_000  # reading stops there: a file as wrong as that is the wrong file
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,8 @@ def score_rows(
         table_name(table)
     by = serving(settings, model)
     spec = by.bundle.spec
-    opened = (
-        file_source(file, spec=spec) if file else nullcontext(query_source(str(query), spec=spec, settings=settings))
-    )
-    with opened as source:
-        return score_source(source, by=by, settings=settings, now=now, out=out, table=table, progress=progress)
+    source = file_source(file, spec=spec) if file else query_source(str(query), spec=spec, settings=settings)
+    return score_source(source, by=by, settings=settings, now=now, out=out, table=table, progress=progress)
 
 
 def score_source(
@@ -154,7 +152,7 @@ def score_source(
             append(results)
             done += rows.num_rows
             if progress:
-                progress(done)
+                progress(done, None)
     where = f"{RESULTS_DB}.{table}" if table else None
     return Scored(spec.name, by.version, done, time.monotonic() - begun, batch, out, where)
 
@@ -164,22 +162,23 @@ def _refuse_wrong_rows(source: Source) -> None:
     rows = 0
     rejects: list[Reject] = []
     for chunk in source.chunks():
-        rejects += check(chunk, spec=source.spec, columns=source.columns, first_line=rows + source.first_line).rejects
-        rows += chunk.num_rows
+        checked = check(chunk.rows, spec=source.spec, columns=source.columns, lines=chunk.lines)
+        rejects += sorted([*chunk.broken, *checked.rejects])
+        rows += chunk.rows.num_rows + len(chunk.broken)
         if len(rejects) >= MOST_REJECTS:
             break
     if rejects:
-        raise RowsRefused(source=source.name, rejects=rejects, rows=rows, undone="scored")
+        raise RowsRefused(source=source.name, refused=len(rejects), first=rejects[0], rows=rows, undone="scored")
     if not rows:
         raise DataRefused(f"{source.name}: holds no rows")
 
 
 def _checked(source: Source) -> Iterator[pa.Table]:
     for chunk in source.chunks():
-        features = check(chunk, spec=source.spec, columns=source.columns, first_line=0).features
-        if features is None:
+        checked = check(chunk.rows, spec=source.spec, columns=source.columns, lines=chunk.lines)
+        if chunk.broken or checked.rejects or checked.features is None:
             raise DataRefused(f"{source.name}: changed while it was read")
-        yield features
+        yield checked.features
 
 
 def _score(

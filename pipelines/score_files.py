@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 
 from db.results import appended
 from db.session import session
-from pipelines.check import STAMP, Columns
-from pipelines.load import CHUNK_ROWS, readable
+from pipelines.columns import Columns
+from pipelines.files import CHUNK_ROWS, Chunk, numbered, readable
 from pipelines.spec import IDENTIFIER, ModelSpec
+from pipelines.times import STAMP
 from utils.errors import DataRefused, NotFound
 from utils.settings import STORE_DB, Settings
 
@@ -33,18 +34,16 @@ class Source:
     name: str
     spec: ModelSpec
     columns: Columns
-    chunks: Callable[[], Iterator[pa.Table]]
-    first_line: int
+    chunks: Callable[[], Iterator[Chunk]]
 
     @classmethod
     def of(
         cls,
         name: str,
         names: Sequence[str],
-        chunks: Callable[[list[str]], Iterator[pa.Table]],
+        chunks: Callable[[list[str]], Iterator[Chunk]],
         *,
         spec: ModelSpec,
-        first_line: int,
     ) -> "Source":
         """Rows with the columns `names`. A label is not read; a time is needed only where an entity comes twice.
 
@@ -57,14 +56,18 @@ class Source:
         plain = _with_times(spec, event_time=date, time_of_day=hour if date else None)
         unlabelled = [each for each in names if renamed[each] != spec.label.column]
         columns = Columns.of(unlabelled, spec=plain, source=name)
-        return cls(name, plain, columns, lambda: chunks(list(columns.taken)), first_line)
+        return cls(name, plain, columns, lambda: chunks(list(columns.taken)))
 
 
-@contextmanager
-def file_source(path: Path, *, spec: ModelSpec) -> Iterator[Source]:
+def file_source(path: Path, *, spec: ModelSpec) -> Source:
     """The rows of a `.csv`, `.csv.gz` or `.parquet` file. Raises: NotFound, DataRefused, MissingColumns."""
-    with readable(path) as (names, chunks):
-        yield Source.of(path.name, names, chunks, spec=spec, first_line=2)
+
+    def chunks(wanted: list[str]) -> Iterator[Chunk]:
+        with readable(path) as file:
+            yield from file.chunks(wanted)
+
+    with readable(path) as file:
+        return Source.of(path.name, file.names, chunks, spec=spec)
 
 
 def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
@@ -78,9 +81,9 @@ def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
     stored = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
     names = [each if stored.get(each, each) in found else stored.get(each, each) for each in found]
     tables = [table.rename_columns(names) for table in tables]
-    if "event_time" in found:  # date and hour in one
-        spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None)
-    return Source.of("query", names, lambda wanted: (table.select(wanted) for table in tables), spec=spec, first_line=1)
+    if "event_time" in found:  # date and hour in one, in UTC
+        spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None, time_zone=None)
+    return Source.of("query", names, lambda wanted: numbered(table.select(wanted) for table in tables), spec=spec)
 
 
 def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:

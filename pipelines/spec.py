@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from db.schema import CATEGORY_LENGTH, Column, Kind, StoreSchema
 from pipelines.spec_monitoring import Monitoring, Retrain
 from pipelines.spec_rules import METRICS, UNITLESS, inconsistencies
+from pipelines.spec_source import Source
 from pipelines.spec_types import Duration, Frozen, Margin, Period, Window
 from utils.errors import SpecInvalid, UnknownModel
 
@@ -56,20 +57,6 @@ class Text(Frozen):
 
 
 Feature = Annotated[Numeric | Categorical | Text, Field(discriminator="type")]
-
-
-class Source(Frozen):
-    """Where rows come from and how files name things. Without `event_time` the data has no time.
-
-    `time_of_day` is for files that keep date and time apart: the column with the hour (0 to 23) or the time (HH:MM).
-    """
-
-    event_time: str | None = None
-    time_of_day: str | None = None  # the hour (0 to 23) or time (HH:MM), where `event_time` is a date without it
-    available_at: str | None = None
-    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
-    query: str | None = Field(None, description="SQL run before each training; :since is the last time loaded.")
-    connection: str | None = Field(None, description="Airflow connection to run it over; empty: the same MariaDB.")
 
 
 class Label(Frozen):

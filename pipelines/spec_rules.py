@@ -64,6 +64,8 @@ def _time_problems(spec: "ModelSpec") -> Iterator[str]:
         yield "source.connection: needs source.query, the SQL to run over it"
     if spec.source.time_of_day and not spec.timed:
         yield "source.time_of_day: needs source.event_time, the column with the date"
+    if (spec.source.time_zone or spec.source.lag is not None) and not spec.timed:
+        yield "source.time_zone, a lag as source.available_at: need source.event_time"
     if not spec.timed:
         if split.by == "time":
             yield "training.split.by: data without source.event_time can only be split by entity"

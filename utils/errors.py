@@ -26,6 +26,7 @@ An error takes facts and builds its own one line: what was wrong, where, and wha
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 
 
 def _some(names: Iterable[str], most: int = 8) -> str:
@@ -88,23 +89,36 @@ class DataRefused(EvergreenError):
 
 class MissingColumns(DataRefused):
     def __init__(self, *, source: str, missing: Iterable[str], available: Iterable[str]) -> None:
+        listed = _some(available, 40)
+        has = f"it has {listed}" if listed else "its first line names none that the model file knows"
         super().__init__(
-            f"{source}: missing columns {_some(missing)}; it has {_some(available, 40)}"
-            " (rename with source.map in the model file)"
+            f"{source}: missing columns {_some(missing)}; {has} (rename with source.map in the model file, or --map)"
         )
 
 
 class RowsRefused(DataRefused):
-    """`rejects` are (line number in the file, column, value, reason); `undone` is what was not done with any row."""
+    """`refused` of the `rows` read so far; `first`: line number in the file, column, value, reason.
+
+    `undone` is what was not done with any row; `allowed` how many might have been refused; `file` lists them all.
+    """
 
     def __init__(
-        self, *, source: str, rejects: Sequence[tuple[int, str, str, str]], rows: int, undone: str = "loaded"
+        self,
+        *,
+        source: str,
+        refused: int,
+        rows: int,
+        first: tuple[int, str, str, str],
+        undone: str = "loaded",
+        allowed: str = "",
+        file: Path | None = None,
     ) -> None:
-        self.rejects = tuple(rejects)
-        line, column, value, reason = self.rejects[0]
+        self.refused, self.file = refused, file
+        line, column, value, reason = first
+        more = f", more than {allowed}," if allowed else ""
         super().__init__(
-            f"{source}: {len(self.rejects):,} of {rows:,} rows refused and nothing was {undone}; "
-            f"first: line {line}, {column} = {value!r}: {reason}"
+            f"{source}: {refused:,} of {rows:,} rows refused{more} and nothing was {undone}; "
+            f"first: line {line}, {column} = {value!r}: {reason}" + (f"; all of them: {file}" if file else "")
         )
 
 

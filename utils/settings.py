@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         return self.home / "snapshots"
 
     @property
+    def rejects(self) -> Path:
+        """A folder a model, with the rows that its loads refused."""
+        return self.home / "rejects"
+
+    @property
     def bento_home(self) -> Path:
         return self.home / "bento"
 

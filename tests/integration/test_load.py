@@ -2,10 +2,8 @@
 
 import gzip
 import json
-import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +17,10 @@ from db import bootstrap
 from db.sample import example_world
 from db.session import session
 from db.store import latest_commit_seq
-from pipelines import load as loading
+from pipelines import files
 from pipelines.load import NOT_GIVEN, load_example, load_file
 from pipelines.spec import ModelSpec
-from tests.conftest import ROLES
+from tests.integration.conftest import EVERGREEN, environment_of
 from utils.errors import DataRefused, MissingColumns, NotFound, RowsRefused
 from utils.settings import STORE_DB, Settings
 from utils.version import ROOT
@@ -74,10 +72,12 @@ def test_every_kind_of_file_gives_the_same_rows(settings, spec, world, tmp_path,
 
 
 def test_a_file_larger_than_a_chunk_is_one_batch(settings, spec, world, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 20_000)
     told: list[int] = []
     path = written(world, tmp_path / "rows.csv")
-    report = load_file(path, spec=spec, settings=settings, caused_by="test", now=NOW, progress=told.append)
+    report = load_file(
+        path, spec=spec, settings=settings, caused_by="test", now=NOW, progress=lambda rows, share: told.append(rows)
+    )
     assert len(told) > 5
     assert told[-1] == report.features_added == 780
     assert latest_commit_seq(settings, spec.name) == 1
@@ -99,7 +99,7 @@ def test_private_columns_reach_neither_the_store_nor_a_message(settings, spec, w
 
 
 def test_one_wrong_row_refuses_the_whole_load_with_its_line(settings, spec, world, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 20_000)
     broken = world.assign(credit_mix=world["credit_mix"].where(world.index != 700, "Splendid"))
     with pytest.raises(RowsRefused, match=r"1 of 780 rows .* line 702, credit_mix = 'Splendid': is not one of Good"):
         load(written(broken, tmp_path / "rows.csv"), spec, settings)
@@ -136,9 +136,9 @@ def test_features_and_labels_may_come_in_files_of_their_own(settings, spec, worl
     [
         (b"", "is empty"),
         (b"customer_id,customer_id\n", "names a column twice"),
-        (b"\xff\xfe\x00bad", "can't be read as a table"),
+        (b"\xff\xfe\x00", "is not utf-16"),
         (b"customer_id,date,credit_score\n", "holds no rows"),
-        (b"customer_id,date,credit_score\nc,2026-01-01,\xff\n", "can't be read as a table"),
+        (b"customer_id,date,credit_score\nc,2026-01-01,\xff\n", "is not utf-8: name the right one with --encoding"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_line(settings, spec, tmp_path, content, expected):
@@ -172,14 +172,10 @@ def evergreen(settings: Settings, spec: ModelSpec, tmp_path: Path) -> Callable[.
     """Runs the command in a process of its own, with an env file and a models folder that holds only `spec`."""
     shipped = (ROOT / "models" / "credit_score.yaml").read_text()
     (tmp_path / f"{spec.name}.yaml").write_text(shipped.replace("name: credit_score", f"name: {spec.name}"))
-    lines = [f"EVERGREEN_DB_{role.upper()}_PASSWORD={settings.db_password(role)}" for role in ROLES]
-    lines += [f"EVERGREEN_MARIADB_PORT={settings.mariadb_port}", f"EVERGREEN_MODELS_DIR={tmp_path}"]
-    (tmp_path / ".env").write_text("\n".join(lines))
-    command = Path(sys.executable).with_name("evergreen")
+    environment = environment_of(settings, tmp_path)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "EVERGREEN_ENV_FILE": str(tmp_path / ".env")}
-        return subprocess.run([command, *arguments], capture_output=True, text=True, env=environment)
+        return subprocess.run([EVERGREEN, *arguments], capture_output=True, text=True, env=environment)
 
     return run
 

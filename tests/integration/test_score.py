@@ -19,6 +19,7 @@ from db import bootstrap, sample
 from db.predictions import new_id
 from db.session import session
 from pipelines.features import rows_of
+from pipelines.files import numbered
 from pipelines.load import load_file
 from pipelines.score import score_rows, score_source, serving
 from pipelines.score_files import Source, file_source, query_source
@@ -56,8 +57,8 @@ def people():
 
 
 def scored(path, ready, by, *, out=None, table=None):
-    with file_source(path, spec=by.bundle.spec) as source:
-        return score_source(source, by=by, settings=ready, now=NOW, out=out, table=table)
+    source = file_source(path, spec=by.bundle.spec)
+    return score_source(source, by=by, settings=ready, now=NOW, out=out, table=table)
 
 
 def in_table(settings, name):
@@ -212,12 +213,12 @@ def test_a_table_gets_no_row_of_a_batch_that_fails(ready, by, people, tmp_path):
 
     def breaking(names):
         looked.append(names)
-        yield chunks[0].select(names)
+        yield from numbered([chunks[0].select(names)])
         if len(looked) > 1:  # the first look is for wrong rows
             raise DataRefused("the disk is gone")
 
     looked = []
-    source = Source.of("breaking", chunks[0].column_names, breaking, spec=spec, first_line=2)
+    source = Source.of("breaking", chunks[0].column_names, breaking, spec=spec)
     with pytest.raises(DataRefused, match="the disk is gone"):
         score_source(source, by=by, settings=ready, now=NOW, table="broken_off")
     assert len(in_table(ready, "broken_off")) == 0

@@ -5,9 +5,10 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
-from pipelines.check import Checked, Columns, check
+from pipelines.check import Checked, check
+from pipelines.columns import Columns
 from pipelines.spec import ModelSpec
-from utils.errors import MissingColumns
+from utils.errors import DataRefused, MissingColumns
 
 SPEC = ModelSpec.parse(
     {
@@ -33,7 +34,7 @@ GOOD = {"ID": "c1", "date": "2026-01-02", "amount": "5", "kind": "a", "note": "x
 def checked(*rows: dict[str, object]) -> Checked:
     table = pa.Table.from_pylist([GOOD | row for row in rows])
     columns = Columns.of(table.column_names, spec=SPEC, source="f.csv")
-    return check(table.select(list(columns.taken)), spec=SPEC, columns=columns, first_line=2)
+    return check(table.select(list(columns.taken)), spec=SPEC, columns=columns, lines=range(2, 2 + table.num_rows))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,10 @@ def checked(*rows: dict[str, object]) -> Checked:
         ({"amount": "5 USD"}, "amount", "is not a number"),
         ({"amount": "nan"}, "amount", "is not a number"),
         ({"amount": "1,5"}, "amount", "is not a number"),
+        ({"amount": "1,234"}, "amount", "may be thousands or a fraction"),
+        ({"amount": "1.234,5"}, "amount", "is not a number"),
+        ({"amount": "inf"}, "amount", "is not a number"),
+        ({"amount": "-Infinity"}, "amount", "is not a number"),
         ({"amount": "0x10"}, "amount", "is not a number"),
         ({"amount": "1e400"}, "amount", "finite"),
         ({"amount": "-0.1"}, "amount", "below the minimum 0"),
@@ -61,8 +66,8 @@ def checked(*rows: dict[str, object]) -> Checked:
 )
 def test_a_wrong_value_is_refused_with_its_line_column_and_reason(wrong, column, reason):
     found = checked({"ID": "c0"}, wrong)
-    assert found.features is None
-    assert found.labels is None
+    assert found.features.num_rows == found.labels.num_rows == 1
+    assert found.features["entity_id"].to_pylist() == ["c0"]
     ((line, where, value, why),) = found.rejects
     assert (line, where) == (3, column)
     assert value == str(next(iter(wrong.values())))[:60] or not value
@@ -79,7 +84,28 @@ def test_blanks_are_missing_values(blank):
     assert (row["amount"], row["kind"], row["note"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("number", ["1e1", " 10 ", "10.", "10.0", 10, 10.0])
+@pytest.mark.parametrize(
+    ("text", "number"), [("1,234.5", 1234.5), ("-1,234,567", -1234567.0), (" 12,345.00 ", 12345.0)]
+)
+def test_commas_between_thousands_are_read_where_they_can_be_nothing_else(text, number):
+    columns = {"amount": {"type": "numeric"}}
+    spec = ModelSpec.parse({**SPEC.to_json(), "features": {"columns": columns}}, file="loans.yaml")
+    table = pa.table({"ID": ["c1"], "date": ["2026-01-02"], "amount": [text]})
+    taken = Columns.of(table.column_names, spec=spec, source="f.csv")
+    assert check(table, spec=spec, columns=taken, lines=[2]).features["amount"].to_pylist() == [number]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_an_infinity_in_a_column_of_numbers_is_refused(value):
+    (reject,) = checked({"amount": value}).rejects
+    assert reject[1:] == ("amount", str(value), "is not a finite number")
+
+
+def test_nan_in_a_column_of_numbers_is_a_missing_value():
+    assert checked({"amount": float("nan")}).features["amount"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize("number", ["1e1", "+10", " 10 ", "10.", "10.0", 10, 10.0])
 def test_numbers_are_read_in_their_usual_spellings(number):
     assert checked({"amount": number}).features["amount"].to_pylist() == [10.0]
 
@@ -121,11 +147,68 @@ def test_a_repeated_row_with_other_values_is_refused():
     found = checked({"ID": "c2"}, {}, {"amount": "6"})
     assert [reject[0] for reject in found.rejects] == [3, 4]
     assert "other values" in found.rejects[0][3]
+    assert found.features["entity_id"].to_pylist() == ["c2"]
+
+
+def test_of_three_rows_for_one_time_none_is_taken_where_they_differ():
+    found = checked({"amount": "bad"}, {}, {}, {"amount": "6"}, {"ID": "c2"})
+    assert [reject[0] for reject in found.rejects] == [2, 3, 4, 5]
+    assert found.features["entity_id"].to_pylist() == ["c2"]
 
 
 def test_private_columns_are_not_even_looked_at():
     columns = Columns.of([*GOOD, "name", "ssn", "Secret", "more"], spec=SPEC, source="f.csv")
     assert sorted(columns.taken) == sorted(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (["id", "DATE", "Amount", "KIND", " note "], ["customer", "date", "amount", "kind", "note"]),
+        (["Customer", "date", "amount", "kind", "note"], ["customer", "date", "amount", "kind", "note"]),
+        (["ID", "date", "amount", "AMOUNT", "kind", "note"], ["customer", "date", "amount", "kind", "note"]),
+    ],
+)
+def test_names_in_another_case_are_found(names, taken):
+    assert list(Columns.of(names, spec=SPEC, source="f").taken.values()) == taken
+
+
+def test_a_name_in_two_other_cases_is_not_guessed():
+    with pytest.raises(MissingColumns, match="missing columns amount"):
+        Columns.of(["ID", "date", "Amount", "AMOUNT", "kind", "note"], spec=SPEC, source="f")
+
+
+def test_a_private_column_is_private_in_any_case():
+    spec = ModelSpec.parse({**SPEC.to_json(), "source": {"event_time": "date", "map": {"SSN": "kind"}}}, file="f.yaml")
+    with pytest.raises(MissingColumns, match="missing columns kind"):
+        Columns.of(["customer", "date", "amount", "Ssn", "SSN", "note"], spec=spec, source="f")
+
+
+def test_two_columns_that_would_have_one_name_are_refused():
+    with pytest.raises(DataRefused, match="columns ID, customer would have the same name"):
+        Columns.of(["ID", "customer", "date", "amount", "kind", "note"], spec=SPEC, source="f")
+
+
+def test_a_first_line_that_names_nothing_known_is_not_repeated_for_it_may_be_somebodys_row():
+    with pytest.raises(MissingColumns) as refused:
+        Columns.of(["c1", "000-12-3456"], spec=SPEC, source="f")
+    assert "000-12-3456" not in str(refused.value)
+
+
+def test_a_lag_says_when_a_row_is_known():
+    spec = ModelSpec.parse({**SPEC.to_json(), "source": {"event_time": "date", "available_at": "+2d"}}, file="f.yaml")
+    table = pa.table({"customer": ["c1"], "date": ["2026-01-02"], "paid": ["Yes"]})
+    columns = Columns.of(table.column_names, spec=spec, source="f")
+    (row,) = check(table, spec=spec, columns=columns, lines=[2]).labels.to_pylist()
+    assert (row["event_time"], row["available_at"]) == (datetime(2026, 1, 2), datetime(2026, 1, 4))
+
+
+@pytest.mark.parametrize("values", [[[1.0]], [{"a": 1}]])
+def test_a_column_of_a_type_that_holds_no_values_is_refused_by_its_name(values):
+    table = pa.table({"ID": ["c1"], "date": ["2026-01-02"], "amount": values, "kind": ["a"], "note": ["x"]})
+    columns = Columns.of(table.column_names, spec=SPEC, source="f.parquet")
+    with pytest.raises(DataRefused, match=r"f\.parquet: column amount holds .*: expected numbers, text or times"):
+        check(table, spec=SPEC, columns=columns, lines=[1])
 
 
 def test_features_and_label_may_come_in_files_of_their_own():
@@ -163,7 +246,7 @@ HOURLY = ModelSpec.parse(
 def hourly(day: object, hr: object) -> Checked:
     table = pa.Table.from_pylist([{"day": day, "hr": hr, "rented": "3"}])
     columns = Columns.of(table.column_names, spec=HOURLY, source="f.csv")
-    return check(table.select(list(columns.taken)), spec=HOURLY, columns=columns, first_line=2)
+    return check(table.select(list(columns.taken)), spec=HOURLY, columns=columns, lines=range(2, 2 + table.num_rows))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +271,7 @@ def test_a_clock_time_may_stand_in_the_second_column() -> None:
     spec = ModelSpec.parse({**HOURLY.to_json(), "features": {"columns": {"x": {"type": "numeric"}}}}, file="r.yaml")
     table = pa.Table.from_pylist([{"day": "2026-01-02", "hr": "17:45:30", "x": "1", "rented": "3"}])
     columns = Columns.of(table.column_names, spec=spec, source="f.csv")
-    found = check(table, spec=spec, columns=columns, first_line=2)
+    found = check(table, spec=spec, columns=columns, lines=range(2, 2 + table.num_rows))
     assert found.labels is not None
     assert found.labels.to_pylist()[0]["event_time"] == datetime(2026, 1, 2, 17, 45, 30)
 

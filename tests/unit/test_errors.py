@@ -14,7 +14,10 @@ EXAMPLES = [
     (errors.Unreachable(service="MariaDB", address="h:1"), ["MariaDB", "h:1", "make status"]),
     (errors.AccessDenied(service="MariaDB", address="h:1", user="u"), ["'u'", "password"]),
     (errors.MissingColumns(source="f.csv", missing=["age"], available=["b"]), ["f.csv", "age", "source.map"]),
-    (errors.RowsRefused(source="f", rejects=[(7, "age", "x", "is no number")], rows=9), ["1 of 9", "line 7", "'x'"]),
+    (
+        errors.RowsRefused(source="f", refused=1, first=(7, "age", "x", "is no number"), rows=9),
+        ["1 of 9", "line 7", "'x'"],
+    ),
     (errors.EmptyWindow(model="m", start=None, end=datetime(2026, 1, 2)), ["the beginning", "2026-01-02"]),
     (errors.ValidationFailed(model="m", violations=["age below 0"]), ["age below 0"]),
     (errors.NotFound(what="version 9", where="MLflow"), ["version 9", "MLflow"]),

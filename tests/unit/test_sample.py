@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from db.sample import MISSING, WORLDS, World, example_world
-from pipelines.check import Columns, check
+from pipelines.check import check
+from pipelines.columns import Columns
 from pipelines.spec import ModelSpec
 
 END = datetime(2026, 11, 21, 9, 30)
@@ -46,7 +47,7 @@ def test_every_row_keeps_the_rules_of_the_model_file(world, credit_score: ModelS
 
     columns = Columns.of(list(world.frame.columns), spec=credit_score, source="example")
     rows = pa.Table.from_pandas(world.frame[list(columns.taken)], preserve_index=False)
-    assert check(rows, spec=credit_score, columns=columns, first_line=2).rejects == []
+    assert check(rows, spec=credit_score, columns=columns, lines=range(2, 2 + rows.num_rows)).rejects == []
 
 
 def test_some_values_are_missing(world):

@@ -9,7 +9,8 @@ import pytest
 
 from db.scenario_names import Scenario
 from db.scenarios import CREDIT, LEVERS, traffic
-from pipelines.check import Columns, check
+from pipelines.check import check
+from pipelines.columns import Columns
 from pipelines.profile import build_profile, counts, psi, reference
 from pipelines.spec import find_spec
 from utils.errors import NotFound
@@ -111,7 +112,7 @@ def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_br
     frame = frame.assign(**{spec.source.event_time: END}) if spec.timed else frame
     rows = pa.Table.from_pandas(frame, preserve_index=False)
     columns = Columns.of(list(frame.columns), spec=spec, source="scenario")
-    assert check(rows, spec=spec, columns=columns, first_line=2).rejects == []
+    assert check(rows, spec=spec, columns=columns, lines=range(2, 2 + rows.num_rows)).rejects == []
 
 
 @pytest.mark.parametrize("model", LEVERS)

@@ -20,7 +20,7 @@ SPEC = ModelSpec.parse(
 
 
 def source(*names: str) -> Source:
-    return Source.of("file", names, lambda wanted: iter(()), spec=SPEC, first_line=2)
+    return Source.of("file", names, lambda wanted: iter(()), spec=SPEC)
 
 
 def test_times_and_label_of_a_complete_file_are_told_from_what_scoring_reads() -> None:

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
 from db.sample import WORLDS, example_world
-from pipelines.check import Columns, check
+from pipelines.check import check
+from pipelines.columns import Columns
 from pipelines.spec import ModelSpec, find_spec
 from utils.version import ROOT
 
@@ -26,7 +27,7 @@ def test_every_row_keeps_the_rules_of_the_model_file(spec: ModelSpec) -> None:
     assert set(frame.columns) == {spec.entity, spec.label.column, *spec.features.columns, *spec.features.private}
     columns = Columns.of(list(frame.columns), spec=spec, source="example")
     rows = pa.Table.from_pandas(frame[list(columns.taken)], preserve_index=False)
-    assert check(rows, spec=spec, columns=columns, first_line=2).rejects == []
+    assert check(rows, spec=spec, columns=columns, lines=range(2, 2 + rows.num_rows)).rejects == []
 
 
 def test_some_values_are_missing_and_no_entity_appears_twice(spec: ModelSpec) -> None:
