@@ -1,7 +1,9 @@
 """A temporary table that rows enter before the store: bulk-loaded, compared with the store in SQL, then inserted."""
 
 import tempfile
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -56,7 +58,7 @@ class Stage:
         connection.execute(CreateTable(self._staged))
         self._path = connection.dialect.identifier_preparer.format_table(self._staged)
 
-    def load(self, rows: pa.Table) -> None:
+    def load(self, rows: "Prepared") -> None:
         """Replace what is staged by `rows`.
 
         Raises: DataRefused where the server warns of anything: it would store something else than what it was given.
@@ -67,19 +69,11 @@ class Stage:
             f"LOAD DATA LOCAL INFILE :path INTO TABLE {self._path} CHARACTER SET utf8mb4"
             f" FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({columns})"
         )
-        with tempfile.NamedTemporaryFile(prefix="evergreen-", suffix=".tsv") as file:
-            for batch in self._sorted(rows).to_batches():
-                file.write(as_tsv(batch))
-            file.flush()
-            self._connection.execute(statement, {"path": file.name})
+        self._connection.execute(statement, {"path": str(rows.file)})
+        rows.file.unlink()
         if self._connection.scalar(text("SELECT @@warning_count")):
             first = self._connection.execute(text("SHOW WARNINGS")).fetchone()
             raise DataRefused(f"{self._target.name}: MariaDB would change a value: {first[-1] if first else 'unknown'}")
-
-    def _sorted(self, rows: pa.Table) -> pa.Table:
-        """The columns of the stage in their types and in the key's order, which the store takes fastest."""
-        shape = pa.schema([(name, _arrow_type(self._target.c[name].type)) for name in self._names])
-        return rows.select(self._names).cast(shape).sort_by([(name, "ascending") for name in KEY]).combine_chunks()
 
     def compare(self, *, given: bool, batch_id: int | None, source: str) -> tuple[int, int]:
         """Hold each staged row against the store; returns (rows that are there already, rows that change one).
@@ -111,7 +105,7 @@ class Stage:
             )
         )
         self._refuse_contradictions(given=given, batch_id=batch_id, source=source)
-        there = and_(staged.c.same == 1, staged.c.known_at == staged.c.available_at) if given else staged.c.same == 1
+        there = case((staged.c.known_at == staged.c.available_at, staged.c.same), else_=0) if given else staged.c.same
         counts = select(func.coalesce(func.sum(there), 0), func.coalesce(func.sum(1 - staged.c.same), 0))
         unchanged, changed = self._connection.execute(counts).one()
         return int(unchanged), int(changed)
@@ -153,6 +147,28 @@ class Stage:
             new = or_(new, staged.c.known_at != staged.c.available_at)
         fresh = select(*values.values()).where(new)
         return self._connection.execute(insert(self._target).from_select(list(values), fresh)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`count` rows in a file as LOAD DATA reads them; who stages them removes it."""
+
+    file: Path
+    count: int
+
+
+def prepare(target: Table, rows: pa.Table, folder: Path) -> Prepared:
+    """`rows` with the columns of `target`, a features or labels table, in the key's order, in a file of `folder`.
+
+    The store takes them fastest in that order. No connection is needed, so it can be done beside one that works.
+    """
+    names = [column.name for column in target.columns if column.name != "batch_id"]
+    shape = pa.schema([(name, _arrow_type(target.c[name].type)) for name in names])
+    ordered = rows.select(names).cast(shape).sort_by([(name, "ascending") for name in KEY]).combine_chunks()
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tsv", delete=False) as file:
+        for batch in ordered.to_batches():
+            file.write(as_tsv(batch))
+    return Prepared(Path(file.name), rows.num_rows)
 
 
 def as_tsv(rows: pa.RecordBatch) -> memoryview:

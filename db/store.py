@@ -5,6 +5,7 @@ what is new is added. Loads of one model take turns under a lock of the server, 
 whoever holds the lock knows that every other open batch of the model is dead, and removes its rows.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from db import online
 from db.schema import TIMELESS, StoreSchema
 from db.session import engine, explained, session
-from db.staging import Stage
+from db.staging import Prepared, Stage, prepare
 from db.store_tables import store_tables
 from db.tables import load_batch
 from utils.errors import StackError
@@ -81,38 +82,46 @@ class Origin:
 class Batch:
     """An open load. `add` may be called many times; nothing is visible before `open_batch` ends well."""
 
-    def __init__(self, connection: Connection, schema: StoreSchema, origin: Origin) -> None:
-        self._connection, self._schema, self._origin = connection, schema, origin
+    def __init__(self, connection: Connection, schema: StoreSchema, origin: Origin, folder: Path) -> None:
+        self._connection, self._schema, self._origin, self._folder = connection, schema, origin, folder
         self._tables = store_tables(schema)
         self._stages: dict[Table, Stage] = {}
         self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects, dry_run=origin.dry_run)
 
-    def add(self, *, features: pa.Table | None = None, labels: pa.Table | None = None) -> None:
-        """Append rows with the columns entity_id, event_time, available_at and those of the schema, in one transaction.
+    def prepare(self, *, features: pa.Table | None = None, labels: pa.Table | None = None) -> dict[Table, Prepared]:
+        """Rows for `add`, with the columns entity_id, event_time, available_at and those of the schema.
+
+        It does not touch the database, so the next rows can be prepared in a second thread while some are added.
+        """
+        given = ((self._tables.features, features), (self._tables.labels, labels))
+        return {
+            table: prepare(table, rows, self._folder) for table, rows in given if rows is not None and rows.num_rows
+        }
+
+    def add(self, prepared: Mapping[Table, Prepared]) -> None:
+        """Append rows in one transaction.
 
         (entity_id, event_time, available_at) is unique in each table. A row is left out where the store says the same;
         where it says something else the row is a correction, available from the load on unless its time was given.
         Raises: DataRefused where a row contradicts one of this load, or one with the same given time of availability.
         """
-        report = replace(self._report, rows=self._report.rows + max(_rows(features), _rows(labels)))
-        if features is not None and _rows(features):
-            added, same, changed = self._append(self._tables.features, features)
-            report = _plus(report, features_added=added, unchanged=same, corrections=changed)
-        if labels is not None and _rows(labels):
-            added, same, changed = self._append(self._tables.labels, labels)
-            report = _plus(report, labels_added=added, unchanged=same, corrections=changed)
+        report = replace(self._report, rows=self._report.rows + max((p.count for p in prepared.values()), default=0))
+        for table, rows in prepared.items():
+            added, same, changed = self._append(table, rows)
+            counted = "features_added" if table is self._tables.features else "labels_added"
+            report = _plus(report, unchanged=same, corrections=changed, **{counted: added})
         self._connection.commit()
         self._report = replace(report, batch_id=self._report.batch_id)
 
-    def _append(self, target: Table, rows: pa.Table) -> tuple[int, int, int]:
+    def _append(self, target: Table, rows: Prepared) -> tuple[int, int, int]:
         given, batch_id = self._origin.available_at_given, self._report.batch_id
         if target not in self._stages:
             self._stages[target] = Stage(self._connection, target)
         stage = self._stages[target]
         stage.load(rows)
         same, changed = stage.compare(given=given, batch_id=batch_id, source=self._origin.source)
-        if same == rows.num_rows or self._origin.dry_run:
-            return rows.num_rows - same, same, changed
+        if same == rows.count or self._origin.dry_run:
+            return rows.count - same, same, changed
         added = stage.insert(batch_id=batch_id or self._open(), now=self._origin.now, given=given)
         return added, same, changed
 
@@ -179,7 +188,8 @@ def open_batch(settings: Settings, schema: StoreSchema, origin: Origin) -> Itera
                 raise StackError(f"{schema.model}: another load has been running for an hour: try again after it")
             try:
                 _remove_dead(connection, schema, lock)
-                yield Batch(connection, schema, origin)
+                with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+                    yield Batch(connection, schema, origin, Path(folder))
             finally:
                 with suppress(DBAPIError):  # the server is gone: the next load removes what is left
                     connection.rollback()
@@ -212,7 +222,7 @@ def append(
     started = time.monotonic()
     origin = Origin(source, content_sha256, caused_by, now, available_at_given, rejects)
     with open_batch(settings, schema, origin) as batch:
-        batch.add(features=_arrow(features), labels=_arrow(labels))
+        batch.add(batch.prepare(features=_arrow(features), labels=_arrow(labels)))
         report = batch.commit()
     return replace(report, seconds=time.monotonic() - started)
 
@@ -257,10 +267,6 @@ def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str,
         connection.execute(update(load_batch).where(load_batch.c.batch_id == batch_id).values(state="abandoned"))
     connection.commit()
     return len(batches)
-
-
-def _rows(table: pa.Table | None) -> int:
-    return 0 if table is None else table.num_rows
 
 
 def _plus(report: LoadReport, **counts: int) -> LoadReport:

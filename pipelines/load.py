@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,14 +10,17 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+from sqlalchemy import Table
 
 from db.sample import SEED, WORLDS, example_world
-from db.store import LoadReport, Origin, open_batch
+from db.staging import Prepared
+from db.store import Batch, LoadReport, Origin, open_batch
 from pipelines.check import Checked, check
 from pipelines.columns import Columns
 from pipelines.files import CHUNK_ROWS, STDIN, Chunk, numbered, readable
 from pipelines.rejects import MOST, NONE, MaxRejects, Rejects, rejects_path
 from pipelines.spec import ModelSpec
+from utils.ahead import ahead
 from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import Settings
 
@@ -125,15 +127,15 @@ def load_rows(
     started, rows = time.monotonic(), 0
     path = rejects_path(settings, model=spec.name, source=origin.source)
     with open_batch(settings, spec.store, origin) as batch, Rejects(path) as rejects:
-        with closing(_ahead(_checked(chunks, columns, spec=spec))) as parts:
-            for chunk, good in parts:
+        with closing(ahead(_checked(chunks, columns, batch, spec=spec))) as parts:
+            for chunk, checked, prepared in parts:
                 rows += chunk.rows.num_rows + len(chunk.broken)
-                rejects.add([*chunk.broken, *good.rejects])
+                rejects.add([*chunk.broken, *checked.rejects])
                 hopeless = max_rejects.hopeless(rejects.count, rows=rows)
                 if hopeless and rejects.count >= MOST:
                     break
                 if not hopeless:  # else the rest of the file is only checked
-                    batch.add(features=good.features, labels=good.labels)
+                    batch.add(prepared)
                 if progress:
                     progress(rows, chunk.share)
         batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
@@ -171,15 +173,9 @@ def _notes(spec: ModelSpec) -> tuple[str, ...]:
     return (NOT_GIVEN if spec.timed else NO_TIME,)
 
 
-def _checked(chunks: Iterator[Chunk], columns: Columns, *, spec: ModelSpec) -> Iterator[tuple[Chunk, Checked]]:
+def _checked(
+    chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec
+) -> Iterator[tuple[Chunk, Checked, Mapping[Table, Prepared]]]:
     for chunk in chunks:
-        yield chunk, check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
-
-
-def _ahead[T](items: Iterator[T]) -> Generator[T]:
-    """`items`, the next one in the making in a thread while one is worked on: reading and checking beside MariaDB."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
+        checked = check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
+        yield chunk, checked, batch.prepare(features=checked.features, labels=checked.labels)

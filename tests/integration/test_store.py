@@ -174,9 +174,9 @@ def test_another_value_for_a_given_time_of_availability_is_refused(settings, new
 def test_a_load_that_contradicts_itself_across_chunks_is_refused(settings, new_schema):
     schema = new_schema()
     with store.open_batch(settings, schema, origin()) as batch:
-        batch.add(features=staged(["a"]))
+        batch.add(batch.prepare(features=staged(["a"])))
         with pytest.raises(DataRefused, match="entity 'a'"):
-            batch.add(features=staged(["a"], amount=2))
+            batch.add(batch.prepare(features=staged(["a"], amount=2)))
     assert rows(settings, f"SELECT COUNT(*) FROM {schema.features_table}") == [(0,)]
 
 
@@ -184,8 +184,8 @@ def test_a_load_is_visible_whole_or_not_at_all(settings, new_schema):
     schema = new_schema()
     load(settings, schema, labels=[label(entity, T0, "yes") for entity in "abc"])
     with store.open_batch(settings, schema, origin()) as batch:
-        batch.add(features=staged(["a"]))
-        batch.add(features=staged(["b"]))
+        batch.add(batch.prepare(features=staged(["a"])))
+        batch.add(batch.prepare(features=staged(["b"])))
         assert read(settings, schema)["amount"].isna().all()
         assert rows(settings, f"SELECT COUNT(*) FROM {schema.latest_table}") == [(0,)]
         report = batch.commit()
@@ -197,7 +197,7 @@ def test_a_load_is_visible_whole_or_not_at_all(settings, new_schema):
 def test_a_load_that_fails_leaves_nothing_behind(settings, new_schema):
     schema = new_schema()
     with suppress(RuntimeError), store.open_batch(settings, schema, origin()) as batch:
-        batch.add(features=staged(["a", "b"]))
+        batch.add(batch.prepare(features=staged(["a", "b"])))
         raise RuntimeError
     assert batches(settings, schema) == [("abandoned", None)]
     assert rows(settings, f"SELECT COUNT(*) FROM {schema.features_table}") == [(0,)]
@@ -206,11 +206,11 @@ def test_a_load_that_fails_leaves_nothing_behind(settings, new_schema):
 def test_the_next_load_clears_away_what_a_killed_one_left(settings, new_schema):
     schema = new_schema()
     with suppress(Unreachable), store.open_batch(settings, schema, origin()) as batch:
-        batch.add(features=staged(["a", "b"]))
+        batch.add(batch.prepare(features=staged(["a", "b"])))
         with session(settings, "root", "information_schema") as connection:
             (mine,) = connection.scalars(text("SELECT id FROM processlist WHERE user = 'evergreen_loader'")).all()
             connection.execute(text(f"KILL {mine}"))
-        batch.add(features=staged(["c"]))
+        batch.add(batch.prepare(features=staged(["c"])))
     assert batches(settings, schema) == [("open", None)]
     assert rows(settings, f"SELECT COUNT(*) FROM {schema.features_table}") == [(2,)]
     report = load(settings, schema, [feature("a", T0, 7)])
@@ -225,7 +225,7 @@ def test_loads_of_one_model_take_turns(settings, new_schema):
     other = threading.Thread(target=lambda: reports.append(load(settings, schema, [feature("b", T0, 1)])))
     with store.open_batch(settings, schema, origin()) as batch:
         other.start()
-        batch.add(features=staged(["a"]))
+        batch.add(batch.prepare(features=staged(["a"])))
         other.join(0.3)
         assert other.is_alive()
         assert batch.commit().commit_seq == 1
