@@ -23,7 +23,7 @@ Trains **{name}** and decides whether the result may serve. {description}
 | pull | only with `source.query`: loads its new rows into the store |
 | claim | takes every open decision to retrain; a run by hand, or by cron where labels are new, records its own first |
 | extract | reads point-in-time rows into an immutable snapshot |
-| validate | holds the snapshot against the model file; a broken rule stops the run |
+| validate | holds the snapshot against the model file and the last one: an error stops the run, MLflow has the report |
 | (open, explore) | only where Celery workers share a search: each trial is tried by one of them |
 | search | tries parameters within the budget ({trials} trials, at most {timeout}) |
 | train | refits the best trial and registers it as `challenger` |

@@ -19,6 +19,7 @@ from pipelines.spec_monitoring import Monitoring, Retrain
 from pipelines.spec_rules import METRICS, UNITLESS, inconsistencies
 from pipelines.spec_source import Source
 from pipelines.spec_types import Duration, Frozen, Margin, Period, Window
+from pipelines.spec_validation import Validation
 from utils.errors import SpecInvalid, UnknownModel
 
 SPEC_VERSION: Literal[1] = 1
@@ -145,6 +146,7 @@ class ModelSpec(Frozen):
     label: Label
     features: Features
     training: Training
+    validation: Validation = Validation()
     gates: Gates
     monitoring: Monitoring = Monitoring()
     retrain: Retrain = Retrain()

@@ -44,10 +44,15 @@ def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
 
 
 def _validate(run: "Run", settings: Settings, now: datetime) -> Done:
-    from pipelines.validate import validate
+    from pipelines.tracking import open_run
+    from pipelines.validate import REPORT_PAGE, validate
 
-    validate(_snapshot(run, settings), spec=run.spec)
-    return Done(f"{len(run.spec.features.columns)} features and the label keep to the model file")
+    snapshot = _snapshot(run, settings)
+    run = open_run(run, snapshot.manifest, settings=settings)
+    told = len(validate(run, snapshot, settings=settings, now=now))
+    warned = f", but for {told} warning(s) in {REPORT_PAGE}" if told else ""
+    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{warned}"
+    return Done(summary, run_url(settings, run))
 
 
 def _search(run: "Run", settings: Settings, now: datetime) -> Done:

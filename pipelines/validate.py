@@ -1,59 +1,145 @@
-"""Validate: a snapshot against its model file, before anything is learned from it."""
+"""Validate: a snapshot against its model file and the last training's, before anything is learned from it."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
 
 import pandas as pd
 
+from db import validation
+from db.session import session
+from pipelines import registry
+from pipelines.last_training import differences, freshness, label_statistics, last_of_days, row_count
+from pipelines.leaks import Ints, codes_of, leak, target_of
+from pipelines.rules import Finding, structure, values, variety
+from pipelines.runs import Run
 from pipelines.snapshot import Snapshot
-from pipelines.spec import Categorical, ModelSpec, Numeric
+from pipelines.spec import ModelSpec, Numeric
+from pipelines.validation_report import Violation, judged, page
 from utils.errors import ValidationFailed
+from utils.settings import Settings
+
+REPORT_FILE, REPORT_PAGE = "validation/report.json", "validation/report.html"
+RHYTHM = timedelta(days=92)  # how far back is looked for how often feature rows come
+
+log = logging.getLogger(__name__)
 
 
-def validate(snapshot: Snapshot, *, spec: ModelSpec) -> None:
-    """Check types, ranges, allowed values, labels and duplicates.
+def validate(run: Run, snapshot: Snapshot, *, settings: Settings, now: datetime) -> list[Violation]:
+    """What the snapshot breaks, the worst first. The whole report is an artifact of the run and a row; done again, the
+    same one.
 
-    Raises: ValidationFailed with one line a broken rule, the one with the most rows first.
+    Raises: ValidationFailed where any of it is an error, once the report is written; Unreachable.
     """
-    if found := violations(snapshot.frame, spec=spec):
-        raise ValidationFailed(model=spec.name, violations=found)
+    end, store = run.window_end, run.spec.store
+    with session(settings, "pipeline") as connection:
+        last = validation.last_trained(connection, model=run.model, run_id=run.run_id, window_end=end)
+        times = (
+            validation.feature_times(connection, store, after=end - RHYTHM, until=end, commit_seq=run.commit_seq)
+            if run.spec.timed
+            else []
+        )
+    before = last["report"]["statistics"] if last else None
+    findings, statistics = examine(snapshot.frame, spec=run.spec, window_end=end, feature_times=times, before=before)
+    found = judged(findings, run.spec.validation)
+    errors = [violation for violation in found if violation.severity == "error"]
+    report = {
+        "model": run.model,
+        "run_id": run.run_id,
+        "snapshot_id": snapshot.manifest.snapshot_id,
+        "window_end": f"{end:%Y-%m-%d %H:%M}",
+        "compared_with": last and {"run_id": last["run_id"], "window_end": f"{last['window_end']:%Y-%m-%d %H:%M}"},
+        "errors": len(errors),
+        "warnings": len(found) - len(errors),
+        "violations": [asdict(violation) for violation in found],
+        "statistics": statistics,
+    }
+    _record(report, run=run, settings=settings, now=now)
+    for violation in found:
+        tell = log.error if violation.severity == "error" else log.warning
+        tell("%s: %s", violation.rule, violation)
+    if errors:
+        where = f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
+        raise ValidationFailed(model=run.model, violations=[str(violation) for violation in errors], report=where)
+    return found
 
 
-def violations(frame: pd.DataFrame, *, spec: ModelSpec) -> list[str]:
-    """One line for each rule that rows of `frame` break, with how many rows and the first wrong value."""
-    import pandera.errors  # takes a second to import, and only training needs it
+def examine(
+    frame: pd.DataFrame,
+    *,
+    spec: ModelSpec,
+    window_end: datetime,
+    feature_times: Sequence[datetime] = (),
+    before: Mapping[str, Any] | None = None,
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Every rule that `frame` (a snapshot's rows) breaks; and its statistics, plain JSON, for the next training. Pure.
 
-    lines = [
-        f"{name}: no row has a value" for name in spec.features.columns if name in frame and frame[name].isna().all()
-    ]
-    try:
-        frame_schema(spec).validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        cases = error.failure_cases
-        groups = cases.groupby(["column", "check"], dropna=False, sort=False)
-        ranked = sorted(groups, key=lambda group: -len(group[1]))
-        lines += [_line(str(column), str(check), group) for (column, check), group in ranked]
-    return lines
+    `feature_times`: the newest event time of each of the last days with feature rows, oldest first. `before`: the
+    statistics of the last training's snapshot.
+    """
+    found = [*structure(frame, spec=spec)]
+    broken = {finding.column for finding in found}
+    usable = [name for name in spec.features.columns if name not in broken]
+    found += values(frame, spec=spec, names=usable, label=spec.label.column not in broken)
+    labelled = _labelled(frame, spec=spec) if spec.label.column not in broken else frame.iloc[:0]
+    target = target_of(labelled, spec=spec) if len(labelled) else None
+    columns: dict[str, Any] = {}
+    for name in usable:
+        numeric = isinstance(spec.features.columns[name], Numeric)
+        codes, distinct = codes_of(frame[name], numeric=numeric)
+        columns[name] = _statistics(frame[name], codes, distinct, kind=spec.features.columns[name].type, before=before)
+        found += variety(name, columns[name], rows=len(frame), before=before)
+        if target:
+            right = codes if labelled is frame else codes_of(labelled[name], numeric=numeric)[0]
+            told = leak(labelled[name], right, target, label=labelled[spec.label.column])
+            found += [Finding("leak", name, 1.0, told)] if told else []
+    statistics = {
+        "rows": len(frame),
+        "window": spec.training.model_dump(mode="json")["window"],
+        "newest_label": frame["event_time"].max().isoformat() if spec.timed else None,
+        "columns": columns,
+        "label": label_statistics(labelled, spec=spec),
+    }
+    found += row_count(statistics, spec=spec, before=before)
+    found += differences(frame, labelled, statistics, before, spec=spec) if before else ()
+    if spec.timed:
+        found += freshness("label", last_of_days(frame["event_time"]), due=window_end - spec.label.maturity)
+        found += freshness("feature row", feature_times, due=window_end)
+    return found, statistics
 
 
-def frame_schema(spec: ModelSpec) -> "pandera.DataFrameSchema":  # type: ignore[name-defined]  # noqa: F821
-    """The model file as a pandera schema of a snapshot's frame."""
-    import pandera.pandas as pa
+def _labelled(frame: pd.DataFrame, *, spec: ModelSpec) -> pd.DataFrame:
+    """The rows whose label can be learned from; `frame` itself where all can."""
+    label = frame[spec.label.column]
+    right = label.isin(spec.label.classes) if spec.label.classes else label.notna()
+    return frame if right.all() else frame[right]
 
-    def column(feature: object) -> "pa.Column":
-        if isinstance(feature, Numeric):
-            low = [pa.Check.ge(feature.min)] if feature.min is not None else []
-            high = [pa.Check.le(feature.max)] if feature.max is not None else []
-            return pa.Column(float, [*low, *high], nullable=True)
-        closed = isinstance(feature, Categorical) and feature.values
-        return pa.Column(object, [pa.Check.isin(list(feature.values))] if closed else [], nullable=True)  # type: ignore[attr-defined]
 
-    label = (
-        pa.Column(float) if spec.task == "regression" else pa.Column(object, pa.Check.isin(list(spec.label.classes)))
+def _statistics(
+    values: pd.Series, codes: Ints, distinct: int, *, kind: str, before: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What stands of a feature in the report. `missing` is a share of the rows, `codes` are −1 there. No −0."""
+    last = before["columns"].get(values.name) if before else None
+    low, high = (
+        (float(values.min()) + 0.0, float(values.max()) + 0.0) if kind == "numeric" and distinct else (None, None)
     )
-    columns = {name: column(feature) for name, feature in spec.features.columns.items()}
-    return pa.DataFrameSchema(
-        {"entity_id": pa.Column(object), spec.label.column: label, **columns}, unique=["entity_id", "event_time"]
-    )
+    return {
+        "type": kind,
+        "missing": float((codes < 0).mean()),
+        "missing_before": last and last["missing"],
+        "distinct": distinct,
+        "min": low,
+        "max": high,
+    }
 
 
-def _line(column: str, check: str, cases: pd.DataFrame) -> str:
-    first = cases["failure_case"].iloc[0]
-    return f"{column}: {check} fails in {len(cases):,} row(s), first {first!r}"
+def _record(report: Mapping[str, Any], *, run: Run, settings: Settings, now: datetime) -> None:
+    """The report in MLflow, as JSON and as a page, and as a row."""
+    mlflow = registry.client(settings)
+    mlflow.log_dict(str(run.mlflow_run_id), dict(report), REPORT_FILE)
+    mlflow.log_text(str(run.mlflow_run_id), page(report), REPORT_PAGE)
+    row = {name: report[name] for name in ("run_id", "model", "snapshot_id", "errors", "warnings")}
+    with session(settings, "pipeline") as connection:
+        validation.save(connection, {**row, "report": report, "checked_at": now})

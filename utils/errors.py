@@ -137,12 +137,15 @@ class MissingLabels(DataRefused):
 
 
 class ValidationFailed(DataRefused):
-    """`violations` are one line each, the worst first."""
+    """`violations` are one line each, the worst first; `report` is where all of them can be read."""
 
-    def __init__(self, *, model: str, violations: Sequence[str]) -> None:
+    def __init__(self, *, model: str, violations: Sequence[str], report: str) -> None:
         self.violations = tuple(violations)
         shown = "; ".join(self.violations[:3])
-        super().__init__(f"{model}: training data breaks {len(self.violations)} rule(s) of the model file: {shown}")
+        super().__init__(
+            f"{model}: training data breaks {len(self.violations)} rule(s): {shown}. Mend the source, or let "
+            f"`validation` in the model file make the rule a warning; all in validation/report.html: {report}"
+        )
 
 
 class NotFound(EvergreenError):

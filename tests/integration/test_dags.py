@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from db import bootstrap
 from db.session import session
-from pipelines import runs
+from pipelines import registry, runs
 from pipelines.maintenance import DUTIES
 from pipelines.spec import find_spec
 from stack.webhook import webhook
@@ -273,6 +273,37 @@ def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wak
     assert ran["tasks"] | {"claim": "success", "extract": "failed", "release": "success"} == ran["tasks"]
     assert "small_score: no label between" in ran["log"]
     assert ran["events"] == []
+
+
+def test_wrong_data_stops_a_training_with_the_worst_of_it_in_the_log_and_people_hear_of_it(
+    small: Small, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(small.settings.models_dir, folder)
+    file = yaml.safe_load((folder / "small_score.yaml").read_text())
+    columns = file["features"]["columns"]
+    columns["age"]["max"], columns["interest_rate"]["min"], columns["credit_mix"]["values"] = 15, 99, ["Good"]
+    (folder / "small_score.yaml").write_text(yaml.safe_dump(file))
+    conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "wrong data"})
+    with webhook() as (address, taken):
+        ran = probe(tmp_path, folder, "small_score_training", conf, settings=small.settings, hook=address)
+    assert ran["tasks"] | {"extract": "success", "validate": "failed", "release": "success"} == ran["tasks"]
+    assert ran["events"] == []
+    assert [told["task"] for told in taken] == ["validate"]
+    assert "what served before serves on" in taken[0]["text"]
+    assert re.search("breaks 3 rule.s.: age is above .*; interest_rate is below .*; credit_mix is none of", ran["log"])
+    with session(small.settings, "reader") as connection:
+        query = text(
+            "SELECT r.run_id, r.state, r.mlflow_run_id, v.errors, d.run_id AS claimed_by FROM validation_report v"
+            " JOIN training_run r ON r.run_id = v.run_id JOIN retrain_decision d ON d.caused_by = v.run_id"
+            " WHERE d.reason = 'wrong data'"
+        )
+        (row,) = connection.execute(query).mappings()
+    assert (row["state"], row["errors"], row["claimed_by"]) == ("failed", 3, None)
+    mlflow = registry.client(small.settings)
+    assert mlflow.get_run(row["mlflow_run_id"]).info.status == "FAILED"
+    files = {found.path for found in mlflow.list_artifacts(row["mlflow_run_id"], "validation")}
+    assert files == {"validation/report.json", "validation/report.html"}
 
 
 def test_a_verdict_other_than_promote_wakes_nobody(small: Small, tmp_path: Path) -> None:

@@ -19,7 +19,10 @@ EXAMPLES = [
         ["1 of 9", "line 7", "'x'"],
     ),
     (errors.EmptyWindow(model="m", start=None, end=datetime(2026, 1, 2)), ["the beginning", "2026-01-02"]),
-    (errors.ValidationFailed(model="m", violations=["age below 0"]), ["age below 0"]),
+    (
+        errors.ValidationFailed(model="m", violations=["age below 0"], report="h/1"),
+        ["age below 0", "h/1", "validation"],
+    ),
     (errors.NotFound(what="version 9", where="MLflow"), ["version 9", "MLflow"]),
     (errors.HeldBack(what="the partitions of t", reason="a reader"), ["partitions of t", "a reader"]),
     (errors.NothingToDo(model="m", reason="no candidate"), ["no candidate"]),

@@ -1,0 +1,196 @@
+"""A training whose data is wrong: what is told, what is kept, what stays as it was. With a real MariaDB and MLflow."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import select
+
+from db import bootstrap, history
+from db.session import session
+from db.tables import retrain_decision, validation_report
+from pipelines import registry, runs, training
+from pipelines.load import load_file
+from pipelines.spec import ModelSpec
+from tests.integration.conftest import put_into_service
+from utils.errors import ValidationFailed
+from utils.settings import Settings
+
+WEEK = timedelta(days=7)
+FIRST = datetime(2026, 8, 1)
+FILE: dict[str, Any] = {
+    "name": "checked_orders",
+    "task": "binary",
+    "entity": "order_no",
+    "source": {"event_time": "at"},
+    "label": {"column": "outcome", "classes": ["on time", "late"]},
+    "features": {
+        "columns": {"km": {"type": "numeric", "min": 0}, "weather": {"type": "categorical"}, "note": {"type": "text"}},
+        "private": ["phone"],
+    },
+    "training": {"split": {"by": "time", "validation": "7d", "test": "7d"}},
+    "gates": {"min_rows": 100},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """A model that serves a version, and whose first training (up to `FIRST`) has finished."""
+
+    spec: ModelSpec
+    settings: Settings
+    folder: Path
+    version: int
+
+    def load(self, *, after: datetime, until: datetime, **columns: object) -> None:
+        """Four orders an hour of the time between; `columns` take the place of honest ones."""
+        times = pd.date_range(after, until, freq="15min", inclusive="right")
+        draw = np.random.default_rng(7)
+        made = {
+            "order_no": [f"A-{time:%m%d%H%M}" for time in times],
+            "at": times,
+            "outcome": draw.choice(["on time", "late"], len(times)),
+            "km": draw.exponential(6, len(times)).round(1),
+            "weather": draw.choice(["dry", "rain"], len(times)),
+            "note": draw.choice(["ring twice", "leave it"], len(times)),
+            "phone": [f"555-CANARY-{number}" for number in range(len(times))],
+        }
+        file = self.folder / f"{until:%m%d%H}.parquet"
+        pd.DataFrame(made | columns).to_parquet(file)
+        load_file(file, spec=self.spec, settings=self.settings, caused_by="test", now=until + timedelta(hours=1))
+
+    def claim(self, run_id: str, *, window_end: datetime, **policy: str) -> None:
+        given = self.spec.to_json() | {"validation": policy}
+        spec = ModelSpec.parse(given, file="checked_orders.yaml")
+        runs.record_decision(
+            self.settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=window_end
+        )
+        runs.claim(self.settings, spec=spec, run_id=run_id, now=window_end, window_end=window_end)
+        training.do("extract", run_id, settings=self.settings, now=window_end)
+
+    def validate(self, run_id: str, *, now: datetime = FIRST) -> training.Done:
+        return training.do("validate", run_id, settings=self.settings, now=now)
+
+    def row(self, run_id: str) -> Any:
+        with session(self.settings, "reader") as connection:
+            found = select(validation_report).where(validation_report.c.run_id == run_id)
+            return connection.execute(found).mappings().one()
+
+    def artifact(self, run_id: str, name: str) -> str:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=runs.load_run(self.settings, run_id).mlflow_run_id,
+            artifact_path=f"validation/{name}",
+            tracking_uri=self.settings.mlflow_tracking_url,
+        )
+        return Path(path).read_text()
+
+
+@pytest.fixture(scope="module")
+def orders(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Orders:
+    spec = ModelSpec.parse(FILE, file="checked_orders.yaml")
+    bootstrap.migrate(mlflow_settings, [spec.store])
+    folder = tmp_path_factory.mktemp("orders")
+    version = put_into_service(spec, folder / "bundle", settings=mlflow_settings, now=FIRST - WEEK)
+    made = Orders(spec, mlflow_settings, folder, version)
+    made.load(after=FIRST - 4 * WEEK, until=FIRST)
+    made.claim("o/first", window_end=FIRST)
+    made.validate("o/first")
+    runs.finish(mlflow_settings, "o/first", now=FIRST)
+    return made
+
+
+def test_a_first_training_passes_and_its_report_is_a_row_and_two_artifacts(orders: Orders) -> None:
+    row = orders.row("o/first")
+    assert (row["errors"], row["warnings"], row["snapshot_id"]) == (
+        0,
+        0,
+        runs.load_run(orders.settings, "o/first").snapshot_id,
+    )
+    assert row["report"]["compared_with"] is None
+    assert row["report"]["statistics"]["columns"]["km"]["missing"] == 0
+    assert json.loads(orders.artifact("o/first", "report.json")) == row["report"]
+    assert "checked_orders: passed" in orders.artifact("o/first", "report.html")
+
+
+def test_validating_again_writes_the_same_report_once(orders: Orders) -> None:
+    before = orders.row("o/first")["report"]
+    done = orders.validate("o/first")
+    assert done.summary == "3 features and the label keep to the model file"
+    assert done.url
+    assert orders.row("o/first")["report"] == before
+
+
+def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Orders) -> None:
+    until = FIRST + WEEK
+    orders.load(after=FIRST, until=until, km=[None] * 7 * 24 * 4)
+    orders.claim("o/broken", window_end=until)
+    with pytest.raises(ValidationFailed) as stopped:
+        orders.validate("o/broken", now=until)
+    assert "km is missing in 100% of the 672 newest rows; in the last training it was in 0%" in str(stopped.value)
+    assert "checked_orders: training data breaks" in str(stopped.value)
+    run = runs.load_run(orders.settings, "o/broken")
+    assert f"/#/runs/{run.mlflow_run_id}" in str(stopped.value)
+    row = orders.row("o/broken")
+    assert row["errors"] == len(stopped.value.violations) == row["report"]["errors"]
+    assert row["report"]["compared_with"]["run_id"] == "o/first"
+    assert json.loads(orders.artifact("o/broken", "report.json")) == row["report"]
+    assert "<b>km</b> is missing in 100%" in orders.artifact("o/broken", "report.html")
+
+    training.give_up("o/broken", settings=orders.settings, now=until)
+    with session(orders.settings, "reader") as connection:
+        waiting = select(retrain_decision.c.run_id).where(retrain_decision.c.caused_by == "o/broken")
+        assert connection.execute(waiting).scalar_one() is None
+        assert (history.champion(connection, orders.spec.name) or {})["version"] == orders.version
+    assert registry.client(orders.settings).get_run(run.mlflow_run_id).info.status == "FAILED"
+
+
+def test_what_a_failed_training_saw_is_no_measure_and_a_policy_lets_the_next_one_pass(orders: Orders) -> None:
+    until = FIRST + WEEK
+    orders.claim("o/accepted", window_end=until, null_share="warning")
+    assert orders.validate("o/accepted", now=until).summary.endswith("but for 1 warning(s) in validation/report.html")
+    row = orders.row("o/accepted")
+    assert row["report"]["compared_with"]["run_id"] == "o/first"
+    assert [(found["rule"], found["severity"]) for found in row["report"]["violations"]] == [("null_share", "warning")]
+    runs.finish(orders.settings, "o/accepted", now=until)
+
+    later = until + WEEK
+    orders.load(after=until, until=later, km=[None] * 7 * 24 * 4)
+    orders.claim("o/next", window_end=later)
+    with pytest.raises(ValidationFailed, match="km is missing in 100%"):
+        orders.validate("o/next", now=later)
+    training.give_up("o/next", settings=orders.settings, now=later)
+
+
+def test_features_that_stopped_coming_are_told_though_labels_still_come(orders: Orders) -> None:
+    start, until = FIRST + 2 * WEEK, FIRST + 4 * WEEK
+    file = orders.folder / "labels.csv"
+    times = pd.date_range(start, until, freq="1h", inclusive="right")
+    labels = pd.DataFrame(
+        {
+            "order_no": [f"A-{t:%m%d%H%M}" for t in times],
+            "at": times,
+            "outcome": ["late", "on time"] * (len(times) // 2),
+        }
+    )
+    labels.to_csv(file, index=False)
+    load_file(file, spec=orders.spec, settings=orders.settings, caused_by="test", now=until)
+    orders.claim("o/stale", window_end=until, null_share="warning")
+    orders.validate("o/stale", now=until)
+    said = [found["said"] for found in orders.row("o/stale")["report"]["violations"] if found["rule"] == "freshness"]
+    assert said == [
+        "the newest feature row is of 2026-08-15 00:00, 14 days before it was due; otherwise they are at most 1d apart"
+    ]
+
+
+def test_nothing_private_is_in_any_report(orders: Orders) -> None:
+    with session(orders.settings, "reader") as connection:
+        mine = select(validation_report.c.report).where(validation_report.c.model == orders.spec.name)
+        reports = [json.dumps(report) for report in connection.scalars(mine)]
+    assert reports
+    assert not [report for report in reports if "CANARY" in report or "phone" in report]

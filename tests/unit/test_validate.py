@@ -1,0 +1,260 @@
+"""What a snapshot is held against: its model file, the last training's snapshot, its own rhythm; and the report."""
+
+import json
+import re
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.rules import Finding
+from pipelines.spec import ModelSpec
+from pipelines.spec_validation import Validation
+from pipelines.validate import examine
+from pipelines.validation_report import judged, page
+from utils.errors import SpecInvalid
+from utils.version import ROOT
+
+ROWS, END = 800, datetime(2026, 9, 30)
+FILE: dict[str, Any] = {
+    "name": "late_orders",
+    "task": "binary",
+    "entity": "order",
+    "source": {"event_time": "at"},
+    "label": {"column": "outcome", "classes": ["on time", "late"]},
+    "features": {
+        "columns": {
+            "km": {"type": "numeric", "min": 0, "max": 500},
+            "weather": {"type": "categorical", "values": ["dry", "rain", "snow"]},
+            "note": {"type": "text"},
+        }
+    },
+    "training": {"window": "90d"},
+}
+SPEC = ModelSpec.parse(FILE, file="late_orders.yaml")
+REGRESSION = ModelSpec.parse(FILE | {"task": "regression", "label": {"column": "minutes"}}, file="late_orders.yaml")
+
+
+def orders(rows: int = ROWS, *, end: datetime = END, seed: int = 7, **changed: Any) -> pd.DataFrame:
+    """An honest snapshot: `rows` orders of the 80 days before `end`; `changed` columns take the place of its own."""
+    draw = np.random.default_rng(seed)
+    hours = np.sort(draw.uniform(0, 80 * 24, rows))[::-1]
+    made = {
+        "entity_id": [f"A{i}" for i in range(rows)],
+        "event_time": [end - timedelta(hours=hour) for hour in hours],
+        "outcome": draw.choice(["on time", "late"], rows, p=[0.7, 0.3]),
+        "minutes": draw.normal(30, 10, rows),
+        "km": draw.exponential(6, rows).round(1),
+        "weather": draw.choice(["dry", "rain", "snow"], rows),
+        "note": draw.choice(["ring twice", "leave at the door"], rows),
+    }
+    frame = pd.DataFrame(made | changed)
+    texts = ["entity_id", "weather", "note", "outcome"]
+    return frame.astype({name: object for name in texts if name not in changed})
+
+
+def broken(frame: pd.DataFrame, *, spec: ModelSpec = SPEC, **against: Any) -> dict[tuple[str, str | None], str]:
+    """By rule and column what `examine` says."""
+    found, _ = examine(frame, spec=spec, window_end=against.pop("window_end", END), **against)
+    return {(finding.rule, finding.column): finding.said for finding in found}
+
+
+def with_rows(values: pd.Series, *, of: int, value: object) -> pd.Series:
+    return pd.Series([value if i < of else old for i, old in enumerate(values)], dtype=values.dtype)
+
+
+BEFORE = examine(orders(), spec=SPEC, window_end=END)[1]
+
+
+def test_an_honest_snapshot_breaks_nothing_first_and_again() -> None:
+    assert broken(orders()) == {}
+    assert broken(orders(), before=BEFORE) == {}
+    later = orders(seed=8, end=END + timedelta(days=30))
+    assert broken(later, before=BEFORE, window_end=END + timedelta(days=30)) == {}
+
+
+def test_everything_that_breaks_the_model_file_is_found_at_once() -> None:
+    good = orders()
+    frame = orders(
+        km=with_rows(with_rows(good["km"], of=12, value=900.5), of=3, value=-1.0),
+        weather=with_rows(good["weather"], of=4, value="fog"),
+        outcome=with_rows(with_rows(good["outcome"], of=5, value="lost"), of=2, value=None),
+    )
+    frame = pd.concat([frame, frame.tail(7)], ignore_index=True)
+    found = broken(frame)
+    assert found[("ranges", "km")] == "is above the maximum 500 in 9 of 807 rows, first '900.5'"
+    assert found[("values", "weather")] == "is none of its values in 4 of 807 rows, first 'fog'"
+    assert found[("label", "outcome")] == "is no class in 3 of 807 rows, first 'lost'"
+    assert found[("duplicates", None)] == "a row of the same entity and time again in 7 of 807 rows"
+    every, _ = examine(frame, spec=SPEC, window_end=END)
+    assert {"is below the minimum 0 in 3 of 807 rows, first '-1.0'", "is missing in 2 of 807 rows"} <= {
+        finding.said for finding in every
+    }
+
+
+def test_columns_that_are_missing_or_of_another_type_are_told_and_the_rest_is_still_checked() -> None:
+    frame = orders(km=["far"] * ROWS, weather=["fog"] * ROWS).drop(columns="note")
+    found = broken(frame)
+    assert found[("columns", "km")] == "holds text where the model file has numbers"
+    assert found[("columns", "note")] == "is not in the snapshot"
+    assert ("values", "weather") in found
+
+
+def test_a_snapshot_without_its_label_is_refused_and_still_described() -> None:
+    found, statistics = examine(orders().drop(columns="outcome"), spec=SPEC, window_end=END, before=BEFORE)
+    assert [(finding.rule, finding.column) for finding in found] == [("columns", "outcome")]
+    assert statistics["columns"]["km"]["distinct"] > 1
+
+
+def test_empty_and_constant_features_are_told_apart() -> None:
+    found = broken(orders(km=[np.nan] * ROWS, weather=np.array(["dry"] * ROWS, dtype=object)), before=BEFORE)
+    assert found[("empty", "km")] == "has no value in any row"
+    assert found[("constant", "weather")] == "has the same value in every row; it had 3 values in the last training"
+    flag = np.where(np.arange(ROWS) % 2, "dry", None)
+    assert ("constant", "weather") not in broken(orders(weather=flag))
+
+
+def test_a_leak_is_found_in_a_snapshot() -> None:
+    late = (orders()["outcome"] == "late").astype(float)
+    assert "may have been written after the label" in broken(orders(km=late))[("leak", "km")]
+
+
+def test_a_feature_that_went_missing_after_the_last_training_is_found_in_the_newest_rows() -> None:
+    """Ten days of ninety are a ninth of the rows, which the whole window would hide."""
+    frame = orders(end=END + timedelta(days=10))
+    newest = frame["event_time"] > pd.Timestamp(BEFORE["newest_label"])
+    frame.loc[newest, "km"] = np.nan
+    said = broken(frame, before=BEFORE, window_end=END + timedelta(days=10))[("null_share", "km")]
+    assert said == f"is missing in 100% of the {newest.sum()} newest rows; in the last training it was in 0%"
+
+
+def test_gaps_that_were_there_before_are_ordinary() -> None:
+    gaps = orders()["km"].where(np.arange(ROWS) % 2 == 0)
+    before = examine(orders(km=gaps), spec=SPEC, window_end=END)[1]
+    assert broken(orders(km=gaps), before=before) == {}
+    assert ("null_share", "km") in broken(orders(km=gaps), before=BEFORE)
+
+
+def test_a_class_that_was_taken_out_of_the_model_file_is_not_missed() -> None:
+    before = BEFORE | {"label": {"classes": BEFORE["label"]["classes"] | {"cancelled": 90}}}
+    assert broken(orders(), before=before) == {}
+
+
+def test_a_class_that_is_gone_and_one_that_moved_are_two_rules() -> None:
+    gone = broken(orders(outcome=np.array(["on time"] * ROWS, dtype=object)), before=BEFORE)
+    assert gone[("lost_class", "outcome")].startswith("is 'late' in no row; in the last training it was in 2")
+    turned = orders()["outcome"].map({"on time": "late", "late": "on time"}).astype(object)
+    moved = broken(orders(outcome=turned), before=BEFORE)
+    assert "in the last training in" in moved[("target", "outcome")]
+    assert ("lost_class", "outcome") not in moved
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(lambda m: m + 5, True), (lambda m: 30 + (m - 30) * 2, True),
+                                               (lambda m: m + 1, False)], ids=["mean", "spread", "little"])  # fmt: skip
+def test_a_number_to_predict_is_compared_by_mean_and_spread(minutes: Any, told: bool) -> None:
+    before = examine(orders(), spec=REGRESSION, window_end=END)[1]
+    found = broken(orders(minutes=minutes(orders()["minutes"])), spec=REGRESSION, before=before)
+    assert (("target", "minutes") in found) == told
+
+
+def test_few_rows_and_half_as_many_as_last_time_are_told() -> None:
+    assert "gates.min_rows wants 500" in broken(orders(400))[("row_count", None)]
+    assert (
+        broken(orders(), before=BEFORE | {"rows": 2000})[("row_count", None)] == "800 rows; the last training had 2,000"
+    )
+    assert broken(orders(), before=BEFORE | {"rows": 2000, "window": "180d"}) == {}  # the model file was changed
+
+
+@pytest.mark.parametrize(("days", "stale"), [(1, False), (20, True)])
+def test_rows_are_stale_where_their_own_rhythm_does_not_explain_their_age(days: int, stale: bool) -> None:
+    found = broken(orders(), window_end=END + timedelta(days=days))
+    assert (("freshness", None) in found) == stale
+
+
+def test_features_that_come_by_the_month_are_not_stale_after_three_weeks() -> None:
+    monthly = [END - timedelta(days=21 + 30 * month) for month in (2, 1, 0)]
+    assert broken(orders(), feature_times=monthly) == {}
+    daily = [END - timedelta(days=21 + day) for day in (2, 1, 0)]
+    said = broken(orders(), feature_times=daily)[("freshness", None)]
+    assert said.startswith("the newest feature row is of 2026-09-09 00:00, 21 days before it was due")
+    assert said.endswith("otherwise they are at most 1d apart")
+
+
+def test_data_without_time_is_neither_stale_nor_compared_by_time() -> None:
+    file = {name: part for name, part in FILE.items() if name not in {"source", "training"}}
+    spec = ModelSpec.parse(file, file="late_orders.yaml")
+    frame = orders(event_time=[datetime(1970, 1, 1)] * ROWS)
+    before = examine(frame, spec=spec, window_end=END)[1]
+    assert broken(frame, spec=spec, before=before) == {}
+    assert ("null_share", "km") in broken(
+        frame.assign(km=frame["km"].where(frame.index % 2 == 0)), spec=spec, before=before
+    )
+
+
+def test_the_policy_says_what_stops_a_training_and_errors_come_first() -> None:
+    findings = [Finding("constant", "a", 1.0, "x"), Finding("leak", "b", 1.0, "x"), Finding("ranges", "c", 0.1, "x"),
+                Finding("values", "d", 0.5, "x"), Finding("columns", "e", 1.0, "x")]  # fmt: skip
+    assert [(v.severity, v.column) for v in judged(findings, Validation())] == [
+        ("error", "b"), ("error", "e"), ("error", "d"), ("error", "c"), ("warning", "a")]  # fmt: skip
+    softer = judged(findings, Validation(leak="warning", constant="error"))
+    assert [v.column for v in softer if v.severity == "warning"] == ["b"]
+
+
+def test_the_model_file_sets_the_policy_by_rule_and_keeps_its_hash_where_it_says_nothing() -> None:
+    softer = ModelSpec.parse(FILE | {"validation": {"leak": "warning"}}, file="x.yaml")
+    assert (softer.validation.leak, softer.validation.null_share) == ("warning", "error")
+    assert ModelSpec.parse(softer.to_json(), file="x.yaml") == softer
+    assert ModelSpec.parse(FILE | {"validation": {}}, file="x.yaml").hash == SPEC.hash != softer.hash
+
+
+@pytest.mark.parametrize(("given", "said"), [({"leaks": "error"}, "validation.leaks: is not a key"),
+                                             ({"leak": "off"}, "validation.leak: ")])  # fmt: skip
+def test_a_policy_with_an_unknown_name_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(SpecInvalid, match=said):
+        ModelSpec.parse(FILE | {"validation": given}, file="x.yaml")
+
+
+def test_every_rule_and_its_default_are_documented() -> None:
+    told = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \|", (ROOT / "docs" / "validation.md").read_text())
+    assert told == [(name, field.default) for name, field in Validation.model_fields.items()]
+
+
+def report(frame: pd.DataFrame) -> dict[str, Any]:
+    findings, statistics = examine(frame, spec=SPEC, window_end=END, before=BEFORE)
+    violations = [{name: getattr(v, name) for name in ("severity", "rule", "column", "share", "said")}
+                  for v in judged(findings, SPEC.validation)]  # fmt: skip
+    last = {"run_id": "r1", "window_end": "2026-08-30 00:00"}
+    return {"model": "late_orders", "run_id": "r2", "snapshot_id": "s", "window_end": "2026-09-30 00:00",
+            "compared_with": last, "errors": len(violations), "warnings": 0, "violations": violations,
+            "statistics": statistics}  # fmt: skip
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_the_page_needs_nothing_else_and_no_value_becomes_markup() -> None:
+    shown = page(report(orders(weather=np.array(["<script>alert(1)</script>"] * ROWS, dtype=object))))
+    tags = Tags(shown).seen
+    assert "script" not in {tag for tag, _ in tags}
+    assert not [attrs for _, attrs in tags if {"src", "href"} & set(attrs)]
+    assert "url(" not in shown
+    assert "&lt;script&gt;" in shown
+    assert shown.index("&lt;script&gt;") < shown.index("<table>")
+
+
+def test_the_report_is_strict_json_and_names_no_entity_and_at_most_one_value_a_violation() -> None:
+    frame = orders(km=[np.nan] * ROWS, weather=np.array([f"w{i}" for i in range(ROWS)], dtype=object))
+    frame = pd.concat([frame, frame], ignore_index=True)
+    text = json.dumps(report(frame), allow_nan=False)
+    assert not [name for name in frame["entity_id"] if f"'{name}'" in text or f'"{name}"' in text]
+    assert [value for value in frame["weather"].unique() if f"'{value}'" in text] == ["w0"]
