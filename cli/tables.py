@@ -1,11 +1,16 @@
 """Commands for tables: `evergreen migrate`."""
 
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import as_json, out
+from cli.output import as_json, err, out
+from utils.errors import UnknownModel
 from utils.settings import load_settings
+
+if TYPE_CHECKING:  # this imports SQLAlchemy
+    from db.store_plan import Change
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -19,21 +24,70 @@ def migrate(
     create: Annotated[
         bool, typer.Option("--create", help="First make databases and users, as EVERGREEN_MARIADB_ROOT_USER.")
     ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only show what would be done.")] = False,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", metavar="MODEL.COLUMN", help="A column of the store whose values may be lost; repeat."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make what is missing of the tables: the platform's, and those of every model file.
+    """Bring the tables to what the model files ask for: show the plan, then apply it.
 
-    Examples: `evergreen migrate`, `evergreen migrate --create`
+    New features become columns, and categories may become text. What would lose data is refused unless --drop names it;
+    a feature that left its model file keeps its column. It never asks.
+
+    Examples: `evergreen migrate --plan`, `evergreen migrate`, `evergreen migrate --drop churn.region`
     """
     from db import bootstrap
     from pipelines.spec import load_spec, model_names
 
+    if plan and create:
+        raise typer.BadParameter("--plan changes nothing, --create does: give one of them")
     settings = load_settings()
     specs = [load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir)]
+    schemas, named = [spec.store for spec in specs], _named(drop or (), models=[spec.name for spec in specs])
     if create:
         bootstrap.create_databases_and_users(settings)
-    done = bootstrap.migrate(settings, [spec.store for spec in specs])
-    if json:
-        as_json({"models": [spec.name for spec in specs], "done": done})
+    planned: list[Change] = []
+    done: list[str] = []
+    if plan:
+        planned = bootstrap.plan(settings, schemas, drop=named)
+        if not json:
+            _show(planned)
     else:
-        out.print("\n".join(done) or "nothing to do: all tables are there", markup=False)
+
+        def show(changes: "list[Change]") -> None:
+            planned.extend(changes)
+            if not json:
+                _show(changes)
+
+        with err.status("migrating"):
+            done = bootstrap.migrate(settings, schemas, drop=named, show=show)
+    if json:
+        lines = [
+            {"model": c.model, "action": c.action, "table": c.table, "column": c.column, "plan": c.planned}
+            for c in planned
+        ]
+        as_json({"models": [spec.name for spec in specs], "plan": lines, "done": done})
+    elif done:
+        out.print(f"done: {len(done)} changes", markup=False)
+
+
+def _named(given: Iterable[str], *, models: Sequence[str]) -> dict[str, set[str]]:
+    """Columns by model, of what --drop names."""
+    named: dict[str, set[str]] = {}
+    for name in given:
+        model, dot, column = name.partition(".")
+        if not (dot and column):
+            raise typer.BadParameter(f"--drop: expected MODEL.COLUMN, got {name!r}")
+        if model not in models:
+            raise UnknownModel(model=model, available=models)
+        named.setdefault(model, set()).add(column)
+    return named
+
+
+def _show(planned: "Sequence[Change]") -> None:
+    for change in planned:
+        out.print(change.planned, markup=False, soft_wrap=True)
+    if all(change.action == "keep" for change in planned):
+        out.print("nothing to do: all tables are there", markup=False)

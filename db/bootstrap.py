@@ -1,20 +1,22 @@
 """From an empty server to one the platform can run on: databases, users, tables, grants. Every step can be repeated."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from db.retention import PREDICTIONS, add_partitions, store_partitions
 from db.schema import StoreSchema
 from db.session import session
-from db.store_tables import COLLATION, create_tables
+from db.store_plan import Change, apply_model, plan_model
+from db.store_tables import COLLATION
 from utils.clock import utc_now
-from utils.errors import HeldBack, StackError
+from utils.errors import HeldBack, SpecInvalid, StackError
 from utils.settings import MLFLOW_DB, OPTUNA_DB, PLATFORM_DB, RESULTS_DB, STORE_DB, Role, Settings
 
 DATABASES = (PLATFORM_DB, STORE_DB, RESULTS_DB, MLFLOW_DB, OPTUNA_DB)
@@ -77,12 +79,11 @@ def upgrade(settings: Settings, *, today: date | None = None) -> list[str]:
     """
     with session(settings, "admin") as connection:
         before = _revision(connection)
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config = _migrations()
         config.attributes.update(connection=connection, today=today or utc_now().date())
         command.upgrade(config, "head")
         after = _revision(connection)
-    return [] if before == after else [f"migrated database {PLATFORM_DB} to revision {after}"]
+    return [] if before == after else [f"migrated {_to_revision(after)}"]
 
 
 def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
@@ -99,21 +100,49 @@ def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
             _grant(connection, settings, "api", "SELECT", f"{STORE_DB}.{schema.latest_table}")
 
 
-def migrate(settings: Settings, schemas: Iterable[StoreSchema], *, today: date | None = None) -> list[str]:
-    """Upgrade the platform's tables, make the missing store tables of `schemas`, give the grants; say what was done.
+def plan(
+    settings: Settings, schemas: Iterable[StoreSchema], *, drop: Mapping[str, set[str]] | None = None
+) -> list[Change]:
+    """What `migrate` would do, and with action `refuse` what it would not; changes nothing.
 
-    Two at a time take turns. Returns [] when nothing was missing.
-    Raises: Unreachable, AccessDenied, SettingMissing; SpecInvalid where a stored column changed its type.
+    `drop`: model to the columns whose values may be lost. Raises: Unreachable, AccessDenied, SettingMissing; NotFound,
+    SpecInvalid where a column named in `drop` is not there or in use.
     """
-    models = list(schemas)
+    with session(settings, "admin") as connection:
+        before, newest = _revision(connection), ScriptDirectory.from_config(_migrations()).get_current_head()
+        changes = [] if before == newest else [Change("", "migrate", "", "", _to_revision(newest))]
+        for schema in schemas:
+            changes += plan_model(connection, schema, drop=(drop or {}).get(schema.model, ()))
+    return changes
+
+
+def migrate(
+    settings: Settings,
+    schemas: Iterable[StoreSchema],
+    *,
+    today: date | None = None,
+    drop: Mapping[str, set[str]] | None = None,
+    show: Callable[[list[Change]], None] | None = None,
+) -> list[str]:
+    """Upgrade the platform's tables, bring those of `schemas` up to date, give the grants; say what was done.
+
+    `show` is told the plan before anything is done. Two at a time take turns. Returns [] when nothing was missing.
+    Raises: Unreachable, AccessDenied, SettingMissing, StackError; SpecInvalid, NotFound where a change would lose data
+    that `drop` (model to columns) does not name: nothing is done then.
+    """
+    models, day = list(schemas), today or utc_now().date()
     with session(settings, "admin") as connection:
         taken = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), _LOCK)
         if taken != 1:
             raise StackError(f"another migration has been running for {LOCK_SECONDS} s: wait for it and try again")
-        done = upgrade(settings, today=today)
+        planned = plan(settings, models, drop=drop)
+        if show:
+            show(planned)
+        _refuse(planned)
+        done = upgrade(settings, today=day)
         for schema in models:
-            done += create_tables(settings, schema, today=today)
-        done += _coming(settings, models, today=today or utc_now().date())
+            done += apply_model(settings, schema, [c for c in planned if c.model == schema.model], today=day)
+        done += _coming(settings, models, today=day)
         grant(settings, models)
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), _LOCK)
     return done
@@ -131,7 +160,27 @@ def _coming(settings: Settings, models: Iterable[StoreSchema], *, today: date) -
     return made
 
 
+def _refuse(planned: Iterable[Change]) -> None:
+    """Raises: SpecInvalid for the first model whose plan has changes that are refused."""
+    problems: dict[str, list[tuple[str, str]]] = {}
+    for change in planned:
+        if change.action == "refuse":
+            problems.setdefault(change.model, []).append((change.column, change.what))
+    for model, found in problems.items():
+        raise SpecInvalid(file=f"{model}.yaml", problems=found)
+
+
 _LOCK = {"name": MIGRATION_LOCK, "seconds": LOCK_SECONDS}
+
+
+def _migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _to_revision(revision: str | None) -> str:
+    return f"database {PLATFORM_DB} to revision {revision}"
 
 
 def _revision(connection: Connection) -> str | None:

@@ -21,13 +21,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class StoreSchema:
-    """`timed` is False for data without time: every row then has the event time `TIMELESS`."""
+    """`timed` is False for data without time: every row then has the event time `TIMELESS`.
+
+    `entity` says whose rows these are; the store notes it, so that rows of something else can't be mixed in later.
+    """
 
     model: str
     features: tuple[Column, ...]
     label: Column
     timed: bool
     max_age: timedelta | None
+    entity: str = ""
 
     @property
     def features_table(self) -> str:

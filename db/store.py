@@ -22,7 +22,7 @@ from db import online
 from db.schema import TIMELESS, StoreSchema
 from db.session import engine, explained, session
 from db.staging import Prepared, Stage, prepare
-from db.store_tables import store_tables
+from db.store_tables import load_lock, store_tables
 from db.tables import load_batch
 from utils.errors import StackError
 from utils.settings import Settings
@@ -183,7 +183,7 @@ def open_batch(settings: Settings, schema: StoreSchema, origin: Origin) -> Itera
     try:
         # Read committed: comparing with the store must not lock its rows.
         with bound.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-            lock = {"name": f"evergreen_load_{schema.model}", "seconds": TURN_SECONDS}
+            lock = {"name": load_lock(schema.model), "seconds": TURN_SECONDS}
             if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
                 raise StackError(f"{schema.model}: another load has been running for an hour: try again after it")
             try:

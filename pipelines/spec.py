@@ -203,6 +203,7 @@ class ModelSpec(Frozen):
             label=Column(self.label.column, "number" if self.task == "regression" else "category"),
             timed=self.timed,
             max_age=self.features.max_age,
+            entity=self.entity,
         )
 
     @property

@@ -13,7 +13,6 @@ from db.partitions import first_id_of
 from db.schema import Column
 from db.session import session
 from db.tables import metadata
-from utils.errors import SpecInvalid
 from utils.settings import PLATFORM_DB, STORE_DB, Settings
 
 SCRATCH = "scratch"
@@ -65,13 +64,6 @@ def test_a_feature_added_to_the_model_file_becomes_a_column(settings, new_schema
         f"added column extra to {STORE_DB}.{schema.latest_table}",
     ]
     assert bootstrap.migrate(settings, [wider]) == []
-
-
-def test_a_feature_that_changes_its_type_is_refused(settings, new_schema):
-    schema = new_schema()
-    changed = replace(schema, features=(Column("amount", "category"), *schema.features[1:]))
-    with pytest.raises(SpecInvalid, match=r"amount: the store already holds it as double"):
-        bootstrap.migrate(settings, [changed])
 
 
 def test_the_store_tells_upper_from_lower_case_and_a_space_from_none(settings, new_schema):
