@@ -5,7 +5,21 @@ import sys
 import typer
 from rich.markup import escape
 
-from cli import backup, data, demo, machine, maintain, models, replay, scoring, simulation, snapshots, story, tables
+from cli import (
+    backup,
+    data,
+    demo,
+    init,
+    machine,
+    maintain,
+    models,
+    replay,
+    scoring,
+    simulation,
+    snapshots,
+    story,
+    tables,
+)
 from cli.output import err
 from utils.errors import EvergreenError
 
@@ -18,7 +32,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (machine, backup, data, demo, maintain, models, replay, scoring, simulation, snapshots, story, tables):
+for part in (
+    machine,
+    backup,
+    data,
+    demo,
+    init,
+    maintain,
+    models,
+    replay,
+    scoring,
+    simulation,
+    snapshots,
+    story,
+    tables,
+):
     part.register(app)
 
 
