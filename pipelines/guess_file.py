@@ -88,8 +88,7 @@ def _features(found: Draft) -> Iterator[str]:
     shown = [(column, guessed) for column, guessed in found.columns if guessed.role != "private"]
     width = max(len(column.name) for column, _ in shown)
     for column, guessed in shown:
-        keys = _flow_map(guessed.keys or {"type": "categorical"})
-        line = f"{column.name + ':':<{width + 1}} {keys}"
+        line = f"{column.name + ':':<{width + 1}} {_flow_map(guessed.keys) if guessed.keys else ''}".rstrip()
         yield _with(f"    {line}" if guessed.role == "feature" else f"    # {line}", _why(guessed))
     private = [(column, guessed) for column, guessed in found.columns if guessed.role == "private"]
     yield (

@@ -18,16 +18,17 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from db import bootstrap
+from db import bootstrap, store_plan
 from db.schema import Column
 from db.session import session
+from db.store_tables import load_lock
 from pipelines import runs
 from pipelines.extract import content_hash, extract, read_rows, read_snapshot
 from pipelines.load import load_file
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
 from stack.programs import settings_environment
-from utils.errors import NotFound, SpecInvalid, UnknownModel
+from utils.errors import NotFound, SpecInvalid, StackError, UnknownModel
 from utils.settings import STORE_DB, Settings
 
 NOW = datetime(2026, 10, 1, 12)
@@ -277,6 +278,24 @@ def test_tables_made_before_stores_noted_whose_rows_they_hold_get_the_note(
 def test_only_a_column_that_is_not_used_can_be_dropped(named: str, loaded: dict[str, Any], settings: Settings) -> None:
     with pytest.raises((SpecInvalid, NotFound), match=named):
         bootstrap.migrate(settings, [spec_of(loaded, without_kind).store], drop={loaded["name"]: {named}})
+
+
+@pytest.mark.parametrize("busy", ["load", "reader"])
+def test_a_column_is_not_dropped_under_a_load_or_a_reader(
+    busy: str, loaded: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_plan, "WAIT_SECONDS", 1)
+    schema = spec_of(loaded, without_kind).store
+    hold = {
+        "load": f"SELECT GET_LOCK('{load_lock(schema.model)}', 1)",
+        "reader": f"SELECT COUNT(*) FROM {schema.features_table}",
+    }
+    with session(settings, "loader", STORE_DB) as other:
+        assert other.scalar(text(hold[busy]))
+        with pytest.raises(StackError, match="try again"):
+            bootstrap.migrate(settings, [schema], drop={schema.model: {"kind"}})
+    done = bootstrap.migrate(settings, [schema], drop={schema.model: {"kind"}})
+    assert [line.split(" of ")[0] for line in done] == ["dropped column kind"] * 2
 
 
 def test_two_migrations_at_a_time_both_end_well_and_do_the_work_once(

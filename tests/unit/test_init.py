@@ -5,10 +5,13 @@ import random
 import re
 import secrets
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
@@ -122,6 +125,41 @@ def test_columns_without_content_and_numbers_of_rows_are_comments(tmp_path: Path
     assert comment(tmp_path, "same") == "left out: the same value in every row"
     assert "numbers but for NA" in comment(tmp_path, "mostly")
     assert "times, 2026-01-01" in comment(tmp_path, "signed_up")
+
+
+def test_parquets_own_types_are_read_and_those_that_no_feature_can_be_are_comments(tmp_path: Path) -> None:
+    numbers = [Decimal(n % 50) / 4 for n in range(ROWS)]
+    table = pa.table(
+        {
+            "id": pa.array(range(ROWS)),
+            "at": pa.array([datetime(2026, 1, 1) + timedelta(hours=n) for n in range(ROWS)], pa.timestamp("us", "UTC")),
+            "flag": pa.array([n % 3 == 0 for n in range(ROWS)]),
+            "price": pa.array(numbers, pa.decimal128(10, 2)),
+            "coded": pa.array(["x", "y"] * (ROWS // 2)).dictionary_encode(),
+            "gaps": pa.array([None if n % 9 == 0 else n % 7 for n in range(ROWS)], pa.int8()),
+            "nan": pa.array([float("nan") if n % 9 == 0 else -n / 7 for n in range(ROWS)], pa.float32()),
+            "list": pa.array([[1, 2]] * ROWS),
+            "wait": pa.array([timedelta(seconds=n) for n in range(ROWS)]),
+            "bytes": pa.array([b"x"] * ROWS),
+            "nothing": pa.nulls(ROWS),
+            "late": pa.array([n % 2 == 0 for n in range(ROWS)]),
+        }
+    )
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    asked = Asked(label="late")
+    written = write_model_file(tmp_path / "rows.parquet", model="guessed", folder=tmp_path, asked=asked)
+    spec = load_spec(written.path)
+    assert refused(sample_of(tmp_path / "rows.parquet"), spec) == (0, "")
+    assert (spec.entity, spec.source.event_time, spec.label.classes) == ("id", "at", ("false", "true"))
+    assert {name: feature.type for name, feature in spec.features.columns.items()} == {
+        "flag": "categorical",
+        "price": "numeric",
+        "coded": "categorical",
+        "gaps": "numeric",
+        "nan": "numeric",
+    }
+    assert written.summary["left_out"] == ["list", "wait", "bytes", "nothing"]
+    assert "45 of 400 blank" in comment(tmp_path, "nan")
 
 
 def timed(frame: pd.DataFrame, **columns: Any) -> pd.DataFrame:
