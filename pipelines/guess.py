@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from db.schema import ENTITY_LENGTH, RESERVED_COLUMNS
+from pipelines.files import readable
 from pipelines.guess_columns import Facts, Guess, facts_of, guess, is_time_of_day, like_an_id, model_names, span_said
 from pipelines.guess_leaks import suspects
-from pipelines.load import readable
 from utils.errors import DataRefused
 
 ROWS, BYTES = 200_000, 256 << 20  # that are read of a file, at most
@@ -83,17 +83,17 @@ def sample_of(path: Path, *, rows: int = ROWS) -> Sample:
 
     Raises: NotFound, DataRefused.
     """
-    with readable(path) as (names, chunks):
-        taken: list[pa.Table] = []
-        count = size = 0
-        whole = True
-        for chunk in chunks(list(names)):
+    taken: list[pa.Table] = []
+    count = size = 0
+    whole = True
+    with readable(path) as file:
+        for chunk in file.chunks(list(file.names)):
             if count >= rows or size >= BYTES:
                 whole = False
                 break
-            taken.append(chunk.slice(0, rows - count))
+            taken.append(chunk.rows.slice(0, rows - count))
             count, size = count + taken[-1].num_rows, size + taken[-1].nbytes
-            whole = taken[-1].num_rows == chunk.num_rows
+            whole = taken[-1].num_rows == chunk.rows.num_rows
     if not count:
         raise DataRefused(f"{path.name}: holds no rows to guess from")
     return Sample(path.name, pa.concat_tables(taken), whole)

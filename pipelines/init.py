@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from pipelines.check import Columns, check
+from pipelines.check import check
+from pipelines.columns import Columns
 from pipelines.guess import Asked, Draft, Sample, draft, sample_of
 from pipelines.guess_file import model_file
 from pipelines.spec import IDENTIFIER, ModelSpec
@@ -51,11 +52,12 @@ def write_model_file(path: Path, *, model: str, folder: Path, asked: Asked, forc
 def refused(sample: Sample, spec: ModelSpec) -> tuple[int, str]:
     """How many rows of the sample a load would refuse, and the first reason."""
     columns = Columns.of(sample.rows.column_names, spec=spec, source=sample.source)
-    rejects = check(sample.rows.select(list(columns.taken)), spec=spec, columns=columns, first_line=2).rejects
+    taken = sample.rows.select(list(columns.taken))
+    rejects = check(taken, spec=spec, columns=columns, lines=range(1, len(taken) + 1)).rejects
     if not rejects:
         return 0, ""
     line, column, value, reason = rejects[0]
-    return len(rejects), f"line {line}, {column} = {value!r}: {reason}"
+    return len(rejects), f"row {line}, {column} = {value!r}: {reason}"
 
 
 def _said(found: Draft) -> str:
