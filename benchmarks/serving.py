@@ -102,7 +102,7 @@ def _prepare_ours(settings: Settings, spec: ModelSpec, frame: pd.DataFrame) -> S
     model.fit(pool_from_frame(frame, spec=spec, label=True))
     model.save_model(str(folder / "model.cb"))
     predicted = score(model, pool_from_frame(frame, spec=spec, label=False), spec=spec).predictions
-    write_companions(folder, model=model, spec=spec, profile=build_profile(frame, predicted, spec=spec), sample=frame)
+    write_companions(folder, model=model, spec=spec, profile=build_profile(frame, predicted, spec=spec), fitted=frame)
     Shelf(settings, MODEL).put(1, folder, tags={})
     row = {"model": MODEL, "action": "deploy", "version": 1, "artifact_sha256": bundle_hash(folder)}
     with session(settings, "pipeline") as connection:

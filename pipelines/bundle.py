@@ -3,11 +3,12 @@
 model.cb       CatBoost's own format; no pickle
 spec.json      the model file as it was when the version was trained
 profile.json   the reference profile that drift is measured against
-golden.json    rows with the predictions that the trained model gave for them
+golden.json    made-up rows with the predictions that the trained model gave for them
 """
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import numpy as np
 import pandas as pd
 from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
 
-from pipelines.features import Scores, pool_from_rows, rows_of, score
+from pipelines.features import Scores, pool_from_rows, score
+from pipelines.profile import OTHER
 from pipelines.spec import ModelSpec
 from utils.errors import IntegrityError
 
 FILES = ("model.cb", "spec.json", "profile.json", "golden.json")
-GOLDEN_ROWS = 20
+GOLDEN_ROWS, GOLDEN_SEED = 20, 7
+COMMON_WORDS, WORDS_FROM = 20, 10_000  # rows
+MISSING_SHARE = 0.05
 TOLERANCE = 1e-9  # CatBoost gives the same bits on one machine; another processor may round its last ones otherwise
 
 
@@ -49,13 +53,44 @@ def bundle_hash(folder: Path) -> str:
 
 
 def write_companions(
-    folder: Path, *, model: CatBoost, spec: ModelSpec, profile: dict[str, Any], sample: pd.DataFrame
+    folder: Path, *, model: CatBoost, spec: ModelSpec, profile: dict[str, Any], fitted: pd.DataFrame
 ) -> None:
-    """Write spec, profile and golden rows beside the model. `sample` gives the golden rows: its first twenty."""
-    rows = rows_of(sample.head(GOLDEN_ROWS), spec=spec)
+    """Write spec, profile and golden rows beside the model, which was fitted on the rows `fitted`."""
+    rows = golden_rows(fitted, profile=profile, spec=spec)
     golden = {"rows": rows, "scores": _scores(score(model, pool_from_rows(rows, spec=spec), spec=spec))}
     for name, content in (("spec.json", spec.to_json()), ("profile.json", profile), ("golden.json", golden)):
         (folder / name).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+
+
+def golden_rows(fitted: pd.DataFrame, *, profile: dict[str, Any], spec: ModelSpec) -> list[list[Any]]:
+    """Twenty rows for every branch of a model, and nobody's: a bundle is copied to where no row can be deleted again.
+
+    Each value is drawn on its own, from the quantiles and categories of the profile; texts are put together from words
+    that more than one entity has.
+    """
+    random = np.random.default_rng(GOLDEN_SEED)
+    columns = []
+    for name, entry in profile["features"].items():
+        if entry["kind"] == "text":
+            words = _shared_words(fitted.drop_duplicates("entity_id")[name])
+            values = [" ".join(random.permutation(words)[:3]) or None for _ in range(GOLDEN_ROWS)]
+        else:
+            known = entry.get("edges") or [each for each in entry.get("categories", ()) if each != OTHER]
+            values = (
+                [known[place] for place in random.integers(len(known), size=GOLDEN_ROWS)]
+                if known
+                else [None] * GOLDEN_ROWS
+            )
+        blank = random.random(GOLDEN_ROWS) < MISSING_SHARE
+        columns.append([None if gap else value for gap, value in zip(blank, values, strict=True)])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _shared_words(texts: pd.Series) -> list[str]:
+    """The commonest words that more than one of `texts` has."""
+    counted = Counter(word for text in texts.dropna().head(WORDS_FROM) for word in set(text.split()))
+    shared = (word for word in counted if counted[word] > 1)
+    return sorted(shared, key=lambda word: (-counted[word], word))[:COMMON_WORDS]
 
 
 def read_bundle(folder: Path, *, sha256: str) -> Bundle:

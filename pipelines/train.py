@@ -132,8 +132,7 @@ def register(
         target = Path(folder) / "model"
         _save_mlflow_model(model, fitted, spec=spec, target=target)
         profile = build_profile(fitted, predictions, spec=spec)
-        newest_first = fitted.sort_values(["event_time", "entity_id"], ascending=False)
-        write_companions(target, model=model, spec=spec, profile=profile, sample=newest_first)
+        write_companions(target, model=model, spec=spec, profile=profile, fitted=fitted)
         return registry.register(
             settings, model=run.model, mlflow_run_id=str(run.mlflow_run_id), folder=target, tags=tags,
             description=spec.description,

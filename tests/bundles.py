@@ -50,5 +50,5 @@ def write_bundle(spec: ModelSpec, folder: Path, *, seed: int = 1, rows: int = 2_
     model.save_model(str(folder / "model.cb"))
     predicted = score(model, pool_from_frame(frame, spec=spec, label=False), spec=spec).predictions
     profile = build_profile(frame, predicted, spec=spec)
-    write_companions(folder, model=model, spec=spec, profile=profile, sample=frame)
+    write_companions(folder, model=model, spec=spec, profile=profile, fitted=frame)
     return bundle_hash(folder)
