@@ -7,11 +7,9 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
-from cli.output import as_json, err, out
+from cli.output import Json, as_json, err, out
 from utils.clock import utc_now
 from utils.settings import load_settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -151,16 +151,17 @@ def _show(report: "LoadReport") -> None:
 def _line(report: "LoadReport") -> str:
     took = f"{report.rows:,} rows in {report.seconds:.1f} s ({report.rows / max(report.seconds, 1e-9):,.0f} a second)"
     corrected = f", {report.corrections:,} of them corrections" if report.corrections else ""
+    left_out = f"; {report.forgotten:,} rows of forgotten entities left out" if report.forgotten else ""
     if report.dry_run:
         return (
             f"{report.source}: {took}: would add {report.features_added:,} feature rows and {report.labels_added:,} "
-            f"labels{corrected}; {report.unchanged:,} are there already; nothing was changed"
+            f"labels{corrected}; {report.unchanged:,} are there already{left_out}; nothing was changed"
         )
     if report.commit_seq is None:
-        return f"{report.source}: {took}: nothing new, the store already holds them all"
+        return f"{report.source}: {took}: nothing new, the store already holds them all{left_out}"
     return (
         f"{report.source}: {took}: {report.features_added:,} feature rows and {report.labels_added:,} labels added"
-        f"{corrected}; {report.unchanged:,} were there already; load {report.commit_seq} of {report.model}"
+        f"{corrected}; {report.unchanged:,} were there already{left_out}; load {report.commit_seq} of {report.model}"
     )
 
 
@@ -181,7 +182,7 @@ class Shown:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, rows: int, share: float | None) -> None:
+    def __call__(self, rows: int, share: float | None = None) -> None:
         elapsed = self._bar.tasks[self._task].elapsed or 0.0
         rate = f"{rows / elapsed:,.0f} a second" if elapsed else ""
         self._bar.update(self._task, completed=rows, rate=rate, left=time_left(elapsed, share))

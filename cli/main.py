@@ -9,6 +9,7 @@ from cli import (
     backup,
     data,
     demo,
+    forget,
     init,
     machine,
     maintain,
@@ -33,19 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for part in (
-    machine,
-    backup,
-    data,
-    demo,
-    init,
-    maintain,
-    models,
-    replay,
-    scoring,
-    simulation,
-    snapshots,
-    story,
-    tables,
+    *(machine, backup, demo, maintain),
+    *(init, tables, data, snapshots, forget),
+    *(models, replay, scoring, simulation, story),
 ):
     part.register(app)
 

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import typer
 
-from cli.output import as_json, as_table, err, out
+from cli.output import Json, as_json, as_table, err, out
 from db import history
 from db.session import session
 from pipelines.spec import Feature, find_spec, load_spec, model_names
@@ -15,7 +15,6 @@ from utils.errors import DataRefused, DeploymentFailed, NotFound
 from utils.settings import Settings, load_settings
 
 Model = Annotated[str, typer.Argument(help="Name of a model: a file in models/ without its ending.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
 
 def register(app: typer.Typer) -> None:

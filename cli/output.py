@@ -5,12 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]  # an option of most commands
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

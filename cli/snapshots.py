@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.output import as_json, as_table, err, out
+from cli.output import Json, as_json, as_table, err, out
 from utils.settings import load_settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def register(app: typer.Typer) -> None:

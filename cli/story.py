@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import as_json, as_table, out
+from cli.output import Json, as_json, as_table, out
 from pipelines.spec import find_spec
 from utils.settings import load_settings
 
 Model = Annotated[str, typer.Argument(help="Name of a model: a file in models/ without its ending.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of words.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.output import as_json, err, out
+from cli.output import Json, as_json, err, out
 from utils.errors import UnknownModel
 from utils.settings import load_settings
 
 if TYPE_CHECKING:  # this imports SQLAlchemy
     from db.store_plan import Change
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def register(app: typer.Typer) -> None:

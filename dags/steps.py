@@ -78,7 +78,7 @@ def step() -> Iterator[Settings]:
     except Unreachable:
         raise
     except EvergreenError as error:
-        raise AirflowFailException(str(error)) from None
+        raise AirflowFailException(error.without_values) from None
 
 
 def as_user(role: str, settings: Settings) -> Settings:

@@ -40,6 +40,7 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("loader", "SELECT, INSERT, UPDATE", ("load_batch",)),
     ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
     ("pipeline", "INSERT", ("snapshot", "deployment", "window_profile", "drift_result", "performance_result")),
+    ("pipeline", "UPDATE (redacted_rows, redacted_sha256)", ("snapshot",)),
     ("pipeline", "INSERT", ("prediction_log",)),  # batch scoring
     ("pipeline", "INSERT, UPDATE", ("validation_report",)),
     ("loader", "SELECT", ("forgotten",)),

@@ -29,6 +29,7 @@ def engine(settings: Settings, role: Role, database: str = PLATFORM_DB, **connec
         # SQLAlchemy's dialect for MariaDB itself: with the one for MySQL a UUID column would be CHAR(32).
         settings.db_url(role, database, scheme="mariadb+pymysql"),
         pool_pre_ping=True,
+        hide_parameters=True,  # an error's text may come to stand in a log
         connect_args={"connect_timeout": CONNECT_TIMEOUT, "init_command": "SET time_zone = '+00:00'", **connect_args},
     )
 

@@ -31,7 +31,7 @@ from sqlalchemy.schema import CreateTable
 from sqlalchemy.types import TypeEngine
 
 from db.store_tables import KEY
-from utils.errors import DataRefused
+from utils.errors import DataRefused, RowContradicts
 
 MISSING = r"\N"
 ESCAPES = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"))  # the backslash first
@@ -129,10 +129,7 @@ class Stage:
         )
         if (found := self._connection.execute(query).one_or_none()) is not None:
             entity, event_time, known_at = found
-            raise DataRefused(
-                f"{source}: entity {entity!r} at {event_time} UTC has other values than another row for the same time,"
-                f" available at {known_at}: a correction needs a later time of availability"
-            )
+            raise RowContradicts(source=source, entity=entity, event_time=event_time, known_at=known_at)
 
     def insert(self, *, batch_id: int, now: datetime, given: bool) -> int:
         """Move what is new into the store and return how many rows that were."""
@@ -151,13 +148,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`count` rows in a file as LOAD DATA reads them; who stages them removes it."""
+    """`count` rows in a file as LOAD DATA reads them; who stages them removes it. `left_out`: those that must not."""
 
     file: Path
     count: int
+    left_out: int
 
 
-def prepare(target: Table, rows: pa.Table, folder: Path) -> Prepared:
+def prepare(target: Table, rows: pa.Table, folder: Path, *, left_out: int = 0) -> Prepared:
     """`rows` with the columns of `target`, a features or labels table, in the key's order, in a file of `folder`.
 
     The store takes them fastest in that order. No connection is needed, so it can be done beside one that works.
@@ -168,7 +166,7 @@ def prepare(target: Table, rows: pa.Table, folder: Path) -> Prepared:
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tsv", delete=False) as file:
         for batch in ordered.to_batches():
             file.write(as_tsv(batch))
-    return Prepared(Path(file.name), rows.num_rows)
+    return Prepared(Path(file.name), rows.num_rows, left_out)
 
 
 def as_tsv(rows: pa.RecordBatch) -> memoryview:

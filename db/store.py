@@ -2,7 +2,8 @@
 
 Rows enter a temporary table first (`db.staging`); there they are compared with what the store already says, and only
 what is new is added. Loads of one model take turns under a lock of the server, which gives it up when the loader dies:
-whoever holds the lock knows that every other open batch of the model is dead, and removes its rows.
+whoever holds the lock knows that every other open batch of the model is dead, and removes its rows. Rows of forgotten
+entities (`db.forget`) are left out.
 """
 
 import tempfile
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Table, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from db import online
+from db.forget import leave_out, tombstones
 from db.schema import TIMELESS, StoreSchema
 from db.session import engine, explained, session
 from db.staging import Prepared, Stage, prepare
@@ -35,6 +37,7 @@ DELETE_ROWS = 50_000  # rows of a dead batch that one transaction removes
 class LoadReport:
     """What a load did. `rows` were read; the other counts are rows of the features and the labels table together.
 
+    `forgotten` rows were left out, for their entity was forgotten.
     `batch_id` and `commit_seq` are None where nothing was new: such a load leaves no trace in the database.
     """
 
@@ -49,6 +52,7 @@ class LoadReport:
     reasons: Mapping[str, int] = field(default_factory=dict)  # refused rows by column and reason
     rejects_file: Path | None = None
     dry_run: bool = False
+    forgotten: int = 0
     seconds: float = 0.0
     batch_id: int | None = None
     commit_seq: int | None = None
@@ -85,6 +89,8 @@ class Batch:
     def __init__(self, connection: Connection, schema: StoreSchema, origin: Origin, folder: Path) -> None:
         self._connection, self._schema, self._origin, self._folder = connection, schema, origin, folder
         self._tables = store_tables(schema)
+        # Whoever forgets an entity now waits for this load's turn to end, and deletes what it brought.
+        self._tombstones = tombstones(connection, schema.model)
         self._stages: dict[Table, Stage] = {}
         self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects, dry_run=origin.dry_run)
 
@@ -93,10 +99,12 @@ class Batch:
 
         It does not touch the database, so the next rows can be prepared in a second thread while some are added.
         """
-        given = ((self._tables.features, features), (self._tables.labels, labels))
-        return {
-            table: prepare(table, rows, self._folder) for table, rows in given if rows is not None and rows.num_rows
-        }
+        prepared = {}
+        for table, rows in ((self._tables.features, features), (self._tables.labels, labels)):
+            if rows is not None and rows.num_rows:
+                stays, left_out = leave_out(self._tombstones, self._schema.model, rows)
+                prepared[table] = prepare(table, stays, self._folder, left_out=left_out)
+        return prepared
 
     def add(self, prepared: Mapping[Table, Prepared]) -> None:
         """Append rows in one transaction.
@@ -109,7 +117,7 @@ class Batch:
         for table, rows in prepared.items():
             added, same, changed = self._append(table, rows)
             counted = "features_added" if table is self._tables.features else "labels_added"
-            report = _plus(report, unchanged=same, corrections=changed, **{counted: added})
+            report = _plus(report, unchanged=same, corrections=changed, forgotten=rows.left_out, **{counted: added})
         self._connection.commit()
         self._report = replace(report, batch_id=self._report.batch_id)
 

@@ -38,8 +38,10 @@ def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
 
 def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
     from pipelines.extract import extract
+    from pipelines.redact import redact_forgotten
 
     manifest = extract(run, settings=settings, now=now)
+    redact_forgotten(settings, manifest.snapshot_id, model=run.spec.name)
     return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
 
 

@@ -9,6 +9,7 @@
     ├── DataRefused               data that can't be used as it is
     │   ├── MissingColumns
     │   ├── RowsRefused
+    │   ├── RowContradicts
     │   ├── EmptyWindow
     │   ├── MissingLabels
     │   └── ValidationFailed
@@ -39,6 +40,11 @@ class EvergreenError(Exception):
     """Base of the tree; the CLI prints its message as one line and exits with `exit_code`."""
 
     exit_code = 1
+
+    @property
+    def without_values(self) -> str:
+        """The same line without values of rows, for logs that others read than those who sent the rows."""
+        return str(self)
 
 
 class SettingMissing(EvergreenError):
@@ -113,13 +119,33 @@ class RowsRefused(DataRefused):
         allowed: str = "",
         file: Path | None = None,
     ) -> None:
-        self.refused, self.file = refused, file
+        self.refused, self.first, self.file = refused, first, file
         line, column, value, reason = first
         more = f", more than {allowed}," if allowed else ""
         super().__init__(
             f"{source}: {refused:,} of {rows:,} rows refused{more} and nothing was {undone}; "
             f"first: line {line}, {column} = {value!r}: {reason}" + (f"; all of them: {file}" if file else "")
         )
+
+    @property
+    def without_values(self) -> str:
+        _, column, value, _ = self.first
+        return str(self).replace(f"{column} = {value!r}", column, 1)
+
+
+class RowContradicts(DataRefused):
+    """Times are UTC."""
+
+    def __init__(self, *, source: str, entity: str, event_time: datetime, known_at: datetime) -> None:
+        self.entity = entity
+        super().__init__(
+            f"{source}: entity {entity!r} at {event_time} UTC has other values than another row for the same time,"
+            f" available at {known_at}: a correction needs a later time of availability"
+        )
+
+    @property
+    def without_values(self) -> str:
+        return str(self).replace(f"entity {self.entity!r}", "an entity", 1)
 
 
 class EmptyWindow(DataRefused):

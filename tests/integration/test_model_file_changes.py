@@ -23,9 +23,10 @@ from db.schema import Column
 from db.session import session
 from db.store_tables import load_lock
 from pipelines import runs
-from pipelines.extract import content_hash, extract, read_rows, read_snapshot
+from pipelines.extract import extract, read_rows
 from pipelines.load import load_file
 from pipelines.runs import Run
+from pipelines.snapshot import content_hash, read_snapshot
 from pipelines.spec import ModelSpec
 from stack.programs import settings_environment
 from utils.errors import NotFound, SpecInvalid, StackError, UnknownModel
@@ -144,7 +145,7 @@ def test_a_snapshot_of_the_old_file_stays_readable_from_its_file_and_from_the_st
     assert kept.frame["kind"].notna().sum() == ROWS["kind"].notna().sum()
     assert content_hash(read_rows(run, settings=settings)) == kept.manifest.content_sha256
     after = trained_on(changed, settings)
-    assert set(read_rows(after, settings=settings).columns) == {
+    assert set(next(read_rows(after, settings=settings)).column_names) == {
         *("entity_id", "event_time", "outcome"),
         *changed.features.columns,
     }

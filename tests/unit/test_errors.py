@@ -18,6 +18,10 @@ EXAMPLES = [
         errors.RowsRefused(source="f", refused=1, first=(7, "age", "x", "is no number"), rows=9),
         ["1 of 9", "line 7", "'x'"],
     ),
+    (
+        errors.RowContradicts(source="f", entity="e", event_time=datetime(2026, 1, 2), known_at=datetime(2026, 1, 3)),
+        ["entity 'e'", "2026-01-03"],
+    ),
     (errors.EmptyWindow(model="m", start=None, end=datetime(2026, 1, 2)), ["the beginning", "2026-01-02"]),
     (
         errors.ValidationFailed(model="m", violations=["age below 0"], report="h/1"),
@@ -38,6 +42,19 @@ def test_a_message_is_one_line_with_the_facts(error, facts):
     for fact in facts:
         assert fact in str(error)
     assert error.exit_code > 0
+
+
+def test_a_line_for_logs_says_where_and_why_and_not_which_value():
+    refused = errors.RowsRefused(source="f", refused=1, first=(7, "age", "x1y", "is no number"), rows=9)
+    assert "first: line 7, age: is no number" in refused.without_values
+    contradicts = errors.RowContradicts(
+        source="f", entity="x1y", event_time=datetime(2026, 1, 2), known_at=datetime(2026, 1, 3)
+    )
+    assert "an entity at 2026-01-02" in contradicts.without_values
+    for error in (refused, contradicts):
+        assert "x1y" in str(error)
+        assert "x1y" not in error.without_values
+    assert errors.NothingToDo(model="m", reason="r").without_values == "m: nothing to do: r"
 
 
 def test_a_long_list_is_cut_short():
