@@ -140,7 +140,7 @@ def copy_airflow(database: Path, to: Path) -> list[str]:
     return notes + [f"Airflow's variable {name}" for name in variables]
 
 
-OURS = ("feature_store", "feature_loader", "feature_reader")  # `up` gives these their passwords
+OURS = ("feature_store", "feature_loader", "feature_reader", "feature_maintenance")  # `up` gives these their passwords
 _WITHOUT_SECRETS = (
     "UPDATE connection SET password = NULL, extra = NULL, is_encrypted = 0, is_extra_encrypted = 0",
     "DELETE FROM connection_test_request",
