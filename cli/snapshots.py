@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True)
     group.command("list")(list_snapshots)
     group.command()(verify)
-    app.add_typer(group, name="snapshot", help="What each training read from the store.")
+    app.add_typer(group, name="snapshot", help="What each training read. Example: `evergreen snapshot list churn`")
 
 
 def list_snapshots(

@@ -213,9 +213,12 @@ def test_values_of_private_columns_are_nowhere(places):
 
 
 def test_refused_values_are_in_no_table_and_no_log(world, places):
-    """Only the terminal shows one, to who has its file."""
+    """Only the terminal shows one, to who has its file, and the list of refused rows, which is theirs too."""
+    lists = {place for place in places[REFUSED] if Path(place).is_relative_to(world.settings.rejects)}
+    assert lists
+    assert all(Path(place).stat().st_mode & 0o077 == 0 for place in lists)
     shown = {place for place in places[REFUSED] if place.startswith("said")}
-    assert places[REFUSED] == shown
+    assert places[REFUSED] == shown | lists
     told = [world.said[int(place.removeprefix("said "))] for place in shown]
     assert told
     assert all(re.match(r"evergreen: wrong\.csv: ", each) for each in told)

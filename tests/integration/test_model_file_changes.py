@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 from sqlalchemy import text
@@ -127,6 +128,12 @@ def trained_on(spec: ModelSpec, settings: Settings) -> Run:
     return runs.load_run(settings, run_id)
 
 
+def frame_of(run: Run, settings: Settings) -> pd.DataFrame:
+    """The run's rows, read from the store again."""
+    frame: pd.DataFrame = pa.concat_tables(read_rows(run, settings=settings)).to_pandas()
+    return frame
+
+
 def planned(settings: Settings, spec: ModelSpec, *drop: str) -> list[str]:
     return [change.planned for change in bootstrap.plan(settings, [spec.store], drop={spec.name: set(drop)})]
 
@@ -182,7 +189,7 @@ def test_a_removed_feature_keeps_its_values_and_has_them_when_it_comes_back(
     (line,) = planned(settings, removed)
     assert line.startswith(f"keep column kind of {STORE_DB}.{removed.name}_features")
     assert bootstrap.migrate(settings, [removed.store]) == []
-    rows = read_rows(trained_on(spec_of(loaded), settings), settings=settings)
+    rows = frame_of(trained_on(spec_of(loaded), settings), settings)
     assert rows["kind"].notna().sum() == ROWS["kind"].notna().sum()
 
 
@@ -212,9 +219,9 @@ def test_a_type_that_would_read_old_values_otherwise_is_refused_and_made_anew_wh
     spec = spec_of(loaded, retyped(column, kind))
     with pytest.raises(SpecInvalid, match=rf"features\.columns\.{column}: .*--drop {spec.name}\.{column}"):
         bootstrap.migrate(settings, [spec.store])
-    assert len(read_rows(trained_on(spec_of(loaded), settings), settings=settings)) == len(ROWS)  # untouched
+    assert len(frame_of(trained_on(spec_of(loaded), settings), settings)) == len(ROWS)  # untouched
     bootstrap.migrate(settings, [spec.store], drop={spec.name: {column}})
-    rows = read_rows(trained_on(spec, settings), settings=settings)
+    rows = frame_of(trained_on(spec, settings), settings)
     assert rows[column].isna().all()
     assert rows.drop(columns=column).notna().any().all()
     assert planned(settings, spec) == []

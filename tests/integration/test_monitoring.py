@@ -171,7 +171,8 @@ def look(watched: Watched, until: datetime, caused_by: str = "") -> RowMapping:
 
 def all_of(watched: Watched, table: Any) -> list[RowMapping]:
     with session(watched.settings, "pipeline") as connection:
-        return list(connection.execute(select(table).where(table.c.model == watched.spec.name)).mappings())
+        rows = select(table).where(table.c.model == watched.spec.name).order_by(table.c.id)
+        return list(connection.execute(rows).mappings())
 
 
 def test_an_unchanged_world_is_counted_once_measured_and_left_alone(watched: Watched) -> None:
