@@ -26,7 +26,7 @@ def spec_of(name: str) -> ModelSpec:
         "task": "binary",
         "entity": "customer_id",
         "source": {"event_time": "at"},
-        "label": {"column": "left", "classes": ["no", "yes"]},
+        "label": {"column": "churned", "classes": ["no", "yes"]},
         "features": {"max_age": "90d", "columns": columns},
     }
     return ModelSpec.parse(given, file=f"{name}.yaml")
@@ -52,7 +52,7 @@ def _rows(random: np.random.Generator, count: int, entities: int, *, label: bool
         moments = first + np.sort(random.integers(chunk * span, (chunk + 1) * span, size)).astype("timedelta64[us]")
         columns = {"customer_id": pa.array([f"c-{number:08d}" for number in whose.tolist()]), "at": pa.array(moments)}
         if label:
-            columns["left"] = pa.array(np.where(random.random(size) < 0.3, "yes", "no"))
+            columns["churned"] = pa.array(np.where(random.random(size) < 0.3, "yes", "no"))
         else:
             values = random.normal(size=(NUMBERS, size)).round(4)
             columns |= {f"n{i}": pa.array(values[i]) for i in range(NUMBERS)}

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from sqlalchemy import text
 
 from benchmarks.store_data import END, spec_of
 from db.reading import training_rows
-from db.session import engine
+from db.session import session
 from pipelines.extract import write_rows
 from pipelines.spec import ModelSpec
 from utils.settings import STORE_DB, Settings, load_settings
@@ -28,10 +29,12 @@ def evergreen(settings: Settings, spec: ModelSpec, file: Path) -> int:
 
 def pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
     names = ", ".join(spec.features.columns)
-    bound = engine(settings, "pipeline", STORE_DB)
-    labels = pd.read_sql(f"SELECT entity_id, event_time, {spec.label.column} FROM {spec.name}_labels", bound)  # noqa: S608
-    features = pd.read_sql(f"SELECT entity_id, event_time, {names} FROM {spec.name}_features", bound)  # noqa: S608
-    bound.dispose()
+    with session(settings, "pipeline", STORE_DB) as connection:
+        labels = pd.read_sql(
+            text(f"SELECT entity_id, event_time, {spec.label.column} FROM {spec.name}_labels"),  # noqa: S608
+            connection,
+        )
+        features = pd.read_sql(text(f"SELECT entity_id, event_time, {names} FROM {spec.name}_features"), connection)  # noqa: S608
     joined = pd.merge_asof(
         labels.sort_values("event_time"),
         features.sort_values("event_time"),

@@ -17,13 +17,14 @@ from db.schema import TIMELESS, StoreSchema
 from db.session import session
 from db.store_tables import store_tables
 from db.tables import load_batch
-from utils.ahead import ahead
+from utils.ahead import map_ahead
 from utils.errors import Unreachable
 from utils.settings import STORE_DB, Settings
 
 Int64s = NDArray[np.int64]
 MICROSECOND = timedelta(microseconds=1)
 CHUNK_LABELS = 50_000  # their feature rows are read and joined together
+READERS = 4  # one waits for the disk while the other one's rows are taken
 
 
 def training_rows(
@@ -42,7 +43,7 @@ def training_rows(
     values. Columns: entity_id, event_time (UTC), the label, the features; sorted by entity_id and event_time.
 
     The rows come in tables of about `CHUNK_LABELS`; the first has the columns even where there are no rows. All labels
-    are held in memory, about 100 bytes each, but the features of two tables only.
+    are held in memory, about 100 bytes each, but the features of four tables only.
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
     visible = _visible_batches(settings, schema.model, commit_seq)
@@ -54,7 +55,7 @@ def training_rows(
             settings, query.where(*_between(query.selected_columns.entity_id, part["entity_id"])), visible
         )
 
-    for part, features in ahead(map(read, _parts(labels))):
+    for part, features in map_ahead(read, _parts(labels), threads=READERS):
         yield _joined(part, features, schema, window_end)
 
 
@@ -176,13 +177,13 @@ def as_known(
     u = max(event_time, available_at) on, so with rows ranked by (entity, event_time, available_at) and merged with the
     labels in the order of (entity, u or t), the winner is the running maximum of the rank. O(n log n).
     """
-    by_rank = np.lexsort((available_at, event_times, feature_entities))
+    by_rank = _order(feature_entities, event_times, available_at)
     usable_from = np.maximum(event_times, available_at)[by_rank]
     entities = np.concatenate((feature_entities[by_rank], label_entities))
     moments = np.concatenate((usable_from, label_times))
     is_label = np.arange(len(entities)) >= len(by_rank)
     ranks = np.where(is_label, -1, np.arange(len(entities)))
-    merged = np.lexsort((is_label, moments, entities))
+    merged = _order(entities, moments, is_label.astype(np.int64))
     best = np.empty(len(entities), dtype=np.int64)
     best[merged] = np.maximum.accumulate(ranks[merged]) if len(merged) else ranks
     winner = best[is_label]
@@ -194,6 +195,24 @@ def as_known(
     result = np.full(len(label_entities), -1, dtype=np.int64)
     result[np.flatnonzero(found)[fits]] = rows[fits]
     return result
+
+
+def _order(entities: Int64s, times: Int64s, last: Int64s) -> Int64s:
+    """The order of rows by entity, then time, then `last`; whole numbers, the entities from 0 on.
+
+    One sort of a number made of the first two is ten times faster than a sort by three keys, where it fits 63 bits
+    and `last` has nothing to decide.
+    """
+    if len(times):
+        first, span = int(times.min()), int(times.max()) - int(times.min()) + 1
+        if (int(entities.max()) + 1) * span < 2**62:
+            both = entities * span + (times - first)
+            order = np.argsort(both)
+            ordered = both[order]
+            same = ordered[1:] == ordered[:-1]
+            if not same.any() or not (last[order[1:]] != last[order[:-1]])[same].any():
+                return order
+    return np.lexsort((last, times, entities))
 
 
 def _visible_batches(settings: Settings, model: str, commit_seq: int) -> Int64s:

@@ -56,6 +56,7 @@ class Stage:
             mariadb_collate=target.dialect_options["mariadb"]["collate"],
         )
         connection.execute(CreateTable(self._staged))
+        self._all_new = False
         self._path = connection.dialect.identifier_preparer.format_table(self._staged)
 
     def load(self, rows: "Prepared") -> None:
@@ -87,7 +88,8 @@ class Stage:
         meets = select(literal(1)).join_from(
             staged, known, and_(known.c.entity_id == staged.c.entity_id, known.c.event_time == staged.c.event_time)
         )
-        if self._connection.scalar(meets.prefix_with("STRAIGHT_JOIN").limit(1)) is None:
+        self._all_new = self._connection.scalar(meets.prefix_with("STRAIGHT_JOIN").limit(1)) is None
+        if self._all_new:
             return 0, 0
         newest = select(func.max(older.c.available_at)).where(
             older.c.entity_id == staged.c.entity_id, older.c.event_time == staged.c.event_time
@@ -138,11 +140,17 @@ class Stage:
         after = func.timestampadd(text("MICROSECOND"), 1, staged.c.known_at)
         corrected = case((staged.c.known_at.is_(None), staged.c.available_at), else_=func.greatest(now, after))
         values: dict[str, ColumnElement[object]] = {name: staged.c[name] for name in self._names}
-        values |= {"available_at": staged.c.available_at if given else corrected, "batch_id": literal(batch_id)}
-        new = func.coalesce(staged.c.same, 0) == 0
-        if given:
-            new = or_(new, staged.c.known_at != staged.c.available_at)
-        fresh = select(*values.values()).where(new)
+        values["batch_id"] = literal(batch_id)
+        if self._all_new:
+            fresh = select(*values.values())
+        elif given:
+            told_otherwise = or_(
+                staged.c.same.is_(None), staged.c.same == 0, staged.c.known_at != staged.c.available_at
+            )
+            fresh = select(*values.values()).where(told_otherwise)
+        else:
+            values["available_at"] = corrected
+            fresh = select(*values.values()).where(func.coalesce(staged.c.same, 0) == 0)
         return self._connection.execute(insert(self._target).from_select(list(values), fresh)).rowcount
 
 

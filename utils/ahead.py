@@ -1,7 +1,8 @@
-"""Making the next item of an iterator while the last one is being used."""
+"""Making the next items while the last one is being used."""
 
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 
 def ahead[Item](items: Iterator[Item]) -> Generator[Item]:
@@ -16,3 +17,15 @@ def ahead[Item](items: Iterator[Item]) -> Generator[Item]:
         while (item := coming.result()) is not nothing:
             coming = thread.submit(next, items, nothing)
             yield item  # type: ignore[misc]
+
+
+def map_ahead[Item, Made](make: Callable[[Item], Made], items: Iterator[Item], *, threads: int) -> Generator[Made]:
+    """`make(item)` for each item, in their order, by `threads` threads at a time; as many are made ahead at most."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        coming: deque[Future[Made]] = deque()
+        for item in items:
+            coming.append(pool.submit(make, item))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
