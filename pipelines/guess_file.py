@@ -25,7 +25,7 @@ def _lines(found: Draft) -> Iterator[str]:
     yield "# Each guess says what it was guessed from. Read it through and correct it;"
     yield f"# `evergreen models {found.model}` shows what it then means."
     yield "spec_version: 1"
-    yield f"name: {found.model}"
+    yield f"name: {_flow(found.model)}"
     yield _with(
         f"description: {_flow(f'{found.label.file_name}, from {sample.source}')}", "say what is predicted, and when"
     )
@@ -35,7 +35,7 @@ def _lines(found: Draft) -> Iterator[str]:
     yield from _source(found)
     yield ""
     yield "label:"
-    yield _with(f"  column: {found.label.name}", found.label_why)
+    yield _with(f"  column: {_flow(found.label.name)}", found.label_why)
     if found.classes:
         rows = ", ".join(f"{name} {found.label.counts[name]:,}" for name in found.classes[:6])
         last = "; the one you look for comes last" if len(found.classes) == 2 else ""
@@ -68,7 +68,7 @@ def _source(found: Draft) -> Iterator[str]:
         )
     if renamed:
         yield "  map:    # column of the file: its name here"
-        yield from (f"    {_flow(name)}: {new}" for name, new in renamed.items())
+        yield from (f"    {_flow(name)}: {_flow(new)}" for name, new in renamed.items())
 
 
 def _taken(found: Draft) -> list[Facts]:
@@ -86,9 +86,9 @@ def _features(found: Draft) -> Iterator[str]:
     yield "  # new ones may come; give a max where nothing beyond it can be right: the greatest number is only told."
     yield "  columns:"
     shown = [(column, guessed) for column, guessed in found.columns if guessed.role != "private"]
-    width = max(len(column.name) for column, _ in shown)
+    width = max(len(_flow(column.name)) for column, _ in shown)
     for column, guessed in shown:
-        line = f"{column.name + ':':<{width + 1}} {_flow_map(guessed.keys) if guessed.keys else ''}".rstrip()
+        line = f"{_flow(column.name) + ':':<{width + 1}} {_flow_map(guessed.keys) if guessed.keys else ''}".rstrip()
         yield _with(f"    {line}" if guessed.role == "feature" else f"    # {line}", _why(guessed))
     private = [(column, guessed) for column, guessed in found.columns if guessed.role == "private"]
     yield (
@@ -142,7 +142,7 @@ def _comment(said: str) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML on one line, fit to stand in a list or a mapping."""
+    """A value as YAML on one line, fit to stand in a list or a mapping; names such as `yes` and `null` are quoted."""
     return yaml.safe_dump([value], default_flow_style=True, width=1 << 30, allow_unicode=True).strip()[1:-1]
 
 
