@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from db import store
+from db import online, reading, store
+from db.predictions import Client
 from db.reading import statement, training_frame, training_queries, training_rows
 from db.schema import StoreSchema
 from pipelines.snapshot import content_hash
@@ -130,6 +131,32 @@ def test_one_entity_with_thousands_of_rows_is_read_as_the_reference_says(setting
     found = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=2)
     reference = [max(known(said, moment), default=(None, None, None))[2] for moment in asked]
     assert found["amount"].astype(object).where(found["amount"].notna(), None).to_list() == reference
+
+
+def test_rows_are_the_same_however_many_parts_they_are_read_in(settings: Settings, new_schema, monkeypatch) -> None:
+    schema = new_schema()
+    whose = ["a", "A", "a ", "b'; --", "100%", "back\\slash", "%s", "ünï 💚", "z" * 64, "0", "_", '"q"']
+    days = [T0 + timedelta(days=n) for n in range(4)]
+    features = [feature(e, t, n) for n, e in enumerate(whose) for t in days]
+    load(settings, schema, features, [label(e, t + timedelta(hours=1), "yes") for e in whose for t in days])
+    whole = state(settings, schema, 1)
+    window = {"start": None, "until": FOREVER, "window_end": FOREVER, "commit_seq": 1}
+    frame = training_frame(settings, schema, **window)
+    assert frame["amount"].to_list() == [float(whose.index(entity)) for entity in frame["entity_id"]]
+    for labels, parts in ((1, len(whose)), (5, 6), (len(features), 1)):
+        monkeypatch.setattr(reading, "CHUNK_LABELS", labels)
+        assert len(list(training_rows(settings, schema, **window))) == parts
+        assert state(settings, schema, 1) == whole
+
+
+def test_the_newest_features_are_looked_up_by_entity_as_the_service_does(settings: Settings, new_schema) -> None:
+    schema, client = new_schema(), Client(settings)
+    later = T0 + timedelta(days=1)
+    load(settings, schema, [feature("a", T0, 1), feature("a", later, 2), feature("b'%", T0, None)])
+    found = client.run(lambda link: online.latest(link, schema, ["a", "b'%", "nobody"]))
+    assert found == {"a": (2.0, "k", None), "b'%": (None, "k", None)}
+    assert client.run(lambda link: online.latest(link, schema, [])) == {}
+    client.close()
 
 
 def test_a_row_that_says_the_same_later_is_not_hidden_by_one_that_comes_between(settings: Settings, new_schema) -> None:
