@@ -14,7 +14,7 @@ from utils.errors import NotFound
 from utils.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # these import pandas and Arrow: a second that `--help` need not take
-    from db.store import LoadReport
+    from db.batch import LoadReport
     from pipelines.load import Options
     from pipelines.rejects import MaxRejects
     from pipelines.spec import ModelSpec

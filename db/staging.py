@@ -1,7 +1,6 @@
 """A temporary table that rows enter before the store: bulk-loaded, compared with the store in SQL, then inserted."""
 
 import tempfile
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,19 +58,20 @@ class Stage:
         self._all_new = False
         self._path = connection.dialect.identifier_preparer.format_table(self._staged)
 
-    def load(self, rows: "Prepared") -> None:
-        """Replace what is staged by `rows`.
+    def load(self, rows: pa.Table, folder: Path) -> None:
+        """Replace what is staged by `rows`, which pass through a file of `folder`; they have the columns of the target.
 
         Raises: DataRefused where the server warns of anything: it would store something else than what it was given.
         """
+        file = _written(rows, self._target, folder)
         self._connection.execute(text(f"TRUNCATE TABLE {self._path}"))
         columns = ", ".join(self._connection.dialect.identifier_preparer.quote(name) for name in self._names)
         statement = text(
             f"LOAD DATA LOCAL INFILE :path INTO TABLE {self._path} CHARACTER SET utf8mb4"
             f" FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({columns})"
         )
-        self._connection.execute(statement, {"path": str(rows.file)})
-        rows.file.unlink()
+        self._connection.execute(statement, {"path": str(file)})
+        file.unlink()
         if self._connection.scalar(text("SELECT @@warning_count")):
             first = self._connection.execute(text("SHOW WARNINGS")).fetchone()
             raise DataRefused(f"{self._target.name}: MariaDB would change a value: {first[-1] if first else 'unknown'}")
@@ -154,27 +154,15 @@ class Stage:
         return self._connection.execute(insert(self._target).from_select(list(values), fresh)).rowcount
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """`count` rows in a file as LOAD DATA reads them; who stages them removes it. `left_out`: those that must not."""
-
-    file: Path
-    count: int
-    left_out: int
-
-
-def prepare(target: Table, rows: pa.Table, folder: Path, *, left_out: int = 0) -> Prepared:
-    """`rows` with the columns of `target`, a features or labels table, in the key's order, in a file of `folder`.
-
-    The store takes them fastest in that order. No connection is needed, so it can be done beside one that works.
-    """
+def _written(rows: pa.Table, target: Table, folder: Path) -> Path:
+    """`rows` as LOAD DATA reads them, in the key's order: the store takes them fastest in that order."""
     names = [column.name for column in target.columns if column.name != "batch_id"]
     shape = pa.schema([(name, _arrow_type(target.c[name].type)) for name in names])
     ordered = rows.select(names).cast(shape).sort_by([(name, "ascending") for name in KEY]).combine_chunks()
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tsv", delete=False) as file:
         for batch in ordered.to_batches():
             file.write(as_tsv(batch))
-    return Prepared(Path(file.name), rows.num_rows, left_out)
+    return Path(file.name)
 
 
 def as_tsv(rows: pa.RecordBatch) -> memoryview:

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 from sqlalchemy import Table
 
+from db.batch import Batch, LoadReport, Origin, Prepared
 from db.sample import SEED, WORLDS, example_world
-from db.staging import Prepared
-from db.store import Batch, LoadReport, Origin, open_batch
+from db.store import open_batch
 from pipelines.check import Checked, check
 from pipelines.columns import Columns
 from pipelines.files import CHUNK_ROWS, STDIN, Chunk, numbered, readable

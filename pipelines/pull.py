@@ -10,8 +10,8 @@ import pyarrow as pa
 from sqlalchemy import CursorResult, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from db.batch import LoadReport, Origin
 from db.session import AWAY, DENIED, engine, session
-from db.store import LoadReport, Origin
 from db.tables import load_batch
 from pipelines.columns import Columns
 from pipelines.files import CHUNK_ROWS, numbered

@@ -104,12 +104,12 @@ def test_the_command_asks_in_one_line_and_keeps_a_file_that_is_there(evergreen: 
 
 @needs("telco_churn.csv")
 def test_customers_of_a_phone_company_load_with_the_file_that_was_guessed(evergreen: Run, tmp_path: Path) -> None:
-    _, loaded = started(evergreen, "telco_churn", DATA / "telco_churn.csv")
+    _, loaded = started(evergreen, "phone_churn", DATA / "telco_churn.csv")
     assert (loaded["labels_added"], loaded["rejects"]) == (7043, 0)
-    mine, example = written(tmp_path, "telco_churn"), load_spec(ROOT / "examples" / "telco_churn.yaml")
+    mine, example = written(tmp_path, "phone_churn"), load_spec(ROOT / "examples" / "telco_churn.yaml")
     assert (mine.task, mine.entity, mine.label.classes) == (example.task, example.entity, example.label.classes)
     assert len(mine.columns_of("numeric")) == len(example.columns_of("numeric")) == 4
-    assert "11 of 7,043 blank" in (tmp_path / "models" / "telco_churn.yaml").read_text()
+    assert "11 of 7,043 blank" in (tmp_path / "models" / "phone_churn.yaml").read_text()
 
 
 @needs("bike_sharing_hourly.csv")

@@ -18,8 +18,9 @@ import yaml
 from sqlalchemy import text
 
 from db import bootstrap
+from db.batch import LoadReport
 from db.session import session
-from db.store import LoadReport, latest_commit_seq
+from db.store import latest_commit_seq
 from pipelines import files
 from pipelines.load import Options, load_file, overlaid
 from pipelines.rejects import MaxRejects

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from db import bootstrap, store
+from db.batch import Origin
 from db.partitions import LATER, first_id_of
 from db.retention import (
     DAYS_AHEAD,
@@ -168,7 +169,7 @@ def test_a_month_of_a_store_is_dropped_only_when_all_of_it_is_old(settings):
 
 
 def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(settings):
-    origin = store.Origin("test", "0" * 64, "test", datetime(2026, 9, 1))
+    origin = Origin("test", "0" * 64, "test", datetime(2026, 9, 1))
     load(settings, SCHEMA, labels=[label("e", datetime(2026, 9, 1), "yes")])
     with store.open_batch(settings, SCHEMA, origin):
         assert store.remove_dead(settings, SCHEMA) is None

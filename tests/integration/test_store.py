@@ -14,11 +14,12 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from db import store
+from db.batch import LoadReport, Origin
 from db.reading import training_frame
 from db.schema import TIMELESS, StoreSchema
 from db.session import session
 from tests.servers import free_port
-from utils.errors import AccessDenied, DataRefused, NotFound, Unreachable
+from utils.errors import AccessDenied, DataRefused, NotFound, StackError, Unreachable
 from utils.settings import STORE_DB, Settings
 
 DAY = timedelta(days=1)
@@ -43,7 +44,7 @@ def load(
     *,
     now: datetime = NOW,
     given: bool = False,
-) -> store.LoadReport:
+) -> LoadReport:
     return store.append(
         settings,
         schema,
@@ -74,8 +75,8 @@ def batches(settings: Settings, schema: StoreSchema) -> list[tuple[Any, ...]]:
     )
 
 
-def origin(**more: Any) -> store.Origin:
-    return replace(store.Origin("test", "0" * 64, "test", NOW), **more)
+def origin(**more: Any) -> Origin:
+    return replace(Origin("test", "0" * 64, "test", NOW), **more)
 
 
 def staged(entities: list[str], amount: float = 1.0) -> pa.Table:
@@ -205,12 +206,13 @@ def test_a_load_that_fails_leaves_nothing_behind(settings, new_schema):
 
 def test_the_next_load_clears_away_what_a_killed_one_left(settings, new_schema):
     schema = new_schema()
-    with suppress(Unreachable), store.open_batch(settings, schema, origin()) as batch:
+    turn_lost = pytest.raises(StackError, match="its turn: run it again")
+    with turn_lost, store.open_batch(settings, schema, origin()) as batch:
         batch.add(batch.prepare(features=staged(["a", "b"])))
         with session(settings, "root", "information_schema") as connection:
             (mine,) = connection.scalars(text("SELECT id FROM processlist WHERE user = 'evergreen_loader'")).all()
             connection.execute(text(f"KILL {mine}"))
-        batch.add(batch.prepare(features=staged(["c"])))
+        batch.add(batch.prepare(features=staged(["c"])))  # over the second connection, which lives
     assert batches(settings, schema) == [("open", None)]
     assert rows(settings, f"SELECT COUNT(*) FROM {schema.features_table}") == [(2,)]
     report = load(settings, schema, [feature("a", T0, 7)])
@@ -221,7 +223,7 @@ def test_the_next_load_clears_away_what_a_killed_one_left(settings, new_schema):
 
 def test_loads_of_one_model_take_turns(settings, new_schema):
     schema = new_schema()
-    reports: list[store.LoadReport] = []
+    reports: list[LoadReport] = []
     other = threading.Thread(target=lambda: reports.append(load(settings, schema, [feature("b", T0, 1)])))
     with store.open_batch(settings, schema, origin()) as batch:
         other.start()
