@@ -48,9 +48,11 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("maintenance", "DELETE", ("prediction_feedback",)),
     ("maintenance", "INSERT", ("retention",)),
     ("maintenance", "UPDATE (state)", ("load_batch",)),
-    ("api", "SELECT", ("deployment",)),
+    ("pipeline", "INSERT", ("shadow",)),
+    ("api", "SELECT", ("deployment", "shadow")),
     ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),
     ("api", "INSERT", ("prediction_feedback",)),
+    ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("dead_letter",)),
     ("api", "SELECT, INSERT, UPDATE", ("request_reject", "instance")),
 )
 

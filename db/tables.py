@@ -203,7 +203,23 @@ instance = Table(
     Column("refused_reason", String(1000)),
     Column("started_at", Moment, nullable=False),
     Column("heartbeat_at", Moment, nullable=False),
+    Column("shadow_version", Integer),
+    Column("shadow_refused", String(1000)),
+    Column("spool_rows", BigInteger, nullable=False, server_default="0"),
+    Column("spool_oldest", Moment),
     Index("instances_of_a_model", "model", "heartbeat_at"),
+)
+# The challenger that services score off the client's path; the newest row of a model rules, a version of null ends it.
+shadow = Table(
+    "shadow",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("version", Integer),
+    Column("artifact_sha256", String(64)),
+    Column("caused_by", String(250), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("newest_shadow", "model", "id"),
 )
 
 # One row a prediction, acknowledged before the answer leaves. Partitioned by the time in the UUIDv7.
@@ -224,6 +240,20 @@ prediction_log = Table(
     Column("instance", UUID(as_uuid=True), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("logged_at", Moment, nullable=False),
+)
+# Rows of answered predictions that MariaDB refuses when a spool is drained; `log_row` holds all their values.
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    _id(),
+    Column("model", MODEL, nullable=False),
+    Column("prediction_id", UUID(as_uuid=True), nullable=False),
+    Column("entity_id", String(64), nullable=False),
+    Column("log_row", JSON, nullable=False),
+    Column("error", Integer, nullable=False),
+    Column("dead_at", Moment, nullable=False),
+    UniqueConstraint("prediction_id", name="dead_once"),
+    Index("dead_of_an_entity", "model", "entity_id"),
 )
 
 # Ground truth that a client reports for a prediction; the first report of a value stays, a correction is a later row.

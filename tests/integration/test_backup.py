@@ -281,7 +281,7 @@ def test_a_backup_of_newer_code_is_refused_with_the_commit_to_use(before: Before
             if member.name == "manifest.json.sha256":
                 content = f"{hashlib.sha256(manifest).hexdigest()}  manifest.json\n".encode()
             new.addfile(replace_size(member, len(content)), pa.BufferReader(content))
-    with pytest.raises(DataRefused, match=r"revision 9999; here 0003.*check out abc"):
+    with pytest.raises(DataRefused, match=r"revision 9999; here 0004.*check out abc"):
         restore(new_stack(folder / "e"), newer, force=False, progress=nothing)
 
 
