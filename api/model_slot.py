@@ -11,14 +11,16 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from api.fetching import Attempt
 from api.rejects import Rejects
 from api.schemas import same_requests
 from api.scoring import Version
 from api.shelf import Shelf
+from api.spool import Depth
 from db import predictions
 from db.predictions import Deployment, Heartbeat
 from pipelines.bundle import read_bundle
@@ -37,10 +39,19 @@ log = logging.getLogger(__name__)
 class ModelSlot:
     """`version` is None before the first model. It is replaced as a whole, so a batch that holds one keeps it."""
 
-    def __init__(self, settings: Settings, *, spec: ModelSpec, url: str, rejects: Rejects) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        spec: ModelSpec,
+        url: str,
+        instance_id: UUID,
+        rejects: Rejects,
+        spooled: Callable[[], Depth],
+    ) -> None:
         self.version: Version | None = None
-        self.instance_id: UUID = uuid4()
-        self._spec, self._url, self._rejects = spec, url, rejects
+        self.instance_id = instance_id
+        self._spec, self._url, self._rejects, self._spooled = spec, url, rejects, spooled
         self._shelf = Shelf(settings, spec.name)
         self._client = predictions.Client(settings)
         self._started_at = utc_now()
@@ -157,6 +168,7 @@ class ModelSlot:
     def _tell_mariadb(self) -> None:
         refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
         reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
+        spooled = self._spooled()
         heartbeat = Heartbeat(
             instance_id=self.instance_id,
             model=self._spec.name,
@@ -168,6 +180,8 @@ class ModelSlot:
             serving_since=self.version.serving_since if self.version else None,
             refused_version=refused,
             refused_reason=reason,
+            spool_rows=spooled.rows,
+            spool_oldest=spooled.oldest,
         )
         with suppress(NotNow):
             self._client.run(lambda link: predictions.beat(link, heartbeat))

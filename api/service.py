@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import bentoml
 from pydantic import BaseModel, create_model
@@ -16,16 +16,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.batcher import Batcher
+from api.drain import Drainer
 from api.guard import REQUEST, Guard
 from api.known_paths import KnownPaths
 from api.model_slot import ModelSlot
 from api.openapi import document
-from api.prediction_log import PredictionLog
+from api.prediction_log import Breaker, PredictionLog
 from api.reasons import with_reasons
 from api.rejects import Rejects
 from api.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
 from api.scoring import Prediction, Version, predict
 from api.shelf import Shelf
+from api.spool import Spool
 from db import predictions
 from pipelines.spec import ModelSpec, find_spec
 from utils.clock import utc_now
@@ -52,22 +54,30 @@ class Endpoints:
         configure()
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
         spec = self.schemas.spec
-        self._slot = ModelSlot(self.settings, spec=spec, url=self.bento_service.url or "", rejects=self.rejects)
+        instance, folder, breaker = uuid4(), self.settings.spool / spec.name, Breaker()
+        spool = Spool(folder, str(instance))
+        url = self.bento_service.url or ""
+        self._slot = ModelSlot(
+            self.settings, spec=spec, url=url, instance_id=instance, rejects=self.rejects, spooled=spool.depth
+        )
+        self._drainer = Drainer(self.settings, spec.name, spool=spool, breaker=breaker, folder=folder)
         self._batcher = Batcher(
             version=lambda: self._slot.version,
             score=self._score,
-            log=PredictionLog(self.settings),
+            log=PredictionLog(self.settings, spool=spool, breaker=breaker),
             explain=partial(with_reasons, schemas=self.schemas),
         )
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
         self._feedback_client = predictions.Client(self.settings)
         self._slot.start()
         self._batcher.start()
+        self._drainer.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         await self._batcher.stop()
         self._feedback_thread.shutdown()
+        await asyncio.to_thread(self._drainer.stop)
         await asyncio.to_thread(self._slot.stop)
 
     def __is_ready__(self) -> bool:

@@ -49,10 +49,10 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("maintenance", "INSERT", ("retention",)),
     ("maintenance", "UPDATE (state)", ("load_batch",)),
     ("pipeline", "INSERT", ("shadow",)),
-    ("api", "SELECT", ("deployment", "shadow")),
+    ("api", "SELECT", ("deployment", "shadow", "forgotten")),
+    ("pipeline", "UPDATE (alerted_at)", ("dead_letter",)),
     ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("prediction_log",)),
-    ("api", "INSERT", ("prediction_feedback",)),
-    ("api", "INSERT, SELECT (prediction_id), UPDATE (prediction_id)", ("dead_letter",)),
+    ("api", "INSERT", ("prediction_feedback", "dead_letter")),
     ("api", "SELECT, INSERT, UPDATE", ("request_reject", "instance")),
 )
 

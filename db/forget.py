@@ -14,8 +14,10 @@ import pyarrow.compute as pc
 from sqlalchemy import Column, Connection, MetaData, Table, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
+from db.predictions import drain_lock
 from db.session import engine, explained
-from db.tables import forgotten, prediction_feedback, prediction_log
+from db.store_tables import load_lock
+from db.tables import dead_letter, forgotten, prediction_feedback, prediction_log
 from utils.errors import StackError
 from utils.settings import RESULTS_DB, Settings
 
@@ -82,9 +84,15 @@ def turn(connection: Connection, model: str) -> Iterator[None]:
 
     Raises: StackError where a load keeps its turn for an hour.
     """
-    lock = {"name": f"evergreen_load_{model}", "seconds": TURN_SECONDS}
+    with _locked(connection, load_lock(model)):
+        yield
+
+
+@contextmanager
+def _locked(connection: Connection, name: str) -> Iterator[None]:
+    lock = {"name": name, "seconds": TURN_SECONDS}
     if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
-        raise StackError(f"{model}: a load has been running for an hour: try again after it")
+        raise StackError(f"{name} has been held for an hour: try again when that work has ended")
     try:
         yield
     finally:
@@ -98,6 +106,13 @@ def open_tombstone(
 
     The work is done once `found` names all `places`. `now` (UTC) is when the entity is forgotten, in both cases.
     """
+    with _locked(connection, drain_lock(model)):  # else a service could yet log a spooled row without having seen it
+        return _opened(connection, model, entity_id, places, caused_by, now)
+
+
+def _opened(
+    connection: Connection, model: str, entity_id: str, places: Sequence[str], caused_by: str, now: datetime
+) -> tuple[int, dict[str, int]]:
     digest = entity_sha256(model, entity_id)
     mine = (forgotten.c.model == model) & (forgotten.c.entity_sha256 == digest)
     newest = select(forgotten.c.id, forgotten.c.found).where(mine).order_by(forgotten.c.id.desc()).limit(1)
@@ -156,6 +171,14 @@ def in_log(
         start, looked = end, looked + CHUNK
         if progress:
             progress(looked)
+
+
+def in_dead_letters(connection: Connection, model: str, entity_id: str, *, delete: bool) -> int:
+    """How many rows that the log refused are the entity's; with `delete` they are gone then."""
+    mine = (dead_letter.c.model == model) & (dead_letter.c.entity_id == entity_id)
+    if delete:
+        return int(connection.execute(dead_letter.delete().where(mine)).rowcount)
+    return int(connection.scalar(select(func.count(dead_letter.c.id)).where(mine)) or 0)
 
 
 def results_columns(connection: Connection, model: str) -> list["Column[str]"]:

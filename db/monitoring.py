@@ -1,6 +1,6 @@
 """Rows of monitoring: profiles of windows, what they showed, and what was decided on it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, Table, func, select, update
 
 from db.history import add
 from db.tables import (
+    dead_letter,
     deployment,
     load_batch,
     promotion_decision,
@@ -119,6 +120,16 @@ def unsent_alerts(connection: Connection, model: str) -> list[RowMapping]:
 def mark_alerted(connection: Connection, decision_id: int, *, now: datetime) -> None:
     row = retrain_decision.c.id == decision_id
     connection.execute(update(retrain_decision).where(row).values(alerted_at=now))
+
+
+def unheard_dead_letters(connection: Connection, model: str) -> list[RowMapping]:
+    """`id` and `error` of the log's refused rows that nobody was told of yet."""
+    mine = (dead_letter.c.model == model) & dead_letter.c.alerted_at.is_(None)
+    return list(connection.execute(select(dead_letter.c.id, dead_letter.c.error).where(mine)).mappings())
+
+
+def mark_dead_letters(connection: Connection, ids: Sequence[int], *, now: datetime) -> None:
+    connection.execute(update(dead_letter).where(dead_letter.c.id.in_(ids)).values(alerted_at=now))
 
 
 def trainings(connection: Connection, *, model: str, state: str | None = None) -> list[RowMapping]:

@@ -7,7 +7,8 @@ Timeouts are short, because a request waits behind every statement here.
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -42,15 +43,21 @@ LOG_NEW = LOG.partition(" ON DUPLICATE")[0]
 # The id alone says which partition holds the row.
 FIND = "SELECT 1 FROM prediction_log WHERE prediction_id = %s"
 FEEDBACK = "INSERT INTO prediction_feedback (prediction_id, model, actual, received_at) VALUES (%s, %s, %s, %s)"
+BURY = (
+    "INSERT INTO dead_letter (model, prediction_id, entity_id, log_row, error, dead_at) VALUES (%s, %s, %s, %s, %s, %s)"
+)
+FORGOTTEN = "SELECT entity_sha256, MAX(forgotten_at) FROM forgotten WHERE model = %s GROUP BY entity_sha256"
 DESIRED = (
     "SELECT version, artifact_sha256, created_at FROM deployment"
     " WHERE model = %s AND action IN ('deploy', 'rollback') ORDER BY id DESC LIMIT 1"
 )
 HEARTBEAT = (
     "INSERT INTO instance (instance_id, model, host, pid, url, started_at, version, serving_since, refused_version,"
-    " refused_reason, heartbeat_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
+    " refused_reason, spool_rows, spool_oldest, heartbeat_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
     " ON DUPLICATE KEY UPDATE version = VALUES(version), serving_since = VALUES(serving_since),"
     " refused_version = VALUES(refused_version), refused_reason = VALUES(refused_reason),"
+    " spool_rows = VALUES(spool_rows), spool_oldest = VALUES(spool_oldest),"
     " heartbeat_at = VALUES(heartbeat_at)"
 )
 REJECTS = (
@@ -71,6 +78,19 @@ UNAVAILABLE = (
         ER.QUERY_INTERRUPTED,
         ER.OPTION_PREVENTS_STATEMENT,  # read only
         1927,  # connection was killed
+        # The server's own troubles, which are no fault of the row.
+        ER.DISK_FULL,
+        ER.RECORD_FILE_FULL,
+        ER.ERROR_ON_WRITE,
+        ER.GET_ERRNO,
+        ER.OUTOFMEMORY,
+        ER.OUT_OF_RESOURCES,
+        ER.CANT_CREATE_THREAD,
+        ER.ERROR_DURING_COMMIT,
+        ER.TOO_MANY_USER_CONNECTIONS,
+        ER.USER_LIMIT_REACHED,
+        ER.CRASHED_ON_USAGE,
+        ER.NO_SUCH_TABLE,  # a restore is under way
     }
 )
 
@@ -98,6 +118,8 @@ class Heartbeat:
     serving_since: datetime | None
     refused_version: int | None
     refused_reason: str | None
+    spool_rows: int = 0
+    spool_oldest: datetime | None = None
 
 
 def new_id(now: datetime) -> UUID:
@@ -122,6 +144,11 @@ def created_at(prediction_id: UUID) -> datetime:
     return EPOCH + timedelta(milliseconds=prediction_id.int >> 80)
 
 
+def is_away(error: pymysql.Error) -> bool:
+    """Whether it says nothing about the statement, which would fail or succeed another time."""
+    return not error.args or error.args[0] in UNAVAILABLE
+
+
 class Client:
     """One connection as the role `api`, for one thread: made when it is needed, and again after it was lost."""
 
@@ -140,13 +167,13 @@ class Client:
                 self._link = _connect(self._settings)
             done = work(self._link)
         except (pymysql.Error, SettingMissing) as error:
-            if isinstance(error, pymysql.Error) and error.args and error.args[0] not in UNAVAILABLE:
+            if isinstance(error, pymysql.Error) and not is_away(error):
                 raise
             self.close()
             if not self._away:
                 logger.warning("MariaDB at %s is away: %s", self._settings.mariadb_address, error)
             self._away = True
-            raise NotNow(reason="MariaDB, which every request needs, is away") from None
+            raise NotNow(reason="MariaDB is away") from None
         if self._away:
             logger.warning("MariaDB at %s is back", self._settings.mariadb_address)
         self._away = False
@@ -178,6 +205,47 @@ def insert(connection: Link, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert `rows`, each with the values of `LOG_COLUMNS`, in one statement (more only above a megabyte of rows)."""
     with connection.cursor() as cursor:
         cursor.executemany(LOG, rows)
+
+
+def ping(connection: Link) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+@contextmanager
+def draining(connection: Link, model: str) -> Iterator[dict[str, datetime]]:
+    """When each forgotten entity of `model` was forgotten, by its hash; nobody is forgotten up to the end of the block.
+
+    Without that a row could be logged after `forget` has looked for it.
+    Raises: NotNow where somebody else keeps the turn.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0.5)", (drain_lock(model),))
+        if cursor.fetchone() != (1,):
+            raise NotNow(reason="another worker empties its spool")
+        try:
+            cursor.execute(FORGOTTEN, (model,))
+            yield dict(cursor.fetchall())
+        finally:
+            with suppress(pymysql.Error):  # the lock goes with its connection
+                cursor.execute("SELECT RELEASE_LOCK(%s)", (drain_lock(model),))
+
+
+def drain_lock(model: str) -> str:
+    """The lock of the server under which spooled rows of `model` are logged, or an entity's tombstone is set."""
+    return f"evergreen_drain_{model}"
+
+
+def bury(
+    connection: Link, prediction_id: str, *, model: str, entity_id: str, log_row: str, error: int, now: datetime
+) -> None:
+    """Keep a row that the log refuses, once; `log_row` is the JSON of its values, `now` UTC."""
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(BURY, (model, prediction_id, entity_id[:64], log_row, error, now))
+        except pymysql.IntegrityError as known:
+            if known.args[0] != ER.DUP_ENTRY:
+                raise
 
 
 def is_logged(connection: Link, prediction_id: UUID) -> bool:

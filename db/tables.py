@@ -252,7 +252,9 @@ dead_letter = Table(
     Column("log_row", JSON, nullable=False),
     Column("error", Integer, nullable=False),
     Column("dead_at", Moment, nullable=False),
+    Column("alerted_at", Moment),
     UniqueConstraint("prediction_id", name="dead_once"),
+    Index("unheard_of", "model", "alerted_at"),
     Index("dead_of_an_entity", "model", "entity_id"),
 )
 

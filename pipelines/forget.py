@@ -73,7 +73,8 @@ def forget(
     return Forgotten(spec.name, now, False, found)
 
 
-PLACES = ("features", "labels", "latest", "predictions", "feedback", "results", "snapshots", "rejects")
+# Spools of services are not among them: what is older than its entity's tombstone leaves them unlogged.
+PLACES = ("features", "labels", "latest", "predictions", "feedback", "dead_letters", "results", "snapshots", "rejects")
 
 
 def _elsewhere(
@@ -88,6 +89,7 @@ def _elsewhere(
     """Each place outside the store, with how many rows of the entity were there."""
     predictions, feedback = rows.in_log(connection, spec.name, entity_id, delete=delete, progress=progress)
     yield from (("predictions", predictions), ("feedback", feedback))
+    yield "dead_letters", rows.in_dead_letters(connection, spec.name, entity_id, delete=delete)
     columns = rows.results_columns(connection, spec.name)
     yield "results", sum(rows.in_table(connection, column, entity_id, delete=delete) for column in columns)
     yield "snapshots", redact_entity(settings, spec.name, entity_id, delete=delete)

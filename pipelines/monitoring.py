@@ -94,6 +94,7 @@ def decide(settings: Settings, spec: "ModelSpec", *, caused_by: str, now: dateti
         with session(settings, "pipeline") as connection:
             history.add(connection, retrain_decision, row)
     send_alerts(settings, model=spec.name, now=now)
+    send_dead_letters(settings, model=spec.name, now=now)
     with session(settings, "pipeline") as connection:
         made = monitoring.decision_by(connection, model=spec.name, caused_by=caused_by)
     assert made is not None  # noqa: S101  (appended above)
@@ -116,6 +117,25 @@ def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
                 monitoring.mark_alerted(connection, row["id"], now=now)
             sent += 1
     return sent
+
+
+def send_dead_letters(settings: Settings, *, model: str, now: datetime) -> int:
+    """Alert of answered predictions that MariaDB refused for good, once each; returns how many they are."""
+    from db import monitoring
+    from db.session import session
+    from pipelines import alert
+
+    with session(settings, "pipeline") as connection:
+        dead = monitoring.unheard_dead_letters(connection, model)
+    if not dead:
+        return 0
+    errors = ", ".join(sorted({str(row["error"]) for row in dead}))
+    text = f"{model}: {len(dead)} answered predictions could not be logged (MariaDB error {errors}): see dead_letter"
+    if not alert.send(settings, text, model=model, dead_letters=len(dead), errors=errors):
+        return 0
+    with session(settings, "pipeline") as connection:
+        monitoring.mark_dead_letters(connection, [row["id"] for row in dead], now=now)
+    return len(dead)
 
 
 def due(settings: Settings, *, model: str) -> str:

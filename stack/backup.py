@@ -15,6 +15,7 @@ its turn comes; what was added meanwhile has no row, and harms nobody.
 """
 
 import os
+import sqlite3
 import sys
 import tempfile
 import time
@@ -35,7 +36,7 @@ from db.bootstrap import DATABASES
 from db.session import session
 from stack import airflow_programs
 from stack.archive import Progress, Writer
-from stack.dump import copy_airflow, dump
+from stack.dump import copy_airflow, copy_sqlite, dump
 from utils.errors import StackError
 from utils.settings import MLFLOW_DB, Settings
 from utils.version import code_commit
@@ -72,6 +73,7 @@ def backup(settings: Settings, file: Path, *, now: datetime, progress: Progress)
     with _aside(file) as aside:
         with aside.open("wb") as target:
             writer = Writer(target, progress)
+            _spools(settings, writer, near=aside.parent)
             with writer.member(DUMP, doing="databases", modified=time.time()) as sink:
                 rows = dump(settings, databases, sink)
             left_out = _files(settings, writer, near=aside.parent)
@@ -149,6 +151,16 @@ def _files(settings: Settings, writer: Writer, *, near: Path) -> list[str]:
     for name, address in (("MLflow", settings.mlflow_url), ("Airflow", settings.airflow_url)):
         left_out += [f"all of {name}, which is your own"] if address else []
     return left_out
+
+
+def _spools(settings: Settings, writer: Writer, *, near: Path) -> None:
+    """Add what services have answered and not yet logged; before the dump, so that no row is in neither."""
+    for database in sorted(settings.spool.glob("*/*.db")):
+        copy = near / database.name
+        with suppress(sqlite3.OperationalError):  # it has been emptied and removed
+            copy_sqlite(database, copy)
+            writer.add(f"home/{database.relative_to(settings.home)}", copy, doing="spools")
+        copy.unlink(missing_ok=True)
 
 
 def _below(folder: Path) -> Iterator[Path]:

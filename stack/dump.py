@@ -118,18 +118,24 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**inherited_environment(), "MYSQL_PWD": settings.db_password("admin")}
 
 
+def copy_sqlite(database: Path, to: Path) -> None:
+    """Copy a SQLite file while it is in use, as of one moment, into one file without a log beside it."""
+    with (
+        closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(to, autocommit=True)) as copy,
+    ):
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
 def copy_airflow(database: Path, to: Path) -> list[str]:
     """Copy Airflow's SQLite file while it is in use, without the secrets in it; returns notes for people.
 
     They are encrypted with a key that stays here, so nobody could use them: passwords and extras of connections and
     variables. What a deferred task waited with is encrypted too: it will be started again and wait anew.
     """
-    with (
-        closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as live,
-        closing(sqlite3.connect(to, autocommit=True)) as copy,
-    ):
-        live.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+    copy_sqlite(database, to)
+    with closing(sqlite3.connect(to, autocommit=True)) as copy:
         copy.execute("PRAGMA secure_delete = ON")
         connections = [name for (name,) in copy.execute("SELECT conn_id FROM connection ORDER BY 1")]
         variables = [name for (name,) in copy.execute("SELECT key FROM variable WHERE is_encrypted ORDER BY 1")]

@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         return self.home / "rejects"
 
     @property
+    def spool(self) -> Path:
+        """A folder a model, with what its services have answered and MariaDB has not taken yet."""
+        return self.home / "spool"
+
+    @property
     def bento_home(self) -> Path:
         return self.home / "bento"
 

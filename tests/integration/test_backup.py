@@ -22,6 +22,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from api.spool import Spool, orphans
 from db import history
 from db.session import session
 from pipelines import registry, runs
@@ -247,6 +248,22 @@ while True:
     with opened(folder / "busy.tar") as archive:
         rows = archive.manifest["rows"]
     assert rows["evergreen.pair"] == rows["optuna.pair"] >= 100
+
+
+def test_what_is_answered_and_not_yet_logged_is_in_the_backup_while_its_worker_lives(
+    source: Stack, folder: Path
+) -> None:
+    spool = Spool(source.settings.spool / "m", "alive")
+    spool.put([("answered",)], now=END)
+    try:
+        backup(source.settings, folder / "spooled.tar", now=END, progress=nothing)
+    finally:
+        spool.remove([1])
+        spool.close()
+    with tarfile.open(folder / "spooled.tar") as archive:
+        archive.extract("home/spool/m/alive.db", folder / "out", filter="data")
+    with orphans(folder / "out" / "home" / "spool" / "m") as found:
+        assert [spool.take(after=0, most=9) for spool in found] == [[(1, ["answered"])]]
 
 
 def test_a_damaged_a_cut_and_a_foreign_file_are_refused_and_leave_nothing(before: Before, folder: Path) -> None:

@@ -18,7 +18,7 @@ from db import forget as rows
 from db.predictions import LOG_COLUMNS, LOG_NEW, new_id
 from db.results import appended
 from db.session import session
-from db.tables import forgotten, prediction_feedback, snapshot
+from db.tables import dead_letter, forgotten, prediction_feedback, snapshot
 from pipelines import runs, training
 from pipelines.forget import PLACES, forget
 from pipelines.load import load_file
@@ -63,6 +63,14 @@ def log(settings, model, entity_id, *, at=END):
     return prediction_id
 
 
+def bury(settings, model, entity_id):
+    """A row that the log refused."""
+    given = {"model": model, "prediction_id": new_id(END), "entity_id": entity_id, "error": 1406, "dead_at": END}
+    with session(settings, "admin") as connection:
+        connection.execute(insert(dead_letter).values(**given, log_row=[entity_id]))
+    return given["prediction_id"]
+
+
 class Place:
     """A model with rows of `who` and of others in every place."""
 
@@ -77,6 +85,7 @@ class Place:
         self.run = extracted(self.spec, self.settings, run_id=f"{name}/run")
         self.replayed = extracted(self.spec, self.settings, run_id=f"{name}/replay", name=f"{name}-replay-1")
         self.ids = [log(settings, name, entity) for entity in (self.who, "another")]
+        self.dead = [bury(settings, model, self.who) for model in (name, "another_model")]
         self.foreign = log(settings, "another_model", self.who)
         columns = pa.schema([("customer_id", pa.string()), ("prediction_id", pa.string())])
         with appended(settings, f"{name}_scores", model=name, columns=columns) as append:
@@ -117,8 +126,8 @@ def test_an_entity_is_gone_from_every_place_and_nobody_else_is(place):
     frame = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
     in_snapshot = int((frame["entity_id"] == place.who).sum())
     expected = {
-        "features": theirs, "labels": theirs, "latest": 1, "predictions": 1, "feedback": 1, "results": 1,
-        "snapshots": 2 * in_snapshot, "rejects": 1,
+        "features": theirs, "labels": theirs, "latest": 1, "predictions": 1, "feedback": 1, "dead_letters": 1,
+        "results": 1, "snapshots": 2 * in_snapshot, "rejects": 1,
     }  # fmt: skip
     assert place.forget(dry_run=True).found == expected
     assert place.tombstones() == []

@@ -11,7 +11,8 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from api.prediction_log import PredictionLog
+from api.prediction_log import Breaker, PredictionLog
+from api.spool import Spool
 from db.predictions import Client, created_at, desired, new_id
 from tests.services import make_service, spec_like_credit_score, wait_for
 from utils.clock import utc_now
@@ -214,17 +215,19 @@ def test_the_page_shows_the_exact_request_and_an_example_that_works(service):
     assert service.get("/").status_code == 200
 
 
-def test_a_row_that_the_log_refuses_fails_its_own_request_alone(settings):
+def test_a_row_that_the_log_refuses_fails_its_own_request_alone(settings, tmp_path):
     def row(prediction):
         made = new_id(utc_now())
         middle = ("bisect", 1, "champion", "e", "{}", prediction, 0.5, "{}", "[]", 1.0, str(new_id(utc_now())))
         return (str(made), *middle, created_at(made), utc_now())
 
-    log = PredictionLog(settings)
+    breaker = Breaker()
+    log = PredictionLog(settings, spool=Spool(tmp_path, "bisect"), breaker=breaker)
     outcomes = log.write([[row("x" * 999 if i in {7, 40} else "fine")] for i in range(64)])
     assert [i for i, outcome in enumerate(outcomes) if isinstance(outcome, NotLogged)] == [7, 40]
     again = [row("fine")]
     assert log.write([again]) == log.write([again]) == [None]  # the same rows once more change nothing
+    assert not breaker.is_open
     log.close()
 
 

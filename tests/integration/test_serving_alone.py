@@ -1,13 +1,17 @@
 """The prediction service while MariaDB or MLflow is away, and how it gets a version from MLflow."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
+import requests
 from mlflow import MlflowClient
 
 from api.shelf import Shelf
@@ -33,46 +37,91 @@ def server(credit_score):
         yield started
 
 
-def check_that_all_answers_are_logged(service, answers):
-    good = [answer.json()["prediction_id"] for answer in answers if answer.status_code == 200]
-    assert set(good) <= service.logged().keys()
-    assert len(set(good)) == len(good)
-    return len(good)
+def all_logged(service, answers):
+    """Once they are, each exactly once and nothing besides; every answer is a 200."""
+    assert {answer.status_code for answer in answers} == {200}
+    ids = [answer.json()["prediction_id"] for answer in answers]
+    assert len(set(ids)) == len(ids)
+    wait_for("the spools to be empty", lambda: set(ids) <= service.logged().keys())
+    assert len(service.logged()) == len(ids)
 
 
-@pytest.mark.parametrize("away", ["stopped", "frozen"])
-def test_without_mariadb_requests_are_told_to_come_back_and_nothing_unlogged_is_answered(server, tmp_path, away):
-    service = make_service(server.settings, tmp_path, f"serve_{away}", workers=2)
-    service.deploy(1, service.store(1))
-    answers, stop = [], threading.Event()
+@contextmanager
+def asking(service, answers, *, clients=8):
+    stop = threading.Event()
 
     def keep_asking():
         while not stop.is_set():
-            answers.append(service.predict())
-            time.sleep(0.002)  # a refused client that asks again at once would only heat the machine
+            with suppress(requests.ConnectionError):  # its worker was killed
+                answers.append(service.predict())
+            time.sleep(0.005)
 
-    leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
-    with service.running(), ThreadPoolExecutor(8) as clients:
-        asking = [clients.submit(keep_asking) for _ in range(8)]
+    with ThreadPoolExecutor(clients) as pool:
+        asked = [pool.submit(keep_asking) for _ in range(clients)]
         try:
+            yield
+        finally:
+            stop.set()
+        for each in asked:
+            each.result()
+
+
+@pytest.mark.parametrize("away", ["stopped", "frozen"])
+def test_while_mariadb_is_away_every_request_is_answered_and_logged_when_it_is_back(server, tmp_path, away):
+    service = make_service(server.settings, tmp_path, f"serve_{away}", workers=2)
+    service.deploy(1, service.store(1))
+    answers = []
+    leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
+    with service.running():
+        with asking(service, answers):
             wait_for("answers", lambda: len(answers) > 100)
             leave()
             try:
-                refused = wait_for("refusals", lambda: [a for a in list(answers) if a.status_code == 503])[0]
-                time.sleep(1)
-                assert service.is_ready()  # it could answer as soon as MariaDB is back
+                before = len(answers)
+                wait_for("answers without MariaDB", lambda: len(answers) > before + 300)
+                assert service.is_ready()
             finally:
                 come_back()
-            assert int(refused.headers["Retry-After"]) > 0
-            assert "MariaDB" in refused.json()["error"]
             seen = len(answers)
-            wait_for("answers again", lambda: [a for a in answers[seen:] if a.status_code == 200])
-        finally:
-            stop.set()
-        for each in asking:
-            each.result()
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert check_that_all_answers_are_logged(service, answers) > 100
+            wait_for("answers again", lambda: len(answers) > seen + 100)
+        all_logged(service, answers)
+
+
+def test_what_a_killed_worker_had_spooled_is_logged_by_the_one_that_lives(server, tmp_path):
+    service = make_service(server.settings, tmp_path, "serve_killed", workers=2)
+    service.deploy(1, service.store(1))
+    answers = []
+    with service.running():
+        wait_for("both workers", lambda: len(service.workers()) == 2)
+        pids = {worker["pid"] for worker in service.workers()}
+        with asking(service, answers):
+            server.stop()
+            try:
+                wait_for("both spools", lambda: len(list(service.settings.spool.glob("*/*.db"))) == 2)
+                before = len(answers)
+                wait_for("answers from the spools", lambda: len(answers) > before + 200)
+                os.kill(min(pids), signal.SIGKILL)
+                before = len(answers)
+                wait_for("more answers", lambda: len(answers) > before + 200)
+            finally:
+                server.start()
+        ids = {answer.json()["prediction_id"] for answer in answers if answer.status_code == 200}
+        wait_for("every row", lambda: ids <= service.logged().keys())
+
+
+def test_what_is_spooled_when_the_service_ends_is_logged_after_its_next_start(server, tmp_path):
+    service = make_service(server.settings, tmp_path, "serve_again")
+    service.deploy(1, service.store(1))
+    with service.running():
+        wait_for("the heartbeat", service.workers)
+        server.stop()
+        ids = {service.predict().json()["prediction_id"] for _ in range(20)}
+    assert list(service.settings.spool.glob("*/*.db"))  # MariaDB was away until the end
+    server.start()
+    assert not ids & service.logged().keys()
+    with service.running():
+        wait_for("every row", lambda: ids <= service.logged().keys())
+        wait_for("its removal", lambda: not list(service.settings.spool.glob("*/*.db")))
 
 
 def test_it_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tmp_path):
@@ -84,9 +133,10 @@ def test_it_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tm
     try:
         with service.running():
             assert service.post("/metadata", {}).json()["version"] == 1
-            assert service.predict().status_code == 503
+            answer = service.predict()
+            assert answer.status_code == 200
             server.start()
-            wait_for("an answer", lambda: service.predict().status_code == 200)
+            wait_for("its row", lambda: answer.json()["prediction_id"] in service.logged())
     finally:
         if server.process.poll() is not None:
             server.start()

@@ -26,10 +26,12 @@ def upgrade() -> None:
         sa.Column("log_row", sa.JSON(), nullable=False),
         sa.Column("error", sa.Integer(), nullable=False),
         sa.Column("dead_at", mysql.DATETIME(fsp=6), nullable=False),
+        sa.Column("alerted_at", mysql.DATETIME(fsp=6), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("prediction_id", name="dead_once"),
         if_not_exists=True,
     )
+    op.create_index("unheard_of", "dead_letter", ["model", "alerted_at"], if_not_exists=True)
     op.create_index("dead_of_an_entity", "dead_letter", ["model", "entity_id"], if_not_exists=True)
     op.create_table(
         "shadow",
