@@ -16,6 +16,7 @@ WHERE = {
     "latest": "rows of the online store",
     "predictions": "logged predictions",
     "feedback": "reports of the truth about them",
+    "dead_letters": "predictions that MariaDB would not log",
     "results": "rows in tables of evergreen_results",
     "snapshots": "rows in snapshots",
     "rejects": "lists of refused rows",
