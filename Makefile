@@ -52,8 +52,8 @@ format: install ## Rewrite the code in the one format
 bench: install ## Measure (NAME=store, serving, maintenance, training or drift; without: all there are)
 	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)
 
-load: install ## Load on NAME's running service, by locust's page (ARGS="--headless -u 20 -t 1m": without it)
-	@.venv/bin/python -m benchmarks.locust_run $(NAME) $(ARGS)
+load: install ## Load on NAME's running service, by locust's page (HEADLESS=1: a summary, and an exit code by its limits)
+	@.venv/bin/python -m tests.load.run $(NAME) $(if $(HEADLESS),--headless) $(ARGS)
 
 compose-check: install ## Bring docker-compose.yaml up for real, break it, upgrade it, take it down (NAME=profiles: its profiles)
 	.venv/bin/python -m deploy.compose_check $(NAME)

@@ -4,6 +4,7 @@ The busier the service, the larger the batch, and the less each request costs; a
 """
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,10 +65,12 @@ class Batcher:
         self._explainer.shutdown()
         self._log.close()
 
-    async def predict(self, rows: Sequence[BaseModel], *, explain: bool = False) -> Answers:
+    async def predict(
+        self, rows: Sequence[BaseModel], *, explain: bool = False, doubts: Sequence[Sequence[str]] = ()
+    ) -> Answers:
         """The answers to `rows`, in their order and all by one version, once all of them are in the log.
 
-        With `explain` that version's reasons are among them.
+        With `explain` that version's reasons are among them. `doubts` are further warnings of each row, or of none.
 
         Raises: NotNow before the first model, while MariaDB is away, and when too much waits already; NotLogged.
         """
@@ -78,19 +81,21 @@ class Batcher:
         if explain and self._unexplained_rows + len(rows) > EXPLAINED:
             raise NotNow(reason="too many requests wait for reasons already")
         if not explain:
-            return (await self._answer(rows))[1]
+            return (await self._answer(rows, doubts))[1]
         self._unexplained_rows += len(rows)
         try:
-            version, answers = await self._answer(rows)
+            version, answers = await self._answer(rows, doubts)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._explainer, self._explain, version, rows, answers)
         finally:
             self._unexplained_rows -= len(rows)
 
-    async def _answer(self, rows: Sequence[BaseModel]) -> tuple[Version, Answers]:
+    async def _answer(self, rows: Sequence[BaseModel], doubts: Sequence[Sequence[str]]) -> tuple[Version, Answers]:
         """The answers, and the version that gave them, after their batch."""
         arrived, key = time.perf_counter(), KEY.get()
-        origins = [Origin(arrived, place, key) for place in range(len(rows))]
+        origins = [
+            Origin(arrived, place, key, told) for place, told in enumerate(doubts or itertools.repeat((), len(rows)))
+        ]
         request = _Request(rows, origins, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._waiting_rows += len(rows)

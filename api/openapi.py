@@ -39,6 +39,10 @@ REFUSALS = {
     "415": "The body is not declared as JSON.",
     "503": "Not now: no model yet, or MariaDB is away. Nothing was answered; try again after Retry-After seconds.",
 }
+NOT_FOUND = {
+    "/predict_by_id": "Some ids are not in the store, so none is answered; `detail` names each.",
+    "/feedback": "There is no such prediction in the log.",
+}
 
 
 class _InOrder(GenerateJsonSchema):
@@ -71,7 +75,7 @@ def document(
         post = {**paths[path]["post"], "requestBody": _content(references[request, "validation"], required=True)}
         post["responses"] = {
             "200": _content(references[answer, "serialization"], description="The answer."),
-            **_refusals(),
+            **_refusals(path),
         }
         paths[path] = {"post": {**post, "security": [{"key": []}]} if key else post}
     info = {"title": spec.name, "version": f"spec {spec.hash[:12]}", "description": _introduction(spec, key=key)}
@@ -82,9 +86,10 @@ def _content(schema: Mapping[str, Any], **further: Any) -> dict[str, Any]:
     return {**further, "content": {"application/json": {"schema": schema}}}
 
 
-def _refusals() -> dict[str, Any]:
+def _refusals(path: str) -> dict[str, Any]:
     problem = {"$ref": REFERENCE.format(model="Problem")}
-    return {status: _content(problem, description=told) for status, told in REFUSALS.items()}
+    told = {**REFUSALS, **({"404": NOT_FOUND[path]} if path in NOT_FOUND else {})}
+    return {status: _content(problem, description=told[status]) for status in sorted(told)}
 
 
 def _introduction(spec: ModelSpec, *, key: bool) -> str:

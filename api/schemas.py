@@ -3,7 +3,7 @@
 Features are fields f0, f1, … under aliases, so a feature may be called `json` or `copy`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -15,7 +15,7 @@ from db.schema import CATEGORY_LENGTH, ENTITY_LENGTH, TEXT_LENGTH
 from pipelines.profile import OTHER
 from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
 
-BATCH_ROWS = 1_000  # rows in one /predict_batch: their insert takes about 50 ms
+BATCH_ROWS = 1_000  # rows in one /predict_batch or ids in one /predict_by_id: their insert takes some 20 ms
 SHOWN_PROBLEMS = 20
 ENTITY = "entity"
 SOME_ID = "01980000-0000-7000-8000-000000000000"
@@ -51,14 +51,15 @@ class Problem:
 class Schemas:
     """The types of one service. `values` gives a row's entity and then its features in the file's order, None missing.
 
-    `predict` has the fields data, a row, and explain; `predict_batch` has a list of rows as data; `feedback` has
-    prediction_id and actual.
+    `predict` has the fields data, a row, and explain; `predict_batch` has a list of rows as data; `predict_by_id` has a
+    list of entities as ids; `feedback` has prediction_id and actual.
     """
 
     spec: ModelSpec
     row: type[BaseModel]
     predict: type[BaseModel]
     predict_batch: type[BaseModel]
+    predict_by_id: type[BaseModel]
     feedback: type[BaseModel]
     answer: type[BaseModel]
     answers: type[BaseModel]
@@ -83,11 +84,27 @@ def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) 
             "Predict", ConfigDict(json_schema_extra={"example": {"data": shown}}), data=(row, ...), explain=EXPLAIN
         ),
         predict_batch=_model("PredictBatch", batch_config, data=(rows, ...), explain=EXPLAIN),
+        predict_by_id=_predict_by_id(spec),
         feedback=_feedback(spec),
         answer=answer,
         answers=create_model("Answers", predictions=(list[answer], ...)),  # type: ignore[valid-type]
         values=attrgetter(ENTITY, *names),
     )
+
+
+def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[BaseModel, list[str]]:
+    """A row of the features that the store holds of `entity`, in the file's order, and what is doubtful about them.
+
+    A value that a request might not have, since the model file has changed, counts as missing.
+    """
+    given = dict(zip(schemas.spec.features.columns, values, strict=True))
+    named = {schemas.spec.entity: entity}
+    try:
+        return schemas.row.model_validate({**named, **given}), []
+    except ValidationError as error:
+        wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
+        kept = {name: None if name in wrong else value for name, value in given.items()}
+        return schemas.row.model_validate({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
 
 
 def features_json(row: BaseModel) -> str:
@@ -97,7 +114,7 @@ def features_json(row: BaseModel) -> str:
 
 def problems(error: ValidationError, *, spec: ModelSpec) -> list[Problem]:
     """What is wrong with a request, the first twenty. No input value is in it; a message names an unknown key."""
-    known = {spec.entity, *spec.features.columns, "data", "explain", "prediction_id", "actual"}
+    known = {spec.entity, *spec.features.columns, "data", "ids", "explain", "prediction_id", "actual"}
     found = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False)[:SHOWN_PROBLEMS]:
         path = detail["loc"][1:] if len(detail["loc"]) > 1 and detail["loc"][0] == "data" else detail["loc"]
@@ -188,6 +205,16 @@ def _described(feature: Feature) -> str:
     return f"{told[:1].upper()}{told[1:]}. Null or absent: missing." if told else "Null or absent: missing."
 
 
+def _predict_by_id(spec: ModelSpec) -> type[BaseModel]:
+    described = f"Values of {spec.entity} whose newest features are in the store."
+    return _model(
+        "PredictById",
+        ConfigDict(json_schema_extra={"example": {"ids": ["example-1"]}}),
+        ids=(Annotated[list[_Entity], Field(min_length=1, max_length=BATCH_ROWS)], Field(description=described)),
+        explain=EXPLAIN,
+    )
+
+
 def _feedback(spec: ModelSpec) -> type[BaseModel]:
     """`actual` has the label's type. It is read in lax mode where JSON has no type of its own: for the UUID."""
     actual: Any = float if spec.task == "regression" else Literal[spec.label.classes]
@@ -223,7 +250,10 @@ def _answer(spec: ModelSpec) -> type[BaseModel]:
         prediction=(prediction, Field(description=f"The predicted {spec.label.column}.")),
         confidence=(float | None, Field(description="Probability of the predicted class; null for regression.")),
         probabilities=(dict[str, float] | None, Field(description="Probability by class; null for regression.")),
-        warnings=(list[str], Field(description="Missing values and categories never seen in training.")),
+        warnings=(
+            list[str],
+            Field(description="Missing values, categories never seen in training, and unfit or old stored features."),
+        ),
         model=(str, ...),
         version=(int, Field(description="The version in the registry that answered.")),
         reasons=(

@@ -35,11 +35,15 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row came from: its place in the request, the request's key; `arrived` in seconds of `perf_counter`."""
+    """Where a row came from: its place in the request, the request's key; `arrived` in seconds of `perf_counter`.
+
+    `doubts` are warnings about it that its values do not show.
+    """
 
     arrived: float
     place: int = 0
     key: Key | None = None
+    doubts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ def _prediction(
         content = json.dumps([origin.key.name, origin.place, version.model, version.number, values[0], features])
         prediction_id = repeatable_id(origin.key.first, content)
     confidence = max(by_class.values()) if by_class else None
-    warnings = warnings_of(values[1:], spec=version.bundle.spec, seen=version.categories)
+    warnings = [*origin.doubts, *warnings_of(values[1:], spec=version.bundle.spec, seen=version.categories)]
     answer = {
         "prediction_id": str(prediction_id),
         "entity_id": values[0],

@@ -19,6 +19,7 @@ from api.batcher import Batcher
 from api.drain import Drainer
 from api.guard import REQUEST, Guard
 from api.known_paths import KnownPaths
+from api.lookups import Lookups
 from api.model_slot import ModelSlot
 from api.openapi import document
 from api.prediction_log import Breaker, PredictionLog
@@ -31,7 +32,7 @@ from api.spool import Spool
 from db import predictions
 from pipelines.spec import ModelSpec, find_spec
 from utils.clock import utc_now
-from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing
+from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing, UnknownEntities
 from utils.log import configure
 from utils.settings import Settings, load_settings
 
@@ -67,14 +68,17 @@ class Endpoints:
             log=PredictionLog(self.settings, spool=spool, breaker=breaker),
             explain=partial(with_reasons, schemas=self.schemas),
         )
+        self._lookups = Lookups(self.settings, schemas=self.schemas)
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
         self._feedback_client = predictions.Client(self.settings)
         self._slot.start()
         self._batcher.start()
         self._drainer.start()
+        self._lookups.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
+        await self._lookups.stop()
         await self._batcher.stop()
         self._feedback_thread.shutdown()
         await asyncio.to_thread(self._drainer.stop)
@@ -96,6 +100,15 @@ class Endpoints:
 
         async def answers() -> Any:
             return {"predictions": await self._batcher.predict(data, explain=explain)}
+
+        return await _responded(answers())
+
+    async def predict_by_id(self, ids: list[str], explain: bool = False) -> Response:
+        """Predictions from each entity's newest features in the store, in the order of the ids; all of them or none."""
+
+        async def answers() -> Any:
+            rows, doubts = await self._lookups.rows(ids)
+            return {"predictions": await self._batcher.predict(rows, explain=explain, doubts=doubts)}
 
         return await _responded(answers())
 
@@ -153,6 +166,10 @@ async def _responded(work: Awaitable[Any]) -> Response:
     """The outcome as a response; BentoML's own serialisation takes longer than the prediction."""
     try:
         content = await work
+    except UnknownEntities as error:
+        keys = ("row", "field", "reason", "message")
+        told = [(place, "ids", "unknown_entity", f"{name!r} is not in the store") for place, name in error.unknown]
+        return JSONResponse({"error": str(error), "detail": [dict(zip(keys, each, strict=True)) for each in told]}, 404)
     except (NotNow, NotFound, NotLogged) as error:
         headers = {"Retry-After": str(error.retry_after)} if isinstance(error, NotNow) else None
         return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
@@ -223,6 +240,7 @@ def _bodies(schemas: Schemas) -> dict[str, tuple[type[BaseModel], type[BaseModel
     return {
         "/predict": (schemas.predict, schemas.answer),
         "/predict_batch": (schemas.predict_batch, schemas.answers),
+        "/predict_by_id": (schemas.predict_by_id, schemas.answers),
         "/feedback": (schemas.feedback, Recorded),
         "/metadata": (Nothing, Metadata),
     }

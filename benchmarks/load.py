@@ -1,7 +1,10 @@
-"""A closed-loop load generator that leaves the processor to what it measures: bare asyncio protocols, no HTTP library.
+"""A load generator that leaves the processor to what it measures: bare asyncio protocols, no HTTP library.
 
 `python -m benchmarks.load --port 3000 --path /predict --bodies FILE --connections 64 --seconds 10` keeps that many
 connections open to this machine, each with one request at a time, and prints one JSON document. FILE has a body a line.
+
+With `--rate 300` requests leave at that rate whether or not the answers keep up, each on a connection that is free. A
+latency then counts from the moment at which its request should have left: waiting for a connection is waiting, too.
 """
 
 import argparse
@@ -9,7 +12,8 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from typing import Any
 import uvloop
 
 WARM_UP = 2.0  # seconds that are not counted
+STRAGGLERS = 5.0  # seconds that the last answers of an open loop may take
 
 
 class Load:
@@ -27,22 +32,28 @@ class Load:
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.answered_before = 0
-        self.counting = self.stopping = False
+        self.counting = False
+
+    def answered(self, status: int, seconds: float) -> None:
+        if self.counting:
+            self.latencies.append(seconds)
+            self.statuses[status] += 1
+        else:
+            self.answered_before += status == 200
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection: the next request leaves when the answer to the last one is complete."""
+    """One keep-alive connection with one request at a time. `free` is told when the answer is complete."""
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, free: "Callable[[Connection], None]") -> None:
+        self._load, self._free = load, free
         self._received = b""
         self._complete_at = 0  # bytes of a whole answer; 0 while its header is incomplete
-        self._sent_at = 0.0
+        self._since = 0.0
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._send()
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closed.done():
@@ -58,38 +69,99 @@ class Connection(asyncio.Protocol):
             start = header.index(b"content-length:") + 15
             self._complete_at = end + 4 + int(header[start:].partition(b"\r\n")[0])
         if len(self._received) >= self._complete_at:
-            self._answered(int(self._received[9:12]))
+            self._load.answered(int(self._received[9:12]), time.perf_counter() - self._since)
+            self._free(self)
 
-    def _answered(self, status: int) -> None:
-        if self._load.counting:
-            self._load.latencies.append(time.perf_counter() - self._sent_at)
-            self._load.statuses[status] += 1
-        else:
-            self._load.answered_before += status == 200
-        if self._load.stopping:
-            self._transport.close()
-        else:
-            self._send()
-
-    def _send(self) -> None:
-        self._received, self._complete_at, self._sent_at = b"", 0, time.perf_counter()
+    def send(self, since: float) -> None:
+        """Send the next request; its latency counts from `since`, in seconds of `perf_counter`."""
+        self._received, self._complete_at, self._since = b"", 0, since
         self._transport.write(next(self._load.requests))
 
+    def close(self) -> None:
+        self._transport.close()
 
-async def run(port: int, path: str, bodies: list[bytes], *, connections: int, seconds: float) -> dict[str, Any]:
+
+class ClosedLoop:
+    """Every connection sends its next request when the answer to the last one is complete."""
+
+    def __init__(self, load: Load) -> None:
+        self._load, self._stopping = load, False
+
+    def free(self, connection: Connection) -> None:
+        if self._stopping:
+            connection.close()
+        else:
+            connection.send(time.perf_counter())
+
+    async def run(self, opened: list[Connection], seconds: float) -> float:
+        for connection in opened:
+            connection.send(time.perf_counter())
+        await asyncio.sleep(WARM_UP)
+        self._load.counting, began = True, time.perf_counter()
+        await asyncio.sleep(seconds)
+        self._load.counting, took = False, time.perf_counter() - began
+        self._stopping = True
+        await asyncio.gather(*(connection.closed for connection in opened))
+        return took
+
+
+class OpenLoop:
+    """Requests leave at `rate` a second, or as soon after their moment as a connection is free."""
+
+    def __init__(self, load: Load, rate: float) -> None:
+        self._load, self._rate = load, rate
+        self._idle: deque[Connection] = deque()  # taken in turn: a server closes one that is idle for long
+        self._due: deque[float] = deque()  # moments of requests that no connection was free for
+
+    def free(self, connection: Connection) -> None:
+        if self._due:
+            connection.send(self._due.popleft())
+        else:
+            self._idle.append(connection)
+
+    async def run(self, opened: list[Connection], seconds: float) -> float:
+        self._idle.extend(opened)
+        began = time.perf_counter()
+        await self._send(began, int(WARM_UP * self._rate))
+        await self._all_answered(opened)
+        self._load.counting, began = True, time.perf_counter()
+        await self._send(began, int(seconds * self._rate))
+        await self._all_answered(opened)
+        took = time.perf_counter() - began
+        for connection in opened:
+            connection.close()
+        return took
+
+    async def _send(self, began: float, count: int) -> None:
+        for number in range(count):
+            moment = began + number / self._rate
+            if (wait := moment - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            if self._idle:
+                self._idle.popleft().send(moment)
+            else:
+                self._due.append(moment)
+
+    async def _all_answered(self, opened: list[Connection]) -> None:
+        """Raises: TimeoutError."""
+        async with asyncio.timeout(STRAGGLERS):
+            while len(self._idle) < len(opened):
+                await asyncio.sleep(0.01)
+
+
+async def run(
+    port: int, path: str, bodies: list[bytes], *, connections: int, seconds: float, rate: float | None = None
+) -> dict[str, Any]:
     """Load http://127.0.0.1:`port``path` and return the figures; times in milliseconds."""
     header = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     load = Load([f"{header}{len(body)}\r\n\r\n".encode() + body for body in bodies])
+    way = OpenLoop(load, rate) if rate else ClosedLoop(load)
     loop = asyncio.get_running_loop()
     opened = [
-        (await loop.create_connection(lambda: Connection(load), "127.0.0.1", port))[1] for _ in range(connections)
+        (await loop.create_connection(lambda: Connection(load, way.free), "127.0.0.1", port))[1]
+        for _ in range(connections)
     ]
-    await asyncio.sleep(WARM_UP)
-    load.counting, began = True, time.perf_counter()
-    await asyncio.sleep(seconds)
-    load.counting, took = False, time.perf_counter() - began
-    load.stopping = True
-    await asyncio.gather(*(connection.closed for connection in opened))
+    took = await way.run(opened, seconds)
     latencies = sorted(load.latencies)
     good = load.statuses[200]
     return {
@@ -108,9 +180,10 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, required=True)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, help="requests a second of an open loop; without it the loop is closed")
     given = parser.parse_args()
     bodies = given.bodies.read_bytes().splitlines()
-    work = run(given.port, given.path, bodies, connections=given.connections, seconds=given.seconds)
+    work = run(given.port, given.path, bodies, connections=given.connections, seconds=given.seconds, rate=given.rate)
     sys.stdout.write(json.dumps(uvloop.run(work)) + "\n")
 
 

@@ -1,154 +1,162 @@
-"""Requests a second of /predict at 64 connections, every answer durably logged, against the course-style service.
+"""The prediction service against what else there is, every answer of ours durably logged.
 
-Both sides have the same rows, the same MariaDB, the same load generator beside them on the same cores, and trees of the
-same number and depth. They are started and loaded in turn, and the median round counts.
+All services have the same trees, the same rows and the same load generator beside them on the same cores. In each of
+three rounds every one is started, loaded and stopped in turn; the median round counts. `serving_sides` has them.
 """
 
 import json
 import statistics
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from catboost import CatBoostClassifier
+import psutil
 from sqlalchemy import text
 
-from api.launch import serve_command
-from api.shelf import Shelf
-from benchmarks.baselines import course_style
-from benchmarks.figures import Figure, higher_is_better, lower_is_better
+from api.schemas import build_schemas
+from benchmarks.figures import Figure, higher_is_better, lower_is_better, within
 from benchmarks.machine import load, process, wait_until_ready
+from benchmarks.serving_sides import BATCH, MODEL, VERSIONS, Side, World
 from db import history
-from db.sample import example_world
 from db.session import session
-from db.tables import deployment
-from pipelines.bundle import bundle_hash, write_companions
-from pipelines.features import pool_from_frame, rows_of, score
-from pipelines.profile import build_profile
-from pipelines.spec import ModelSpec, find_spec
-from stack.programs import settings_environment
-from tests.servers import free_port
-from tests.services import own_mariadb
-from utils.clock import utc_now
+from pipelines.features import pool_from_rows, score
+from pipelines.spec import find_spec
+from tests.services import own_mariadb, wait_for
 from utils.settings import Settings
 from utils.version import ROOT
 
-MODEL, CUSTOMERS, TREES = "credit_score", 1_500, 300
-ROUNDS, SECONDS, CONNECTIONS = 3, 10.0, 64
-GOAL = 10.0
-COUNT = {"evergreen": "SELECT COUNT(*) FROM prediction_log", "course": "SELECT COUNT(*) FROM course_prediction"}
+WORKERS, CONNECTIONS = 2, 64
+ROUNDS, SECONDS, SHORT = 3, 8.0, 5.0
+RATE = 300.0  # requests a second of the open loop
+BATCHES_AT_ONCE = 4
+EARLY, LATE = 5, 50  # swaps
+SCORED_SECONDS = 3.0
 
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """How to start one of the services, and which query counts what it logged."""
-
-    name: str
-    argv: Sequence[str]
-    environment: Mapping[str, str]
-    port: int
-    count: str
+Loads = dict[str, dict[str, Any]]  # figures of `benchmarks.load` by what was asked
 
 
 def measure() -> list[Figure]:
-    """Raises: AssertionError where an answer was not 200, or fewer rows were logged than answers given."""
+    """Raises: AssertionError where an answer was not 200, or fewer rows were logged than answered."""
     spec = find_spec(ROOT / "models", MODEL)
-    frame = _labelled_rows(spec)
     with own_mariadb([spec.store]) as server:
-        settings = server.settings
-        bodies = settings.home / "bodies"
-        bodies.write_text("\n".join(_bodies(frame, spec)), encoding="utf-8")
-        ours = _prepare_ours(settings, spec, frame)
-        course = _prepare_course(settings, spec, frame, workers=1)
-        course_more = _prepare_course(settings, spec, frame, workers=settings.serving_workers)
-        rounds: dict[str, list[dict[str, Any]]] = {side.name: [] for side in (ours, course, course_more)}
+        world = World(server.settings)
+        ours, alone = world.ours(workers=WORKERS), world.ours(workers=1)
+        others = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
+        others += [world.bare(workers=1), world.bare(workers=WORKERS)]
+        rounds: list[Loads] = []
         for number in range(ROUNDS):
-            for side in (course, ours, course_more):
-                rounds[side.name].append(_round(settings, side, bodies))
-                print(f"round {number + 1}, {side.name}: {rounds[side.name][-1]}", flush=True)
-    return _figures({name: _median(of) for name, of in rounds.items()}, workers=settings.serving_workers)
+            found: Loads = {}
+            for side in [others[0], ours, *others[1:], alone]:
+                more = _more_of_ours(world) if side is ours else {}
+                found |= _round(server.settings, side, more)
+            rounds.append(found)
+            print(f"round {number + 1}: {json.dumps(found)}", flush=True)
+        scored = _scored_rows_a_second(world)
+        memory = _memory_by_swaps(world, ours)
+    return _figures(rounds, [side.name for side in others], scored=scored, memory=memory)
 
 
-def _figures(medians: Mapping[str, Mapping[str, float]], *, workers: int) -> list[Figure]:
-    ours, course, more = medians["evergreen"], medians["course"], medians["course, more workers"]
-    rps, p50, p99 = "requests_per_second", "p50_ms", "p99_ms"
-    at = f"/predict, logged, {CONNECTIONS} connections"
-    return [
-        higher_is_better(f"{at}: course-style service", ours[rps], "requests/s", baseline=course[rps], goal=GOAL),
-        lower_is_better(f"{at}: median latency", ours[p50], "ms", baseline=course[p50]),
-        lower_is_better(f"{at}: 99th percentile", ours[p99], "ms", baseline=course[p99]),
-        higher_is_better(f"{at}: course-style with {workers} workers too", ours[rps], "requests/s", baseline=more[rps]),
-    ]
+def _more_of_ours(world: World) -> dict[str, dict[str, Any]]:
+    """What else our service is asked while it runs: arguments of `load` by the name of the figure."""
+    single = {"path": "/predict", "bodies": world.single}
+    return {
+        "one": {**single, "connections": 1, "seconds": SHORT},
+        "open": {**single, "connections": CONNECTIONS, "seconds": SHORT, "rate": RATE},
+        "batch": {
+            "path": "/predict_batch", "bodies": world.batches, "connections": BATCHES_AT_ONCE, "seconds": SHORT,
+        },
+        "by_id": {"path": "/predict_by_id", "bodies": world.by_id, "connections": CONNECTIONS, "seconds": SECONDS},
+    }  # fmt: skip
 
 
-def _labelled_rows(spec: ModelSpec) -> pd.DataFrame:
-    world = example_world(MODEL, end=utc_now(), customers=CUSTOMERS)
-    assert world is not None
-    return world.rename(columns={spec.entity: "entity_id", str(spec.source.event_time): "event_time"})
-
-
-def _bodies(frame: pd.DataFrame, spec: ModelSpec) -> list[str]:
-    rows = frame.sample(1_000, random_state=1)
-    values = [dict(zip(spec.features.columns, row, strict=True)) for row in rows_of(rows, spec=spec)]
-    return [json.dumps({"data": {spec.entity: f"c-{i}", **each}}) for i, each in enumerate(values)]
-
-
-def _prepare_ours(settings: Settings, spec: ModelSpec, frame: pd.DataFrame) -> Side:
-    folder, port = settings.home / "bundle", free_port()
-    folder.mkdir()
-    model = CatBoostClassifier(iterations=TREES, depth=6, random_seed=1, verbose=False, allow_writing_files=False)
-    model.fit(pool_from_frame(frame, spec=spec, label=True))
-    model.save_model(str(folder / "model.cb"))
-    predicted = score(model, pool_from_frame(frame, spec=spec, label=False), spec=spec).predictions
-    write_companions(folder, model=model, spec=spec, profile=build_profile(frame, predicted, spec=spec), fitted=frame)
-    Shelf(settings, MODEL).put(1, folder, tags={})
-    row = {"model": MODEL, "action": "deploy", "version": 1, "artifact_sha256": bundle_hash(folder)}
-    with session(settings, "pipeline") as connection:
-        why = {"caused_by": "benchmark", "reason": "benchmark", "created_at": utc_now()}
-        history.add(connection, deployment, {**row, **why})
-    argv, environment = serve_command(settings, MODEL, port)
-    own = settings_environment(settings, secrets=("db_api_password", "api_key"))
-    return Side("evergreen", argv, {**own, **environment}, port, COUNT["evergreen"])
-
-
-def _prepare_course(settings: Settings, spec: ModelSpec, frame: pd.DataFrame, *, workers: int) -> Side:
-    folder, port = settings.home / f"course-{workers}", free_port()
-    folder.mkdir()
-    numeric, categorical = spec.columns_of("numeric"), spec.columns_of("categorical")  # without the text: less work
-    label = spec.label.column
-    course_style.train(frame, numeric=numeric, categorical=categorical, label=label, folder=folder, trees=TREES)
-    with session(settings, "admin") as connection:
-        course_style.Base.metadata.create_all(connection)
-    argv, environment = serve_command(settings, MODEL, port)
-    argv = ["benchmarks.baselines.course_style:CourseService" if "api.service" in part else part for part in argv]
-    environment |= {
-        "BENTOML_HOME": str(folder),
-        "COURSE_FOLDER": str(folder),
-        "COURSE_DATABASE": settings.db_url("admin"),
-        "COURSE_WORKERS": str(workers),
-    }
-    name = "course" if workers == 1 else "course, more workers"
-    return Side(name, argv, environment, port, COUNT["course"])
-
-
-def _round(settings: Settings, side: Side, bodies: Path) -> dict[str, Any]:
-    """Start the service, load it, stop it; figures of `benchmarks.load`."""
+def _round(settings: Settings, side: Side, more: Mapping[str, dict[str, Any]]) -> Loads:
+    """Start the service, load it, stop it."""
     log, before = settings.home / f"{side.port}.log", _count(settings, side)
+    single = {"path": side.path, "bodies": side.bodies, "connections": CONNECTIONS, "seconds": SECONDS}
     with process(side.argv, side.environment, log=log):
-        wait_until_ready(side.port, log)
-        figures = load(side.port, "/predict", bodies, connections=CONNECTIONS, seconds=SECONDS)
+        wait_until_ready(side.port, log, path=side.ready)
+        found = {name: load(side.port, **asked) for name, asked in {side.name: single, **more}.items()}
+    for figures in found.values():
+        assert set(figures["statuses"]) == {"200"}, (side.name, figures)
+    answered = sum(found[name]["answered"] * (BATCH if name == "batch" else 1) for name in found)
     logged = _count(settings, side) - before
-    assert set(figures["statuses"]) == {"200"}, figures
-    assert logged >= figures["answered"], f"{logged} logged, {figures['answered']} answered"
-    return {**figures, "logged": logged}
+    assert not side.count or logged >= answered, f"{side.name}: {logged} logged, {answered} answered"
+    return found
 
 
 def _count(settings: Settings, side: Side) -> int:
+    if not side.count:
+        return 0
     with session(settings, "admin") as connection:
         return int(connection.scalar(text(side.count)))
 
 
-def _median(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {key: statistics.median(each[key] for each in rounds) for key in ("requests_per_second", "p50_ms", "p99_ms")}
+def _scored_rows_a_second(world: World) -> float:
+    """Rows of /predict_batch a second, from the bytes of a body to probabilities, by one thread and without a log.
+
+    The functions are those of the service: validation of the body, the pool, CatBoost.
+    """
+    schemas, body = build_schemas(world.spec), world.batches.read_bytes().splitlines()[0]
+    rounds, began = 0, time.perf_counter()
+    while (took := time.perf_counter() - began) < SCORED_SECONDS:
+        request: Any = schemas.predict_batch.model_validate_json(body)
+        pool = pool_from_rows([schemas.values(row)[1:] for row in request.data], spec=world.spec)
+        assert len(score(world.model, pool, spec=world.spec, threads=1).predictions) == BATCH
+        rounds += 1
+    return rounds * BATCH / took
+
+
+def _memory_by_swaps(world: World, side: Side) -> dict[int, float]:
+    """Memory of the worker processes (PSS, MB) after `EARLY` and after `LATE` swaps, asked all the time."""
+    log, memory = world.settings.home / "swaps.log", {}
+    with process(side.argv, side.environment, log=log):
+        wait_until_ready(side.port, log)
+        wait_for("all workers", lambda: len(_workers(world)) == WORKERS)
+        for swap in range(1, LATE + 1):
+            version = VERSIONS[swap % 2]
+            world.deploy(version)
+            wait_for(f"swap {swap}", lambda: {each["version"] for each in _workers(world)} == {version})  # noqa: B023
+            if swap in {EARLY, LATE}:
+                load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=1.0)
+                pss = sum(psutil.Process(each["pid"]).memory_full_info().pss for each in _workers(world))
+                memory[swap] = pss / 1e6
+                print(f"after {swap} swaps: {memory[swap]:.0f} MB", flush=True)
+    return memory
+
+
+def _workers(world: World) -> list[Any]:
+    with session(world.settings, "reader") as connection:
+        return [each for each in history.instances(connection, MODEL) if psutil.pid_exists(each["pid"])]
+
+
+def _figures(
+    rounds: Sequence[Loads], others: Sequence[str], *, scored: float, memory: Mapping[int, float]
+) -> list[Figure]:
+    def median(name: str, key: str = "requests_per_second") -> float:
+        return statistics.median(each[name][key] for each in rounds)
+
+    ours, alone = f"evergreen, {WORKERS}", "evergreen, 1"
+    goals = dict(zip(others, (20.0, None, 8.0, 1.5, 0.9), strict=True))
+    at = f"/predict, logged, {CONNECTIONS} connections, {WORKERS} workers"
+    told = {name: f"{name} worker(s)" if name[-1].isdigit() else name for name in others}
+    return [
+        *(
+            higher_is_better(f"{at}: {told[name]}", median(ours), "requests/s", baseline=median(name), goal=goals[name])
+            for name in others
+        ),
+        lower_is_better(
+            f"{at}: 99th percentile, {others[0]}", median(ours, "p99_ms"), "ms", baseline=median(others[0], "p99_ms")
+        ),
+        within("/predict, one connection: median", median("one", "p50_ms"), "ms", most=1.3),
+        within("/predict, one connection: 99th percentile", median("one", "p99_ms"), "ms", most=3.0),
+        within(f"/predict, {RATE:.0f} requests/s, open loop: 99th percentile", median("open", "p99_ms"), "ms", most=10),
+        within("/predict_batch, parsed and scored, one thread, no log", scored, "rows/s", least=100_000),
+        within("/predict_batch, answered and logged", BATCH * median("batch"), "rows/s", least=20_000),
+        higher_is_better(
+            "/predict_by_id, one id: /predict", median("by_id"), "requests/s", baseline=median(ours), goal=0.6
+        ),
+        higher_is_better("/predict: one worker", median(ours), "requests/s", baseline=median(alone), goal=1.6),
+        within(
+            f"memory of the workers after {LATE} swaps: after {EARLY}", memory[LATE] / memory[EARLY], "times", most=1.1
+        ),
+    ]

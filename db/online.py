@@ -1,6 +1,7 @@
 """The online store: each entity's newest feature row, in `<model>_latest`, written with the batch that brings it."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Column, Connection, MetaData, Table, and_, func, insert, or_, select
@@ -65,8 +66,13 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
     )
 
 
-def latest(link: "Link", schema: StoreSchema, entity_ids: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+def latest(
+    link: "Link", schema: StoreSchema, entity_ids: Sequence[str], *, at: datetime
+) -> dict[str, tuple[Any, ...] | None]:
     """The newest feature values of each entity that the store knows, in the order of the model file; None is missing.
+
+    An entity whose newest row a training would not use for a label at `at` (UTC) has None instead of its values: the
+    row is older than `max_age`, or not true or not known yet (`db.reading.as_known` has the same rule).
 
     It reads as `evergreen_api`, over the driver itself: through SQLAlchemy one entity takes twice as long.
     """
@@ -74,9 +80,11 @@ def latest(link: "Link", schema: StoreSchema, entity_ids: Sequence[str]) -> dict
         return {}
     columns = ", ".join(f"`{name}`" for name in ("entity_id", *(column.name for column in schema.features)))
     places = ", ".join(["%s"] * len(entity_ids))
+    oldest = at - schema.max_age if schema.max_age else None
+    usable = "event_time <= %s AND available_at <= %s AND event_time >= COALESCE(%s, event_time)"
     with link.cursor() as cursor:
         cursor.execute(
-            f"SELECT {columns} FROM {STORE_DB}.{schema.latest_table} WHERE entity_id IN ({places})",  # noqa: S608 - names of a model file
-            list(entity_ids),
+            f"SELECT {columns}, {usable} FROM {STORE_DB}.{schema.latest_table} WHERE entity_id IN ({places})",  # noqa: S608 - names of a model file
+            [at, at, oldest, *entity_ids],
         )
-        return {row[0]: row[1:] for row in cursor.fetchall()}
+        return {row[0]: row[1:-1] if row[-1] else None for row in cursor.fetchall()}

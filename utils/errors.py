@@ -14,6 +14,7 @@
     │   ├── MissingLabels
     │   └── ValidationFailed
     ├── NotFound                  a version, snapshot, prediction or row that does not exist
+    │   └── UnknownEntities
     ├── HeldBack                  maintenance left something as it is, to do no harm
     ├── NothingToDo               there is no open decision or candidate to act on
     ├── DeploymentFailed          a version did not come up everywhere and was rolled back
@@ -180,6 +181,23 @@ class NotFound(EvergreenError):
     def __init__(self, *, what: str, where: str = "", hint: str = "") -> None:
         place = f" in {where}" if where else ""
         super().__init__(f"there is no {what}{place}" + (f": {hint}" if hint else ""))
+
+
+class UnknownEntities(NotFound):
+    """`unknown` are (place in the request, id), the places counted from 0."""
+
+    def __init__(self, *, model: str, entity: str, unknown: Sequence[tuple[int, str]]) -> None:
+        self.unknown = tuple(unknown)
+        listed = _some(dict.fromkeys(repr(name) for _, name in self.unknown))
+        super().__init__(
+            what=f"{entity} {listed}",
+            where=f"the feature store of {model}",
+            hint="load its features, or send them to /predict",
+        )
+
+    @property
+    def without_values(self) -> str:
+        return f"{len(self.unknown)} entities are not in the feature store"
 
 
 class HeldBack(EvergreenError):

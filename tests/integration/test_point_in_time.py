@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from db import online, reading, store
 from db.predictions import Client
 from db.reading import statement, training_frame, training_queries, training_rows
-from db.schema import StoreSchema
+from db.schema import TIMELESS, StoreSchema
 from pipelines.snapshot import content_hash
 from tests.integration.test_store import feature, label, load, rows
 from utils.settings import STORE_DB, Settings
@@ -153,9 +154,27 @@ def test_the_newest_features_are_looked_up_by_entity_as_the_service_does(setting
     schema, client = new_schema(), Client(settings)
     later = T0 + timedelta(days=1)
     load(settings, schema, [feature("a", T0, 1), feature("a", later, 2), feature("b'%", T0, None)])
-    found = client.run(lambda link: online.latest(link, schema, ["a", "b'%", "nobody"]))
+    found = client.run(lambda link: online.latest(link, schema, ["a", "b'%", "nobody"], at=later))
     assert found == {"a": (2.0, "k", None), "b'%": (None, "k", None)}
-    assert client.run(lambda link: online.latest(link, schema, [])) == {}
+    assert client.run(lambda link: online.latest(link, schema, [], at=later)) == {}
+    client.close()
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_look_up_uses_a_row_just_where_a_training_of_the_same_moment_would(
+    settings: Settings, new_schema, timed
+) -> None:
+    schema, client = new_schema(timed=timed), Client(settings)
+    ages = [timedelta(), timedelta(days=2), timedelta(days=90), timedelta(days=90, microseconds=1)]
+    event, asked = (T0, [T0 + age for age in ages]) if timed else (TIMELESS, [TIMELESS])
+    late = {"available_at": event + timedelta(days=2)}
+    load(settings, schema, [feature("a", event, 1, available_at=event), feature("late", event, 2, **late)], given=True)
+    load(settings, schema, labels=[label(entity, t, "yes") for entity in ("a", "late") for t in asked])
+    frame = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=2)
+    for row in frame.itertuples():
+        at = row.event_time.to_pydatetime() if timed else FOREVER
+        (found,) = client.run(lambda link, row=row, at=at: online.latest(link, schema, [row.entity_id], at=at)).values()
+        assert (found or (None,))[0] == (None if pd.isna(row.amount) else row.amount), (row.entity_id, at)
     client.close()
 
 

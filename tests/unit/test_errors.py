@@ -28,6 +28,7 @@ EXAMPLES = [
         ["age below 0", "h/1", "validation"],
     ),
     (errors.NotFound(what="version 9", where="MLflow"), ["version 9", "MLflow"]),
+    (errors.UnknownEntities(model="m", entity="customer", unknown=[(0, "x"), (2, "y")]), ["customer 'x', 'y'", "m"]),
     (errors.HeldBack(what="the partitions of t", reason="a reader"), ["partitions of t", "a reader"]),
     (errors.NothingToDo(model="m", reason="no candidate"), ["no candidate"]),
     (errors.DeploymentFailed(model="m", version=2, reason="late", serving=1), ["version 2", "version 1 serves"]),
@@ -51,7 +52,8 @@ def test_a_line_for_logs_says_where_and_why_and_not_which_value():
         source="f", entity="x1y", event_time=datetime(2026, 1, 2), known_at=datetime(2026, 1, 3)
     )
     assert "an entity at 2026-01-02" in contradicts.without_values
-    for error in (refused, contradicts):
+    unknown = errors.UnknownEntities(model="m", entity="customer", unknown=[(0, "x1y")])
+    for error in (refused, contradicts, unknown):
         assert "x1y" in str(error)
         assert "x1y" not in error.without_values
     assert errors.NothingToDo(model="m", reason="r").without_values == "m: nothing to do: r"

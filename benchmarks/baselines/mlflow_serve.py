@@ -1,0 +1,14 @@
+"""`mlflow models serve`: the model as MLflow's own scoring server answers with it, as its documentation shows."""
+
+from pathlib import Path
+
+import mlflow.catboost
+import pandas as pd
+from catboost import CatBoostClassifier
+from mlflow.models import infer_signature
+
+
+def save(model: CatBoostClassifier, rows: pd.DataFrame, folder: Path) -> None:
+    """Write the model into `folder` in MLflow's format, with a signature of `rows` (features without gaps in text)."""
+    signature = infer_signature(rows, model.predict(rows))
+    mlflow.catboost.save_model(model, str(folder), signature=signature, pip_requirements=["catboost"])
