@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.batcher import Batcher
+from api.ending import end_gently
 from api.guard import REQUEST, Guard
 from api.known_paths import KnownPaths
 from api.model_slot import ModelSlot
@@ -64,6 +65,7 @@ class Endpoints:
         self._slot.start()
         self._batcher.start()
 
+        end_gently()
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         await self._batcher.stop()
