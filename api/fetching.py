@@ -1,18 +1,52 @@
 """Getting one wanted version: a pull in a process of its own, what came of it, and when to try again."""
 
+import json
 import logging
 import subprocess
 import sys
 import tempfile
 import time
 
+from api.scoring import Version
+from api.shelf import Shelf
 from db.predictions import Deployment
-from utils.errors import Unreachable
+from pipelines.bundle import read_bundle
+from pipelines.profile import seen_categories
+from utils.clock import utc_now
+from utils.errors import EvergreenError, IntegrityError, Unreachable
 
 PULL_SECONDS = 180.0
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds between two tries
 
 log = logging.getLogger(__name__)
+
+
+def read_version(shelf: Shelf, deployment: Deployment) -> Version | None:
+    """The version from the Bento store, its hash and golden rows checked; None where it is not there.
+
+    Raises: IntegrityError, SpecInvalid.
+    """
+    folder = shelf.folder(deployment.version)
+    if folder is None:
+        return None
+    try:
+        bundle = read_bundle(folder, sha256=deployment.sha256)
+        profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+        tags = shelf.tags(deployment.version)
+    except EvergreenError:
+        raise
+    except Exception as error:  # whatever damaged files make their parsers raise
+        what = f"model folder {folder.name}"
+        raise IntegrityError(what=what, expected="a whole bundle", found=type(error).__name__) from error
+    return Version(
+        model=shelf.model,
+        number=deployment.version,
+        bundle=bundle,
+        categories=seen_categories(profile),
+        tags=tags,
+        deployed_at=deployment.since,
+        serving_since=utc_now(),
+    )
 
 
 class Attempt:
@@ -53,6 +87,10 @@ class Attempt:
         self._deadline = time.monotonic() + PULL_SECONDS
         command = [sys.executable, "-m", "api.pull", self._model, str(self.wanted.version)]
         self._pull = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
+
+    def refuse(self, reason: str) -> None:
+        """Its files are as they should be, and still it must not serve: look at it again later."""
+        self._fail(reason, refuse=True)
 
     def abandon(self) -> None:
         """End a running pull."""

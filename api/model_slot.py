@@ -4,7 +4,6 @@ About once a second: read which version is wanted, fetch and check it if it is n
 """
 
 import gc
-import json
 import logging
 import os
 import signal
@@ -15,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
-from api.fetching import Attempt
+from api.fetching import Attempt, read_version
+from api.latency import check_latency
 from api.rejects import Rejects
 from api.schemas import same_requests
 from api.scoring import Version
@@ -23,11 +23,9 @@ from api.shelf import Shelf
 from api.spool import Depth
 from db import predictions
 from db.predictions import Deployment, Heartbeat
-from pipelines.bundle import read_bundle
-from pipelines.profile import seen_categories
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
-from utils.errors import EvergreenError, IntegrityError, NotNow
+from utils.errors import EvergreenError, NotNow, TooSlow
 from utils.settings import Settings
 
 POLL = 1.0  # seconds between two looks
@@ -99,7 +97,11 @@ class ModelSlot:
         if self._attempt.is_busy():
             return
         try:
-            version = self._read(wanted)
+            version = read_version(self._shelf, wanted)
+            if version is not None:
+                self._check_latency(version)
+        except TooSlow as error:
+            self._attempt.refuse(str(error))
         except EvergreenError as error:
             self._attempt.go_on(str(error))
         else:
@@ -113,37 +115,16 @@ class ModelSlot:
         if self.version is not None or good is None:
             return
         try:
-            if version := self._read(good):
-                self._take(good, version)
+            if version := read_version(self._shelf, good):
+                self._take(good, version)  # it was fast enough when it first came
         except EvergreenError as error:
             log.warning("version %d on disk can't be served: %s", good.version, error)
 
-    def _read(self, deployment: Deployment) -> Version | None:
-        """The version from the Bento store, checked; None where it is not there.
-
-        Raises: IntegrityError, SpecInvalid.
-        """
-        folder = self._shelf.folder(deployment.version)
-        if folder is None:
-            return None
-        try:
-            bundle = read_bundle(folder, sha256=deployment.sha256)
-            profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
-            tags = self._shelf.tags(deployment.version)
-        except EvergreenError:
-            raise
-        except Exception as error:  # whatever damaged files make their parsers raise
-            what = f"model folder {folder.name}"
-            raise IntegrityError(what=what, expected="a whole bundle", found=type(error).__name__) from error
-        return Version(
-            model=self._spec.name,
-            number=deployment.version,
-            bundle=bundle,
-            categories=seen_categories(profile),
-            tags=tags,
-            deployed_at=deployment.since,
-            serving_since=utc_now(),
-        )
+    def _check_latency(self, version: Version) -> None:
+        """Raises: TooSlow. The version is warm afterwards: all shapes of batches have been scored by it."""
+        serving = self.version.bundle if self.version else None
+        comparable = serving is not None and same_requests(version.bundle.spec, serving.spec)
+        check_latency(version.bundle, serving=serving if comparable else None)
 
     def _take(self, wanted: Deployment, version: Version) -> None:
         """Serve `version` from the next batch on, or go where it takes other requests than this worker."""

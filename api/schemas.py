@@ -130,9 +130,12 @@ def problems(error: ValidationError, *, spec: ModelSpec) -> list[Problem]:
 
 
 def same_requests(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether two specs make the same requests and answers, so that a worker may go from one to the other."""
+    """Whether two specs make the same requests and answers, so that a worker may go from one to the other.
+
+    The order of the features counts: a worker hands a model its rows in the order that it started with.
+    """
     parts = attrgetter("name", "task", "entity", "label.column", "label.classes", "features.columns")
-    return bool(parts(one) == parts(other))
+    return bool(parts(one) == parts(other)) and list(one.features.columns) == list(other.features.columns)
 
 
 def example(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> dict[str, Any]:

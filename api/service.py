@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.batcher import Batcher
 from api.drain import Drainer
+from api.ending import end_gently
 from api.guard import REQUEST, Guard
 from api.known_paths import KnownPaths
 from api.lookups import Lookups
@@ -75,6 +76,7 @@ class Endpoints:
         self._batcher.start()
         self._drainer.start()
         self._lookups.start()
+        end_gently()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Table, func, insert, or_, select, text, update
 
-from db.tables import deployment, instance, promotion_decision, retention, retrain_decision, snapshot, training_run
+from db.tables import (
+    deployment,
+    instance,
+    promotion_decision,
+    retention,
+    retrain_decision,
+    shadow,
+    snapshot,
+    training_run,
+)
 
 DESIRING = ("deploy", "rollback")
 ALIVE = timedelta(seconds=15)  # a worker's heartbeat comes every second or two
@@ -142,6 +151,37 @@ def champion(connection: Connection, model: str) -> RowMapping | None:
         deployment.c.id > row["id"],
     )
     return None if connection.execute(failed.limit(1)).first() else row
+
+
+def refusal(connection: Connection, wanted: RowMapping) -> RowMapping | None:
+    """The newest row that says why services did not take the version of `wanted`, a deployment row; or None."""
+    rows = select(deployment).where(
+        deployment.c.model == wanted["model"],
+        deployment.c.action == "refused",
+        deployment.c.version == wanted["version"],
+        deployment.c.id > wanted["id"],
+    )
+    return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
+
+
+def shadowing(connection: Connection, model: str) -> RowMapping | None:
+    """The newest shadow row of a model, or None; its version is None where the shadow was ended."""
+    rows = select(shadow).where(shadow.c.model == model).order_by(shadow.c.id.desc()).limit(1)
+    return connection.execute(rows).mappings().one_or_none()
+
+
+def last_shadow(connection: Connection, model: str, *, version: int | None) -> RowMapping | None:
+    """The row that last put `version`, or any one, into the shadow; None where none did."""
+    rows = select(shadow).where(shadow.c.model == model, shadow.c.version.is_not(None))
+    rows = rows if version is None else rows.where(shadow.c.version == version)
+    return connection.execute(rows.order_by(shadow.c.id.desc()).limit(1)).mappings().one_or_none()
+
+
+def run_of_version(connection: Connection, model: str, version: int) -> str | None:
+    """The training run that made a version: a candidate, or its final fit; None where none is recorded."""
+    decision = promotion_decision.c
+    mine = (decision.candidate_version == version) | (decision.promoted_version == version)
+    return connection.scalar(select(decision.run_id).where(decision.model == model, mine).limit(1))
 
 
 def live(connection: Connection, model: str) -> RowMapping | None:

@@ -49,7 +49,7 @@ def roll_out(
 
 
 def verify(settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = TIMEOUT) -> None:
-    """Wait until all living workers serve `version`, at least one of them, and record it as live.
+    """Wait until all living workers serve `version`, at least one of them, and record it as live, or why it is not.
 
     Raises: DeploymentFailed where one refuses it or they don't come in time.
     """
@@ -60,7 +60,7 @@ def verify(settings: Settings, *, model: str, version: int, caused_by: str, time
             workers = history.instances(connection, model)
         if refusal := next((w for w in workers if w["refused_version"] == version), None):
             reason = f"{refusal['host']} (process {refusal['pid']}) refused it: {refusal['refused_reason']}"
-            raise _failed(settings, model, version, reason)
+            raise _failed(settings, model, version, reason, caused_by)
         if workers and all(worker["version"] == version for worker in workers):
             return _record_live(settings, model, version, len(workers), caused_by)
         time.sleep(POLL)
@@ -69,7 +69,7 @@ def verify(settings: Settings, *, model: str, version: int, caused_by: str, time
     reason = (
         f"not serving it after {seconds:.0f} s: {', '.join(behind)}" if workers else f"no service of {model} is alive"
     )
-    raise _failed(settings, model, version, reason)
+    raise _failed(settings, model, version, reason, caused_by)
 
 
 def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, now: datetime) -> int | None:
@@ -103,7 +103,9 @@ def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> in
     if newest is None or newest["caused_by"] != caused_by or newest["action"] != "deploy":
         raise NothingToDo(model=model, reason="this run rolled nothing out")
     version = int(newest["version"])
-    reason = f"version {version} did not come up everywhere"
+    with session(settings, "pipeline") as connection:
+        refused = history.refusal(connection, newest)
+    reason = f"version {version} did not come up everywhere" + (f": {refused['reason']}" if refused else "")
     record_failure(settings, model=model, version=version, caused_by=caused_by, reason=reason, now=now)
     return roll_back(settings, model=model, caused_by=caused_by, reason=reason, now=now)
 
@@ -127,9 +129,14 @@ def _record_live(settings: Settings, model: str, version: int, workers: int, cau
     log.info("%s: version %d is live: %s", model, version, reason)
 
 
-def _failed(settings: Settings, model: str, version: int, reason: str) -> DeploymentFailed:
+def _failed(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
+    """The error to raise, after its reason was recorded: who rolls back is another process, and knows none."""
     with session(settings, "pipeline") as connection:
         desired = history.desired(connection, model)
+        if desired and desired["version"] == version:
+            sha256 = desired["artifact_sha256"]
+            row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
+            history.add(connection, deployment, row)
     before = desired["previous_version"] if desired else None
     return DeploymentFailed(model=model, version=version, reason=reason, serving=before)
 

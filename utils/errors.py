@@ -19,6 +19,7 @@
     ├── NothingToDo               there is no open decision or candidate to act on
     ├── DeploymentFailed          a version did not come up everywhere and was rolled back
     ├── IntegrityError            bytes or predictions are not what was recorded
+    ├── TooSlow                   a version takes too long to answer to take its place among those that serve
     ├── NotNow                    a prediction can't be answered at this moment, but soon
     ├── NotLogged                 MariaDB refuses a prediction's row, so it is not answered
     └── StackError                a part on this machine can't be started
@@ -225,6 +226,13 @@ class IntegrityError(EvergreenError):
 
     def __init__(self, *, what: str, expected: str, found: str) -> None:
         super().__init__(f"{what}: expected {expected}, found {found}: it was changed or damaged since it was recorded")
+
+
+class TooSlow(EvergreenError):
+    exit_code = 8
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(f"too slow to serve: {reason}: train it with fewer or shallower trees")
 
 
 class NotNow(EvergreenError):

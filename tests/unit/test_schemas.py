@@ -211,3 +211,9 @@ def test_the_log_statement_has_a_place_for_every_column_in_the_tables_order():
     identity = ("prediction_id", "model", "version", "role", "entity_id", "features")
     outcome = ("prediction", "confidence", "probabilities", "warnings", "latency_ms")
     assert (*identity, *outcome, "instance", "created_at", "logged_at") == LOG_COLUMNS
+
+
+def test_features_in_another_order_are_other_requests():
+    """A worker hands a model its rows in the order that it started with."""
+    columns = {"x": {"type": "numeric"}, "y": {"type": "numeric"}}
+    assert not same_requests(spec_with(columns), spec_with(dict(reversed(columns.items()))))
