@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from pydantic import BaseModel, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api import connections
 from api.batcher import Batcher
-from api.guard import REQUEST, Guard
+from api.guard import REQUEST, TIMEOUT, Guard
+from api.keys import Keys
 from api.known_paths import KnownPaths
 from api.model_slot import ModelSlot
 from api.openapi import document
@@ -33,7 +36,6 @@ from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMis
 from utils.log import configure
 from utils.settings import Settings, load_settings
 
-TIMEOUT = 10  # seconds; BentoML keeps a timer that long for every request, answered or not
 STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 log = logging.getLogger(__name__)
@@ -172,11 +174,15 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
         settings, spec = self.inner.settings, self.inner.schemas.spec
         _, profile = _known_spec(settings)  # of a version that came after this worker started, too
         shown = _bodies(build_schemas(spec, profile=profile))
-        key = bool(settings.api_key.get_secret_value())
+        key = Keys(settings).are_needed
         return document(super().openapi_spec.asdict(), spec=spec, endpoints=shown, key=key)
 
     def to_asgi(self, is_main: bool = True) -> KnownPaths:
-        return KnownPaths(super().to_asgi(is_main=is_main))
+        connections.install()
+        app = super().to_asgi(is_main=is_main)
+        # `Guard` has the deadline: BentoML's costs every request a task, and its 504 has no Retry-After.
+        app.user_middleware = [each for each in app.user_middleware if each.cls is not TimeoutMiddleware]
+        return KnownPaths(app)
 
 
 def build(settings: Settings) -> ModelService:
@@ -202,7 +208,7 @@ def build(settings: Settings) -> ModelService:
         Guard,
         spec=spec,
         bodies={path: body for path, (body, _) in bodies.items()},
-        api_key=settings.api_key.get_secret_value(),
+        keys=Keys(settings),
         rejects=rejects,
     )
     return made
