@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.keys import Keys
+from api.metrics import CAUSE, Numbers
 from api.rejects import Rejects
 from api.repeats import HEADER, KEY, parse_key
 from api.schemas import Problem, problems
@@ -37,10 +38,11 @@ class Guard:
         bodies: Mapping[str, type[BaseModel]],
         keys: Keys,
         rejects: Rejects,
+        numbers: Numbers,
         timeout: float = TIMEOUT,
     ) -> None:
         self._app, self._spec, self._bodies, self._rejects = app, spec, bodies, rejects
-        self._keys, self._timeout = keys, timeout
+        self._keys, self._numbers, self._timeout = keys, numbers, timeout
         self._arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,11 +50,11 @@ class Guard:
         if body is None:
             await self._app(scope, receive, send)
             return
-        answering = False
+        status: int | None = None
 
         async def watched(message: Message) -> None:
-            nonlocal answering
-            answering = True
+            nonlocal status
+            status = message.get("status", status)
             await send(message)
 
         try:
@@ -62,10 +64,12 @@ class Guard:
                 )
                 await (refused or self._app)(scope, receive, watched)
         except _Gone:
-            return
+            pass
         except TimeoutError:
-            if not answering:
-                await self._too_late(arrived=REQUEST in scope)(scope, receive, send)
+            if status is None:
+                await self._too_late(arrived=REQUEST in scope)(scope, receive, watched)
+        finally:
+            self._numbers.request(scope["path"], status)
 
     def _refused_by_headers(self, headers: Mapping[bytes, bytes]) -> Response | None:
         if not self._keys.allow(headers.get(b"authorization", b"")):
@@ -91,6 +95,7 @@ class Guard:
         try:
             content = await self._read(receive)
         except NotNow as error:
+            CAUSE.set(error.cause)
             return self._refuse(503, str(error), headers={"Retry-After": str(error.retry_after)})
         if len(content) > MAX_BODY:
             return self._refuse(413, _TOO_LARGE)
@@ -115,7 +120,7 @@ class Guard:
         try:
             while more and size <= MAX_BODY:
                 if self._arriving > MAX_ARRIVING:
-                    raise NotNow(reason="too many large requests arrive at once")
+                    raise NotNow(reason="too many large requests arrive at once", cause="busy")
                 content, more = _piece(await receive())
                 pieces.append(content)
                 size += len(content)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from uuid import UUID, uuid4
 
 from api.fetching import Attempt
+from api.metrics import Numbers
 from api.rejects import Rejects
 from api.schemas import same_requests
 from api.scoring import Version
@@ -37,10 +38,10 @@ log = logging.getLogger(__name__)
 class ModelSlot:
     """`version` is None before the first model. It is replaced as a whole, so a batch that holds one keeps it."""
 
-    def __init__(self, settings: Settings, *, spec: ModelSpec, url: str, rejects: Rejects) -> None:
+    def __init__(self, settings: Settings, *, spec: ModelSpec, url: str, rejects: Rejects, numbers: Numbers) -> None:
         self.version: Version | None = None
         self.instance_id: UUID = uuid4()
-        self._spec, self._url, self._rejects = spec, url, rejects
+        self._spec, self._url, self._rejects, self._numbers = spec, url, rejects, numbers
         self._shelf = Shelf(settings, spec.name)
         self._client = predictions.Client(settings)
         self._started_at = utc_now()
@@ -142,6 +143,7 @@ class ModelSlot:
             return
         first = self.version is None
         self.version, self._serving, self._attempt = version, wanted, None
+        self._numbers.set_version(version)
         log.info("%s: serving version %d", self._spec.name, wanted.version)
         if first:  # what the imports left lives for good: the collector walking it again and again pauses for 90 ms
             gc.collect()

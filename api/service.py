@@ -21,6 +21,7 @@ from api.batcher import Batcher
 from api.guard import REQUEST, TIMEOUT, Guard
 from api.keys import Keys
 from api.known_paths import KnownPaths
+from api.metrics import CAUSE, Numbers
 from api.model_slot import ModelSlot
 from api.openapi import document
 from api.prediction_log import PredictionLog
@@ -47,6 +48,7 @@ class Endpoints:
     settings: ClassVar[Settings]
     schemas: ClassVar[Schemas]
     rejects: ClassVar[Rejects]
+    numbers: ClassVar[Numbers]
     bento_service: Any  # set by BentoML
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -54,12 +56,19 @@ class Endpoints:
         configure()
         logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
         spec = self.schemas.spec
-        self._slot = ModelSlot(self.settings, spec=spec, url=self.bento_service.url or "", rejects=self.rejects)
+        self._slot = ModelSlot(
+            self.settings,
+            spec=spec,
+            url=self.bento_service.url or "",
+            rejects=self.rejects,
+            numbers=self.numbers,
+        )
         self._batcher = Batcher(
             version=lambda: self._slot.version,
             score=self._score,
             log=PredictionLog(self.settings),
             explain=partial(with_reasons, schemas=self.schemas),
+            numbers=self.numbers,
         )
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
         self._feedback_client = predictions.Client(self.settings)
@@ -124,7 +133,7 @@ class Endpoints:
     def _metadata(self) -> dict[str, Any]:
         version = self._slot.version
         if version is None:
-            raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+            raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
         told = Metadata(
             model=version.model,
             version=version.number,
@@ -146,7 +155,10 @@ async def _responded(work: Awaitable[Any]) -> Response:
     try:
         content = await work
     except (NotNow, NotFound, NotLogged) as error:
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, NotNow) else None
+        headers = None
+        if isinstance(error, NotNow):
+            headers = {"Retry-After": str(error.retry_after)}
+            CAUSE.set(error.cause)
         return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
     return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
 
@@ -190,11 +202,12 @@ def build(settings: Settings) -> ModelService:
     spec, profile = _known_spec(settings)
     schemas, rejects = build_schemas(spec, profile=profile), Rejects()
     bodies = _bodies(schemas)
+    numbers = Numbers(spec.name, endpoints=bodies)
     methods = {
         path[1:]: bentoml.api(getattr(Endpoints, path[1:]), input_spec=_descriptor(body), output_spec=_descriptor(told))
         for path, (body, told) in bodies.items()
     }
-    parts = {"settings": settings, "schemas": schemas, "rejects": rejects}
+    parts = {"settings": settings, "schemas": schemas, "rejects": rejects, "numbers": numbers}
     made: ModelService = bentoml.service(
         type(spec.name, (Endpoints,), {**parts, **methods, "__module__": __name__, "__doc__": spec.description}),
         name=spec.name,
@@ -210,6 +223,7 @@ def build(settings: Settings) -> ModelService:
         bodies={path: body for path, (body, _) in bodies.items()},
         keys=Keys(settings),
         rejects=rejects,
+        numbers=numbers,
     )
     return made
 

@@ -7,6 +7,7 @@ import pytest
 
 from api.guard import MAX_ARRIVING, MAX_BODY, Guard
 from api.keys import Keys
+from api.metrics import Numbers
 from api.rejects import Rejects
 from api.schemas import build_schemas, example
 from pipelines.spec import find_spec
@@ -16,6 +17,7 @@ from utils.version import ROOT
 SPEC = find_spec(ROOT / "models", "credit_score")
 SETTINGS = load_settings(env_file="/dev/null", home=ROOT / "nowhere", api_key="")
 BODY = json.dumps({"data": example(SPEC)}).encode()
+NUMBERS = Numbers("guarded", endpoints=["/predict"])
 SOON = 0.05  # seconds, in the place of the ten that clients have
 NEVER = asyncio.Event  # an event that nobody sets
 
@@ -44,15 +46,20 @@ async def ask(guard, *pieces, more=False):
 
 
 def guard(app, **further):
-    schemas = build_schemas(SPEC)
-    return Guard(
-        app, spec=SPEC, bodies={"/predict": schemas.predict}, keys=Keys(SETTINGS), rejects=Rejects(), **further
-    )
+    further = {"keys": Keys(SETTINGS), "rejects": Rejects(), "numbers": NUMBERS, **further}
+    return Guard(app, spec=SPEC, bodies={"/predict": build_schemas(SPEC).predict}, **further)
+
+
+def counted(outcome, reason):
+    labels = {"service_name": "guarded", "endpoint": "/predict", "outcome": outcome, "reason": reason}
+    return NUMBERS.registry.get_sample_value("evergreen_requests_total", labels)
 
 
 def test_a_request_without_an_answer_is_told_so_and_when_to_come_back():
+    before = counted("failed", "timeout")
     status, headers, content = asyncio.run(ask(guard(never, timeout=SOON), BODY))
     assert status == 504
+    assert counted("failed", "timeout") == before + 1
     assert int(headers["retry-after"]) > 0
     assert "Idempotency-Key" in content["error"]
 
@@ -94,3 +101,16 @@ def test_large_bodies_of_many_clients_at_once_are_told_to_come_back_and_leave_no
     assert "large" in content["error"]
     assert 408 in {status for status, _, _ in slow}
     assert after[0] == 400  # it is read again: nothing but data is missing
+
+
+def test_a_client_that_goes_away_is_counted_and_not_answered():
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        raise AssertionError(message)
+
+    before = counted("gone", "")
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(guard(never)(scope, gone, send))
+    assert counted("gone", "") == before + 1
