@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from api.metrics import Numbers
 from api.prediction_log import PredictionLog
 from api.repeats import KEY
 from api.scoring import Origin, Prediction, Version
@@ -43,9 +44,16 @@ class Batcher:
     """
 
     def __init__(
-        self, *, version: Callable[[], Version | None], score: Score, log: PredictionLog, explain: Explain
+        self,
+        *,
+        version: Callable[[], Version | None],
+        score: Score,
+        log: PredictionLog,
+        explain: Explain,
+        numbers: Numbers,
     ) -> None:
         self._version, self._score, self._log, self._explain = version, score, log, explain
+        self._numbers = numbers
         self._waiting: deque[_Request] = deque()
         self._waiting_rows = self._unexplained_rows = 0
         self._arrival = asyncio.Event()
@@ -75,11 +83,11 @@ class Batcher:
         Raises: NotNow before the first model, while MariaDB is away, and when too much waits already; NotLogged.
         """
         if self._version() is None:
-            raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+            raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
         if self._waiting_rows + len(rows) > QUEUE:
-            raise NotNow(reason="too many requests wait already")
+            raise NotNow(reason="too many requests wait already", cause="busy")
         if explain and self._unexplained_rows + len(rows) > EXPLAINED:
-            raise NotNow(reason="too many requests wait for reasons already")
+            raise NotNow(reason="too many requests wait for reasons already", cause="busy")
         if not explain:
             return (await self._answer(rows, doubts))[1]
         self._unexplained_rows += len(rows)
@@ -127,15 +135,21 @@ class Batcher:
 
     def _outcomes(self, batch: Sequence[_Request]) -> Sequence[Outcome]:
         """Score and log `batch`; for each request its version and answers, or why it gets none."""
+        began = time.perf_counter()
         try:
             version = self._version()
             if version is None:
-                raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+                raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
             rows = [row for request in batch for row in request.rows]
             origins = [origin for request in batch for origin in request.origins]
-            scored = iter(self._score(version, rows, origins))
-            made = [[next(scored) for _ in request.rows] for request in batch]
+            predictions = iter(self._score(version, rows, origins))
+            made = [[next(predictions) for _ in request.rows] for request in batch]
+            scored = time.perf_counter()
             refusals = self._log.write([[each.log_row for each in mine] for mine in made])
+            ended = time.perf_counter()
+            self._numbers.batch(
+                rows=len(rows), queue=began - origins[0].arrived, score=scored - began, commit=ended - scored
+            )
         except Exception as error:  # whatever it is, the requests must hear of it and the next batch must come
             return [error] * len(batch)
         answers = ([each.answer for each in mine] for mine in made)

@@ -5,6 +5,7 @@
 
 import os
 import sys
+import tempfile
 
 from api.shelf import Shelf
 from utils.errors import SettingMissing
@@ -35,6 +36,8 @@ def main() -> None:
     if not settings.model:
         raise SettingMissing(variable="EVERGREEN_MODEL", needed_for="a prediction service")
     argv, environment = serve_command(settings, settings.model, settings.serving_port)
+    # BentoML empties a folder of counters in its home at the start: replicas may share a Bento store, but not that.
+    environment["BENTOML_HOME"] = tempfile.mkdtemp(prefix="bentoml-")
     os.execvpe(argv[0], argv, {**os.environ, **environment})  # noqa: S606 - no shell is wanted
 
 

@@ -62,7 +62,7 @@ class Lookups:
         Raises: UnknownEntities where the store lacks one; NotNow while it can't be read, and when too much waits.
         """
         if self._waiting_ids + len(ids) > QUEUE:
-            raise NotNow(reason="too many look-ups wait already")
+            raise NotNow(reason="too many look-ups wait already", cause="busy")
         request = _Request(ids, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         self._waiting_ids += len(ids)

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from api.fetching import Attempt, read_version
 from api.latency import check_latency
+from api.metrics import Numbers
 from api.rejects import Rejects
 from api.schemas import same_requests
 from api.scoring import Version
@@ -45,11 +46,13 @@ class ModelSlot:
         url: str,
         instance_id: UUID,
         rejects: Rejects,
+        numbers: Numbers,
         spooled: Callable[[], Depth],
     ) -> None:
         self.version: Version | None = None
         self.instance_id = instance_id
-        self._spec, self._url, self._rejects, self._spooled = spec, url, rejects, spooled
+        self._spec, self._url, self._rejects = spec, url, rejects
+        self._numbers, self._spooled = numbers, spooled
         self._shelf = Shelf(settings, spec.name)
         self._client = predictions.Client(settings)
         self._started_at = utc_now()
@@ -134,6 +137,7 @@ class ModelSlot:
             return
         first = self.version is None
         self.version, self._serving, self._attempt = version, wanted, None
+        self._numbers.set_version(version)
         log.info("%s: serving version %d", self._spec.name, wanted.version)
         if first:  # what the imports left lives for good: the collector walking it again and again pauses for 90 ms
             gc.collect()
@@ -150,6 +154,8 @@ class ModelSlot:
         refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
         reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
         spooled = self._spooled()
+        waits = (utc_now() - spooled.oldest).total_seconds() if spooled.oldest else 0.0
+        self._numbers.set_spool(spooled.rows, waits, spooled.filled)
         heartbeat = Heartbeat(
             instance_id=self.instance_id,
             model=self._spec.name,

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
-from api.guard import MAX_BODY
+from api.guard import MAX_BODY, TIMEOUT
 from api.schemas import BATCH_ROWS
 from pipelines.spec import ModelSpec
 
@@ -35,9 +35,11 @@ PROBLEM = {
 REFUSALS = {
     "400": "The body is wrong; `detail` names each field.",
     "401": "The key is missing or wrong.",
+    "408": f"The body did not arrive within {TIMEOUT:.0f} s.",
     "413": f"The body is larger than {MAX_BODY // 1_000_000} MB.",
     "415": "The body is not declared as JSON.",
     "503": "Not now: no model yet, or MariaDB is away. Nothing was answered; try again after Retry-After seconds.",
+    "504": f"No answer within {TIMEOUT:.0f} s. Whether it was logged is unknown; try again after Retry-After seconds.",
 }
 NOT_FOUND = {
     "/predict_by_id": "Some ids are not in the store, so none is answered; `detail` names each.",

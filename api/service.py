@@ -11,16 +11,20 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from pydantic import BaseModel, create_model
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api import connections
 from api.batcher import Batcher
 from api.drain import Drainer
 from api.ending import end_gently
-from api.guard import REQUEST, Guard
+from api.guard import REQUEST, TIMEOUT, Guard
+from api.keys import Keys
 from api.known_paths import KnownPaths
 from api.lookups import Lookups
+from api.metrics import CAUSE, Numbers
 from api.model_slot import ModelSlot
 from api.openapi import document
 from api.prediction_log import Breaker, PredictionLog
@@ -37,7 +41,6 @@ from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMis
 from utils.log import configure
 from utils.settings import Settings, load_settings
 
-TIMEOUT = 10  # seconds; BentoML keeps a timer that long for every request, answered or not
 STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class Endpoints:
     settings: ClassVar[Settings]
     schemas: ClassVar[Schemas]
     rejects: ClassVar[Rejects]
+    numbers: ClassVar[Numbers]
     bento_service: Any  # set by BentoML
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -60,7 +64,13 @@ class Endpoints:
         spool = Spool(folder, str(instance))
         url = self.bento_service.url or ""
         self._slot = ModelSlot(
-            self.settings, spec=spec, url=url, instance_id=instance, rejects=self.rejects, spooled=spool.depth
+            self.settings,
+            spec=spec,
+            url=url,
+            instance_id=instance,
+            rejects=self.rejects,
+            numbers=self.numbers,
+            spooled=spool.depth,
         )
         self._drainer = Drainer(self.settings, spec.name, spool=spool, breaker=breaker, folder=folder)
         self._batcher = Batcher(
@@ -68,6 +78,7 @@ class Endpoints:
             score=self._score,
             log=PredictionLog(self.settings, spool=spool, breaker=breaker),
             explain=partial(with_reasons, schemas=self.schemas),
+            numbers=self.numbers,
         )
         self._lookups = Lookups(self.settings, schemas=self.schemas)
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
@@ -147,7 +158,7 @@ class Endpoints:
     def _metadata(self) -> dict[str, Any]:
         version = self._slot.version
         if version is None:
-            raise NotNow(reason="there is no trained model to serve yet", retry_after=5)
+            raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
         told = Metadata(
             model=version.model,
             version=version.number,
@@ -173,7 +184,10 @@ async def _responded(work: Awaitable[Any]) -> Response:
         told = [(place, "ids", "unknown_entity", f"{name!r} is not in the store") for place, name in error.unknown]
         return JSONResponse({"error": str(error), "detail": [dict(zip(keys, each, strict=True)) for each in told]}, 404)
     except (NotNow, NotFound, NotLogged) as error:
-        headers = {"Retry-After": str(error.retry_after)} if isinstance(error, NotNow) else None
+        headers = None
+        if isinstance(error, NotNow):
+            headers = {"Retry-After": str(error.retry_after)}
+            CAUSE.set(error.cause)
         return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
     return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
 
@@ -201,11 +215,15 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
         settings, spec = self.inner.settings, self.inner.schemas.spec
         _, profile = _known_spec(settings)  # of a version that came after this worker started, too
         shown = _bodies(build_schemas(spec, profile=profile))
-        key = bool(settings.api_key.get_secret_value())
+        key = Keys(settings).are_needed
         return document(super().openapi_spec.asdict(), spec=spec, endpoints=shown, key=key)
 
     def to_asgi(self, is_main: bool = True) -> KnownPaths:
-        return KnownPaths(super().to_asgi(is_main=is_main))
+        connections.install()
+        app = super().to_asgi(is_main=is_main)
+        # `Guard` has the deadline: BentoML's costs every request a task, and its 504 has no Retry-After.
+        app.user_middleware = [each for each in app.user_middleware if each.cls is not TimeoutMiddleware]
+        return KnownPaths(app)
 
 
 def build(settings: Settings) -> ModelService:
@@ -213,11 +231,12 @@ def build(settings: Settings) -> ModelService:
     spec, profile = _known_spec(settings)
     schemas, rejects = build_schemas(spec, profile=profile), Rejects()
     bodies = _bodies(schemas)
+    numbers = Numbers(spec.name, endpoints=bodies)
     methods = {
         path[1:]: bentoml.api(getattr(Endpoints, path[1:]), input_spec=_descriptor(body), output_spec=_descriptor(told))
         for path, (body, told) in bodies.items()
     }
-    parts = {"settings": settings, "schemas": schemas, "rejects": rejects}
+    parts = {"settings": settings, "schemas": schemas, "rejects": rejects, "numbers": numbers}
     made: ModelService = bentoml.service(
         type(spec.name, (Endpoints,), {**parts, **methods, "__module__": __name__, "__doc__": spec.description}),
         name=spec.name,
@@ -231,8 +250,9 @@ def build(settings: Settings) -> ModelService:
         Guard,
         spec=spec,
         bodies={path: body for path, (body, _) in bodies.items()},
-        api_key=settings.api_key.get_secret_value(),
+        keys=Keys(settings),
         rejects=rejects,
+        numbers=numbers,
     )
     return made
 

@@ -1,6 +1,6 @@
 """What a service has on its own disk: versions in its Bento store, and which of them it should serve.
 
-    HOME/                  BENTOML_HOME of one model's service, shared by its workers
+    HOME/                  of one model's services, shared by their workers; on one machine also BENTOML_HOME
     ├── models/…           the Bento store; tag MODEL:VERSION
     ├── current.json       the deployment that was last found good here: it rules while MariaDB is away
     ├── pull.lock          held by the one process that pulls

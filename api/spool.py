@@ -27,10 +27,11 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many rows wait, and since when the oldest does (UTC)."""
+    """How many rows wait, since when the oldest does (UTC), and which part of the room they take, 0 to 1."""
 
     rows: int
     oldest: datetime | None
+    filled: float
 
 
 class Spool:
@@ -43,8 +44,7 @@ class Spool:
         self._folder, self.name, self._most_bytes = folder, name, most_bytes
         self._link: sqlite3.Connection | None = None
         self._owned: int | None = None  # descriptor of the lock
-        self._rows = 0
-        self._oldest: datetime | None = None  # both as of the last change
+        self._depth = Depth(0, None, 0.0)  # as of the last change
         self._turn = threading.Lock()
 
     @property
@@ -87,7 +87,7 @@ class Spool:
     def depth(self) -> Depth:
         """How many rows wait, and since when."""
         with self._turn:
-            return Depth(self._rows, self._oldest)
+            return self._depth
 
     def checkpoint(self) -> None:
         """Move what is in SQLite's log to its file; what was removed is overwritten then."""
@@ -109,8 +109,11 @@ class Spool:
             self._owned = None
 
     def _count(self, more: int) -> None:
-        oldest = self._open().execute("SELECT spooled_at FROM spooled ORDER BY number LIMIT 1").fetchone()
-        self._rows, self._oldest = self._rows + more, oldest and datetime.fromisoformat(oldest[0])
+        link = self._open()
+        oldest = link.execute("SELECT spooled_at FROM spooled ORDER BY number LIMIT 1").fetchone()
+        pages, free = (link.execute(f"PRAGMA {what}_count").fetchone()[0] for what in ("page", "freelist"))
+        moment = datetime.fromisoformat(oldest[0]) if oldest else None
+        self._depth = Depth(self._depth.rows + more, moment, (pages - free) * PAGE / self._most_bytes)
 
     def _own(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +135,8 @@ class Spool:
             if new:
                 _sync(self._folder)
             self._link = link
-            (self._rows,) = link.execute("SELECT COUNT(*) FROM spooled").fetchone()
+            (rows,) = link.execute("SELECT COUNT(*) FROM spooled").fetchone()
+            self._depth = Depth(rows, None, 0.0)
         return self._link
 
     def _drop(self) -> None:

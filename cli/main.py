@@ -11,6 +11,7 @@ from cli import (
     demo,
     forget,
     init,
+    keys,
     machine,
     maintain,
     models,
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 for part in (
     *(machine, backup, demo, maintain),
-    *(init, tables, data, snapshots, forget),
+    *(init, tables, data, snapshots, forget, keys),
     *(models, replay, scoring, simulation, story),
 ):
     part.register(app)

@@ -7,9 +7,9 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from stack.folders import write_private
 from stack.programs import Launch, Program, base_environment, settings_environment
 from utils.errors import StackError
+from utils.files import write_private
 from utils.settings import Settings
 from utils.version import ROOT
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 from utils.errors import StackError
@@ -31,16 +30,3 @@ def runtime(settings: Settings) -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise StackError(f"{folder} belongs to another user: remove it, or set EVERGREEN_HOME to a shorter path")
     return folder
-
-
-def write_private(path: Path, content: str) -> None:
-    """Replace the file at `path` in one step, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mode 600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        Path(made).replace(path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise

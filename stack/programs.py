@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from pipelines.spec import model_names
 from stack import mariadb
-from stack.folders import write_private
 from stack.processes import MARKER
+from utils.files import write_private
 from utils.settings import MLFLOW_DB, Settings, inherited_environment
 from utils.version import ROOT
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import SecretStr
 
-from stack.folders import write_private
+from utils.files import write_private
 from utils.settings import Settings, inherited_environment
 
 # Whose server it is, knows these: they are made up only for the private one.

@@ -15,10 +15,11 @@ from typing import Any
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
-from stack.folders import logs, runtime, write_private
+from stack.folders import logs, runtime
 from stack.processes import MARKER, PROGRAM, clear_leftovers, is_alive
 from stack.programs import Launch, Program
 from utils.errors import StackError
+from utils.files import write_private
 from utils.settings import Settings, inherited_environment
 from utils.version import ROOT
 

@@ -236,10 +236,12 @@ class TooSlow(EvergreenError):
 
 
 class NotNow(EvergreenError):
-    """`retry_after` is in seconds."""
+    """`retry_after` is in seconds; `cause`, one of `CAUSES`, is what it is counted under."""
 
-    def __init__(self, *, reason: str, retry_after: int = 1) -> None:
-        self.retry_after = retry_after
+    CAUSES = ("no model", "busy", "away")
+
+    def __init__(self, *, reason: str, retry_after: int = 1, cause: str = "away") -> None:
+        self.retry_after, self.cause = retry_after, cause
         super().__init__(f"{reason}: try again in {retry_after} s")
 
 

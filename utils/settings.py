@@ -154,6 +154,12 @@ def load_settings(**overrides: object) -> Settings:
     return Settings(_env_file=env_file, **{**overrides, "env_file": env_file})  # type: ignore[arg-type]
 
 
+def counters_folder() -> Path | None:
+    """Where the workers of a prediction service count for Prometheus; BentoML tells only them."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Path(folder) if folder else None
+
+
 def inherited_environment() -> dict[str, str]:
     """The variables of this process that a program it starts may have; addresses of this machine skip any proxy."""
     kept = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from api.batcher import BATCH, EXPLAINED, QUEUE, Batcher
+from api.metrics import Numbers
 from api.scoring import Prediction
 from utils.errors import NotLogged, NotNow
+
+NUMBERS = Numbers("batched", endpoints=["/predict"])
 
 
 @dataclass
@@ -42,7 +45,7 @@ def run(scenario, *, log=None, score=echo, version=lambda: 1, explain=reasons):
     log = log or FakeLog()
 
     async def main():
-        batcher = Batcher(version=version, score=score, log=log, explain=explain)
+        batcher = Batcher(version=version, score=score, log=log, explain=explain, numbers=NUMBERS)
         batcher.start()
         try:
             return await scenario(batcher)

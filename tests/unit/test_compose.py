@@ -41,6 +41,16 @@ def test_services_share_their_versions_and_each_has_a_spool_of_its_own() -> None
     assert {spool.split(":")[0] for spool in spools} <= set(COMPOSE["volumes"])
 
 
+def test_services_read_the_keys_that_only_the_command_writes() -> None:
+    mounted = {
+        name: [each for each in service.get("volumes", ()) if each.startswith("keys:")]
+        for name, service in SERVICES.items()
+    }
+    services = {name for name in SERVICES if name.startswith("serve-")}
+    assert {name for name, volumes in mounted.items() if volumes == ["keys:/var/lib/evergreen/keys:ro"]} == services
+    assert {name for name, volumes in mounted.items() if volumes} == {*services, "begin"}
+
+
 def test_the_executor_of_the_profile_scale_can_be_loaded(tmp_path: Path) -> None:
     loaded = "from airflow.providers.celery.executors.celery_executor import CeleryExecutor"
     subprocess.run([sys.executable, "-c", loaded], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, check=True)

@@ -56,12 +56,12 @@ def test_an_adopted_spool_is_gone_once_it_is_empty(tmp_path):
 
 def test_one_knows_how_much_waits_and_since_when(tmp_path):
     spool = Spool(tmp_path, "a")
-    assert spool.depth() == Depth(0, None)
+    assert spool.depth() == Depth(0, None, 0.0)
     spool.put([(1,), (2,)], now=NOW)
     spool.put([(3,)], now=NOW + timedelta(seconds=9))
-    assert spool.depth() == Depth(3, NOW)
+    assert (spool.depth().rows, spool.depth().oldest) == (3, NOW)
     spool.remove([1, 2])
-    assert spool.depth() == Depth(1, NOW + timedelta(seconds=9))
+    assert (spool.depth().rows, spool.depth().oldest) == (1, NOW + timedelta(seconds=9))
     spool.close()
 
 
@@ -76,8 +76,10 @@ def test_a_full_spool_takes_all_of_a_batch_or_nothing_and_takes_again_when_there
     with pytest.raises(NotNow, match="the spool takes nothing: database or disk is full"):
         spool.put(batch, now=NOW)
     assert put > 0
+    assert spool.depth().filled > 0.8
     assert spool.depth().rows == put == len(spool.take(after=0, most=999))
     spool.remove(range(put + 1))
+    assert spool.depth().filled < 0.5
     spool.put(batch, now=NOW)
     assert len(spool.take(after=0, most=999)) == 20
     spool.close()
