@@ -137,6 +137,7 @@ class Spool:
             self._link = link
             (rows,) = link.execute("SELECT COUNT(*) FROM spooled").fetchone()
             self._depth = Depth(rows, None, 0.0)
+            self._count(0)
         return self._link
 
     def _drop(self) -> None:

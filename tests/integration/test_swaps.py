@@ -14,8 +14,8 @@ from pipelines.bundle import bundle_hash, read_bundle, write_companions
 from pipelines.spec import ModelSpec
 from tests.bundles import rows_for, write_bundle
 from tests.integration.conftest import put_into_service
-from tests.load import steady_load
 from tests.services import make_service, spec_like_credit_score, wait_for
+from tests.steady_load import steady_load
 from utils.clock import utc_now
 from utils.errors import DeploymentFailed
 
