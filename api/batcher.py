@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from api.metrics import Numbers
-from api.prediction_log import PredictionLog
+from api.prediction_log import PredictionLog, Rows
 from api.repeats import KEY
 from api.scoring import Origin, Prediction, Version
 from utils.errors import NotNow
@@ -41,6 +41,7 @@ class Batcher:
     """Answers requests of one event loop. `version` gives what serves at this moment; a batch asks once.
 
     `explain` adds reasons to answers. It has a thread of its own and comes after the log, so no batch waits for it.
+    `shadow` is given the rows that were logged, on the event loop and once their answers are sent.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Batcher:
         log: PredictionLog,
         explain: Explain,
         numbers: Numbers,
+        shadow: Callable[[Rows], None],
     ) -> None:
         self._version, self._score, self._log, self._explain = version, score, log, explain
-        self._numbers = numbers
+        self._numbers, self._shadow = numbers, shadow
+        self._logged: Rows = []  # of the last batch
         self._waiting: deque[_Request] = deque()
         self._waiting_rows = self._unexplained_rows = 0
         self._arrival = asyncio.Event()
@@ -118,6 +121,7 @@ class Batcher:
                 outcomes = await loop.run_in_executor(self._thread, self._outcomes, batch)
                 for request, outcome in zip(batch, outcomes, strict=True):
                     _settle(request.answered, outcome)
+                loop.call_soon(self._shadow, self._logged)  # after the answers, which the futures' callbacks send
 
     def _take(self) -> list[_Request]:
         """The requests of the next batch; without those whose client was answered meanwhile, by a timeout."""
@@ -136,6 +140,7 @@ class Batcher:
     def _outcomes(self, batch: Sequence[_Request]) -> Sequence[Outcome]:
         """Score and log `batch`; for each request its version and answers, or why it gets none."""
         began = time.perf_counter()
+        self._logged = []
         try:
             version = self._version()
             if version is None:
@@ -145,7 +150,9 @@ class Batcher:
             predictions = iter(self._score(version, rows, origins))
             made = [[next(predictions) for _ in request.rows] for request in batch]
             scored = time.perf_counter()
-            refusals = self._log.write([[each.log_row for each in mine] for mine in made])
+            log_rows = [[each.log_row for each in mine] for mine in made]
+            refusals = self._log.write(log_rows)
+            self._logged = [row for rows, no in zip(log_rows, refusals, strict=True) if not no for row in rows]
             ended = time.perf_counter()
             self._numbers.batch(
                 rows=len(rows), queue=began - origins[0].arrived, score=scored - began, commit=ended - scored

@@ -20,6 +20,7 @@ from api.metrics import Numbers
 from api.rejects import Rejects
 from api.schemas import same_requests
 from api.scoring import Version
+from api.shadow import Shadow
 from api.shelf import Shelf
 from api.spool import Depth
 from db import predictions
@@ -59,6 +60,8 @@ class ModelSlot:
         self._wanted: Deployment | None = None
         self._serving: Deployment | None = None
         self._attempt: Attempt | None = None
+        self.shadow = Shadow(spec, self.instance_id)
+        self._challenger: Deployment | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model-slot", daemon=True)
 
@@ -74,6 +77,7 @@ class ModelSlot:
         self._thread.join(timeout=POLL + 4 * predictions.TIMEOUT)
         if self._attempt is not None:
             self._attempt.abandon()
+        self.shadow.stop()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -81,6 +85,7 @@ class ModelSlot:
                 self._ask_mariadb()
                 if self._wanted is not None and self._wanted != self._serving:
                     self._approach(self._wanted)
+                self._shadow()
                 self._tell_mariadb()
             except Exception:  # the thread must outlive whatever it is
                 log.exception("following the deployments failed; trying again")
@@ -91,7 +96,14 @@ class ModelSlot:
     def _ask_mariadb(self) -> None:
         """While MariaDB is away, or knows no deployment, what was wanted last stays wanted."""
         with suppress(NotNow):
-            self._wanted = self._client.run(lambda link: predictions.desired(link, self._spec.name)) or self._wanted
+            wanted, self._challenger = self._client.run(lambda link: predictions.followed(link, self._spec.name))
+            self._wanted = wanted or self._wanted
+
+    def _shadow(self) -> None:
+        """Let the challenger score along, unless it is what serves."""
+        serving, challenger = self._serving, self._challenger
+        shadows = serving is not None and challenger is not None and challenger.version != serving.version
+        self.shadow.follow(challenger if shadows else None)
 
     def _approach(self, wanted: Deployment) -> None:
         """One step towards serving `wanted`: load it, fetch it first, or wait after it was refused."""
@@ -169,6 +181,8 @@ class ModelSlot:
             refused_reason=reason,
             spool_rows=spooled.rows,
             spool_oldest=spooled.oldest,
+            shadow_version=self.shadow.version,
+            shadow_refused=self.shadow.refusal,
         )
         with suppress(NotNow):
             self._client.run(lambda link: predictions.beat(link, heartbeat))

@@ -79,6 +79,7 @@ class Endpoints:
             log=PredictionLog(self.settings, spool=spool, breaker=breaker),
             explain=partial(with_reasons, schemas=self.schemas),
             numbers=self.numbers,
+            shadow=self._slot.shadow.offer,
         )
         self._lookups = Lookups(self.settings, schemas=self.schemas)
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")

@@ -17,6 +17,7 @@ from cli import (
     models,
     replay,
     scoring,
+    shadow,
     simulation,
     snapshots,
     story,
@@ -37,7 +38,7 @@ app = typer.Typer(
 for part in (
     *(machine, backup, demo, maintain),
     *(init, tables, data, snapshots, forget, keys),
-    *(models, replay, scoring, simulation, story),
+    *(models, shadow, replay, scoring, simulation, story),
 ):
     part.register(app)
 

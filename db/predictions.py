@@ -51,13 +51,20 @@ DESIRED = (
     "SELECT version, artifact_sha256, created_at FROM deployment"
     " WHERE model = %s AND action IN ('deploy', 'rollback') ORDER BY id DESC LIMIT 1"
 )
+# What should serve and what should shadow it, in one round trip a second.
+FOLLOWED = (
+    f"(SELECT 'champion', {DESIRED.removeprefix('SELECT ')})"  # noqa: S608 - constants only
+    " UNION ALL (SELECT 'shadow', version, artifact_sha256, created_at FROM shadow"
+    " WHERE model = %s ORDER BY id DESC LIMIT 1)"
+)
 HEARTBEAT = (
     "INSERT INTO instance (instance_id, model, host, pid, url, started_at, version, serving_since, refused_version,"
-    " refused_reason, spool_rows, spool_oldest, heartbeat_at)"
-    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
+    " refused_reason, spool_rows, spool_oldest, shadow_version, shadow_refused, heartbeat_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, UTC_TIMESTAMP(6))"
     " ON DUPLICATE KEY UPDATE version = VALUES(version), serving_since = VALUES(serving_since),"
     " refused_version = VALUES(refused_version), refused_reason = VALUES(refused_reason),"
     " spool_rows = VALUES(spool_rows), spool_oldest = VALUES(spool_oldest),"
+    " shadow_version = VALUES(shadow_version), shadow_refused = VALUES(shadow_refused),"
     " heartbeat_at = VALUES(heartbeat_at)"
 )
 REJECTS = (
@@ -120,6 +127,8 @@ class Heartbeat:
     refused_reason: str | None
     spool_rows: int = 0
     spool_oldest: datetime | None = None
+    shadow_version: int | None = None
+    shadow_refused: str | None = None
 
 
 def new_id(now: datetime) -> UUID:
@@ -137,6 +146,12 @@ def repeatable_id(first: datetime, content: str) -> UUID:
     milliseconds = (first - EPOCH) // timedelta(milliseconds=1)
     bits = int.from_bytes(hashlib.sha256(content.encode()).digest()) >> (256 - 76)
     return uuid6.UUID(int=milliseconds << 80 | bits, version=7)
+
+
+def shadow_id(champion_id: UUID, version: int) -> UUID:
+    """The id of what the challenger `version` predicts for a logged prediction: of the same millisecond, always the
+    same, so that the two rows find each other without a column for it."""
+    return repeatable_id(created_at(champion_id), f"{champion_id} {version}")
 
 
 def created_at(prediction_id: UUID) -> datetime:
@@ -259,6 +274,14 @@ def add_feedback(connection: Link, prediction_id: UUID, *, model: str, actual: s
         cursor.execute(FEEDBACK, (str(prediction_id), model, actual, received_at))
 
 
+def followed(connection: Link, model: str) -> tuple[Deployment | None, Deployment | None]:
+    """The version that services of `model` should serve, and the one that should shadow it; each may be None."""
+    with connection.cursor() as cursor:
+        cursor.execute(FOLLOWED, (model, model))
+        found = {role: Deployment(*row) for role, *row in cursor.fetchall() if row[0] is not None}
+    return found.get("champion"), found.get("shadow")
+
+
 def desired(connection: Link, model: str) -> Deployment | None:
     """The version that services of `model` should serve, or None before the first deployment."""
     with connection.cursor() as cursor:
@@ -268,11 +291,16 @@ def desired(connection: Link, model: str) -> Deployment | None:
 
 
 def wanted_versions(connection: Link, model: str) -> list[int]:
-    """The version that services of `model` should serve and the one to roll back to; [] before the first deployment."""
+    """The version that services of `model` should serve, the one to roll back to and the one in the shadow.
+
+    [] before the first deployment.
+    """
     with connection.cursor() as cursor:
         cursor.execute(DESIRED.replace("version,", "version, previous_version,", 1), (model,))
         row = cursor.fetchone()
-    return [number for number in (row or ())[:2] if number is not None]
+    _, shadow = followed(connection, model)
+    numbers = [*row[:2], shadow.version if shadow else None] if row else []
+    return [number for number in numbers if number is not None]
 
 
 def beat(connection: Link, heartbeat: Heartbeat) -> None:

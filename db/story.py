@@ -91,9 +91,10 @@ def events(connection: Connection, model: str, *, since: datetime) -> list[tuple
 
 
 def first_answer(connection: Connection, model: str, *, version: int, since: datetime) -> datetime | None:
-    """When `version` first answered a request from `since` (UTC) on."""
+    """When `version` first answered a request from `since` (UTC) on; what it did in the shadow answered nobody."""
     log = prediction_log.c
-    asked = select(func.min(log.created_at)).where(log.model == model, log.version == version, log.created_at >= since)
+    mine = (log.model == model) & (log.version == version) & (log.role == "champion")
+    asked = select(func.min(log.created_at)).where(mine, log.created_at >= since)
     found: datetime | None = connection.scalar(asked)
     return found
 

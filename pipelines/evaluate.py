@@ -169,12 +169,16 @@ def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.nd
             inside = (rows[column] == level).to_numpy()
             if (count := int(inside.sum())) >= SLICE_ROWS:
                 within = _part(pair[0], inside), _part(pair[1], inside)
-                better_by = _difference(gate.metric, within, [w[:, inside] for w in blocks], tail)
+                better_by = difference(gate.metric, within, [w[:, inside] for w in blocks], tail)
                 slices.append(SliceDifference(column, str(level), count, better_by))
-    return {"better_by": _difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
+    return {"better_by": difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
 
 
-def _difference(metric: str, pair: tuple[Judged, Judged], blocks: list[np.ndarray], tail: float) -> Estimate:
+def difference(metric: str, pair: tuple[Judged, Judged], blocks: list[np.ndarray], tail: float) -> Estimate:
+    """How much better the first of `pair` is than the second on the same rows, over resamples (`entity_weights`).
+
+    `tail` is what the interval leaves out on each side.
+    """
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     drawn = np.concatenate([weighted(metric, pair[0], w) - weighted(metric, pair[1], w) for w in blocks])
     return _estimate(sign * (value(metric, pair[0]) - value(metric, pair[1])), sign * drawn, tail)

@@ -21,7 +21,7 @@ from db.reading import labels_between
 from db.session import session
 from db.tables import performance_result, window_profile
 from pipelines.features import Scores
-from pipelines.metrics import HIGHER_IS_BETTER, drawn_together, entity_weights, judge, value, weighted
+from pipelines.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
 from pipelines.monitor import BACKLOG, EPOCH
 from pipelines.runs import Run
 from pipelines.spec import ModelSpec
@@ -125,7 +125,7 @@ class _Truths:
 
     def judged(self, window: RowMapping, *, learned_by: Run | None) -> pd.DataFrame:
         """The version's predictions of `window` that have a label, with it: `COLUMNS`."""
-        spec, labels = self._spec, _not_learned(self._labels, learned_by)
+        spec, labels = self._spec, not_learned(self._labels, learned_by)
         parts = [pd.DataFrame(columns=COLUMNS)]
         for chunk in logged.predictions(
             self._settings, spec.name, start=window["window_start"], end=window["window_end"]
@@ -135,12 +135,12 @@ class _Truths:
             )
             found = match_labels(rows, labels, timed=spec.timed, match=spec.monitoring.performance.match)
             reported = rows["prediction_id"].map(self._feedback)
-            rows["truth"] = _usable(reported, spec).combine_first(_usable(found, spec))
+            rows["truth"] = usable(reported, spec).combine_first(usable(found, spec))
             parts.append(rows.loc[rows["truth"].notna(), COLUMNS])
         return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-def _not_learned(labels: pd.DataFrame, run: Run | None) -> pd.DataFrame:
+def not_learned(labels: pd.DataFrame, run: Run | None) -> pd.DataFrame:
     """Without the labels that `run` could read when it trained."""
     if run is None:
         return labels
@@ -150,20 +150,25 @@ def _not_learned(labels: pd.DataFrame, run: Run | None) -> pd.DataFrame:
     return labels[~learned]
 
 
-def _usable(truth: pd.Series, spec: ModelSpec) -> pd.Series:
+def usable(truth: pd.Series, spec: ModelSpec) -> pd.Series:
     """Numbers for a regression, names of the model's own classes otherwise; anything else is missing."""
     if spec.task == "regression":
         return pd.to_numeric(truth, errors="coerce").astype(object)
     return truth.astype(object).where(truth.isin(spec.label.classes))
 
 
-def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[str, Any]:
-    """The metric with its one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
+def judged_rows(labelled: pd.DataFrame, *, spec: ModelSpec) -> Judged:
+    """Logged predictions beside their truth; columns prediction, probabilities (JSON text), truth."""
     probabilities = None
     if spec.task != "regression":
         told = [json.loads(each) for each in labelled["probabilities"]]
         probabilities = np.array([[row.get(name, 0.0) for name in spec.label.classes] for row in told])
-    judged = judge(labelled["truth"].to_numpy(), Scores(labelled["prediction"].to_list(), probabilities), spec=spec)
+    return judge(labelled["truth"].to_numpy(), Scores(labelled["prediction"].to_list(), probabilities), spec=spec)
+
+
+def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[str, Any]:
+    """The metric with its one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
+    judged = judged_rows(labelled, spec=spec)
     together = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
     blocks = entity_weights(together, seed=SEED)
     drawn = np.concatenate([weighted(metric, judged, weights) for weights in blocks])

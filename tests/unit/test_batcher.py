@@ -40,12 +40,12 @@ def reasons(version, rows, answers):
     return [{**answer, "reasons": f"{row} by {version}"} for row, answer in zip(rows, answers, strict=True)]
 
 
-def run(scenario, *, log=None, score=echo, version=lambda: 1, explain=reasons):
+def run(scenario, *, log=None, score=echo, version=lambda: 1, explain=reasons, shadow=lambda rows: None):
     """The outcome of `scenario(batcher)` on a started batcher, and its log."""
     log = log or FakeLog()
 
     async def main():
-        batcher = Batcher(version=version, score=score, log=log, explain=explain, numbers=NUMBERS)
+        batcher = Batcher(version=version, score=score, log=log, explain=explain, numbers=NUMBERS, shadow=shadow)
         batcher.start()
         try:
             return await scenario(batcher)
