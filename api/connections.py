@@ -6,6 +6,7 @@ refused, or does not read its answer. Requests whose headers are here have `Guar
 
 import asyncio
 import json
+import re
 import resource
 
 import uvicorn.config
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 ARRIVAL = 10.0  # seconds for a request to arrive, and for an answer to be taken
 MAX_HEAD = 65_536  # bytes of a request line and its headers
+UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 OPEN_FILES = 65_536  # of a worker, where the system allows so many: slow clients must not use up its connections
 
 
@@ -42,6 +44,9 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._whole and b"pgrade" in data:  # Java's client asks for HTTP/2; the parser would then skip the body
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"", head) + end + rest
         super().data_received(data)
         if self._head >= 0:
             self._head += len(data)

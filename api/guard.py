@@ -78,6 +78,8 @@ class Guard:
             )
         if _media_type(headers) != b"application/json":
             return self._refuse(415, "the body must be JSON, with the header Content-Type: application/json")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            return self._refuse(415, "the body must not be compressed: send it without Content-Encoding")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > MAX_BODY:
             return self._refuse(413, _TOO_LARGE)

@@ -41,9 +41,14 @@ REFUSALS = {
     "503": "Not now: no model yet, or MariaDB is away. Nothing was answered; try again after Retry-After seconds.",
     "504": f"No answer within {TIMEOUT:.0f} s. Whether it was logged is unknown; try again after Retry-After seconds.",
 }
-NOT_FOUND = {
-    "/predict_by_id": "Some ids are not in the store, so none is answered; `detail` names each.",
-    "/feedback": "There is no such prediction in the log.",
+FURTHER = {  # of some endpoints only
+    "/predict": {"500": "The log refuses the prediction's row, so it is not answered."},
+    "/predict_batch": {"500": "The log refuses a row, so none is answered."},
+    "/predict_by_id": {
+        "404": "Some ids are not in the store, so none is answered; `detail` names each.",
+        "500": "The log refuses a row, so none is answered.",
+    },
+    "/feedback": {"404": "No prediction with this id is in the log."},
 }
 
 
@@ -77,7 +82,7 @@ def document(
         post = {**paths[path]["post"], "requestBody": _content(references[request, "validation"], required=True)}
         post["responses"] = {
             "200": _content(references[answer, "serialization"], description="The answer."),
-            **_refusals(path),
+            **_refusals(REFUSALS | FURTHER.get(path, {})),
         }
         paths[path] = {"post": {**post, "security": [{"key": []}]} if key else post}
     info = {"title": spec.name, "version": f"spec {spec.hash[:12]}", "description": _introduction(spec, key=key)}
@@ -88,9 +93,8 @@ def _content(schema: Mapping[str, Any], **further: Any) -> dict[str, Any]:
     return {**further, "content": {"application/json": {"schema": schema}}}
 
 
-def _refusals(path: str) -> dict[str, Any]:
+def _refusals(told: Mapping[str, str]) -> dict[str, Any]:
     problem = {"$ref": REFERENCE.format(model="Problem")}
-    told = {**REFUSALS, **({"404": NOT_FOUND[path]} if path in NOT_FOUND else {})}
     return {status: _content(problem, description=told[status]) for status in sorted(told)}
 
 

@@ -180,7 +180,8 @@ def _from_int(given: object) -> object:
     return str(given) if type(given) is int else given
 
 
-_Entity = Annotated[str, Field(min_length=1, max_length=ENTITY_LENGTH), BeforeValidator(_from_int)]
+_Text = Annotated[str, Field(min_length=1, max_length=ENTITY_LENGTH)]
+_Entity = Annotated[_Text, BeforeValidator(_from_int, json_schema_input_type=_Text | int)]
 
 
 def _field(name: str, feature: Feature) -> tuple[Any, Any]:
