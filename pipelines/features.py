@@ -27,12 +27,12 @@ def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec) -> Pool:
 
     Takes a fifth of the time that a DataFrame takes for one row.
     """
-    textual = [feature.type != "numeric" for feature in spec.features.columns.values()]
-    filled = [
-        [(MISSING if text else np.nan) if value is None else value for value, text in zip(row, textual, strict=True)]
-        for row in rows
-    ]
-    return Pool(filled, **_roles(spec))
+    values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
+    textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
+    texts = values[:, textual]
+    texts[pd.isna(texts)] = MISSING
+    values[:, textual] = texts
+    return Pool(values, **_roles(spec))
 
 
 def pool_from_frame(frame: pd.DataFrame, *, spec: ModelSpec, label: bool) -> Pool:

@@ -211,3 +211,11 @@ def test_the_log_statement_has_a_place_for_every_column_in_the_tables_order():
     identity = ("prediction_id", "model", "version", "role", "entity_id", "features")
     outcome = ("prediction", "confidence", "probabilities", "warnings", "latency_ms")
     assert (*identity, *outcome, "instance", "created_at", "logged_at") == LOG_COLUMNS
+
+
+@given(VALID)
+def test_the_values_of_a_row_stand_in_the_order_of_the_model_file(row):
+    given = json.loads(json.dumps(row))
+    expected = [given[SPEC.entity], *(given.get(name) for name in SPEC.features.columns)]
+    for order in (given, dict(reversed(given.items()))):
+        assert list(SCHEMAS.values(parse(order))) == expected
