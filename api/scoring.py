@@ -67,8 +67,9 @@ def predict(
     """Score `rows`, each with its origin. `now` is UTC."""
     values = [schemas.values(row) for row in rows]
     spec = version.bundle.spec
-    pool = pool_from_rows([each[1:] for each in values], spec=spec)
-    scores = score(version.bundle.model, pool, spec=spec, threads=1 if len(rows) <= FEW else -1)
+    threads = 1 if len(rows) <= FEW else -1
+    pool = pool_from_rows([each[1:] for each in values], spec=spec, threads=threads)
+    scores = score(version.bundle.model, pool, spec=spec, threads=threads)
     scored = time.perf_counter()
     features = [features_json(row) for row in rows]
     ids = _ids(version, values, features, origins=origins, now=now)
