@@ -40,7 +40,7 @@ def contributions(version: Version, rows: Sequence[Sequence[Any]], predicted: Se
     `rows` have one value a feature in the model file's order. What a feature moved is counted from the average.
     """
     model, spec = version.bundle.model, version.bundle.spec
-    pool = pool_from_rows(rows, spec=spec)
+    pool = pool_from_rows(rows, spec=spec, threads=1)
     shap = np.asarray(model.get_feature_importance(pool, type="ShapValues", thread_count=1))[..., :-1]
     if spec.task == "regression":
         return shap

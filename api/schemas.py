@@ -88,7 +88,7 @@ def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) 
         feedback=_feedback(spec),
         answer=answer,
         answers=create_model("Answers", predictions=(list[answer], ...)),  # type: ignore[valid-type]
-        values=attrgetter(ENTITY, *names),
+        values=_values,
     )
 
 
@@ -105,6 +105,10 @@ def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[Ba
         wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
         kept = {name: None if name in wrong else value for name, value in given.items()}
         return schemas.row.model_validate({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
+
+
+def _values(row: BaseModel) -> tuple[Any, ...]:
+    return tuple(row.__dict__.values())  # pydantic fills it in the order of the fields, also where a default is taken
 
 
 def features_json(row: BaseModel) -> str:

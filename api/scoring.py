@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from api.repeats import Key
 from api.schemas import Schemas, features_json
-from db.predictions import created_at, new_id, repeatable_id
+from db.predictions import created_at, new_id, new_ids, repeatable_id
 from pipelines.bundle import Bundle
 from pipelines.features import pool_from_rows, score
 from pipelines.profile import warnings_of
@@ -66,69 +67,70 @@ def predict(
     """Score `rows`, each with its origin. `now` is UTC."""
     values = [schemas.values(row) for row in rows]
     spec = version.bundle.spec
-    pool = pool_from_rows([each[1:] for each in values], spec=spec)
-    scores = score(version.bundle.model, pool, spec=spec, threads=1 if len(rows) <= FEW else -1)
+    threads = 1 if len(rows) <= FEW else -1
+    pool = pool_from_rows([each[1:] for each in values], spec=spec, threads=threads)
+    scores = score(version.bundle.model, pool, spec=spec, threads=threads)
     scored = time.perf_counter()
-    probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
-    return [
-        _prediction(
-            version,
-            values[i],
-            features=features_json(row),
-            predicted=scores.predictions[i],
-            by_class=dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None,
-            instance=instance,
-            origin=origins[i],
-            latency_ms=(scored - origins[i].arrived) * 1000,
-            now=now,
+    features = [features_json(row) for row in rows]
+    ids = _ids(version, values, features, origins=origins, now=now)
+    by_class: list[dict[str, float] | None] = [None] * len(rows)
+    if scores.probabilities is not None:
+        by_class = [dict(zip(spec.label.classes, each, strict=True)) for each in scores.probabilities.tolist()]
+    doubts = warnings_of(spec, version.categories)
+    name, number, by = version.model, version.number, str(instance)
+    made = []
+    for i, (prediction_id, created) in enumerate(ids):
+        predicted, probabilities, origin = scores.predictions[i], by_class[i], origins[i]
+        confidence = max(probabilities.values()) if probabilities else None
+        warnings = [*origin.doubts, *doubts(values[i][1:])]
+        answer = {
+            "prediction_id": prediction_id,
+            "entity_id": values[i][0],
+            "prediction": predicted,
+            "confidence": confidence,
+            "probabilities": probabilities,
+            "warnings": warnings,
+            "model": name,
+            "version": number,
+        }
+        log_row = (
+            prediction_id,
+            name,
+            number,
+            "champion",
+            values[i][0],
+            features[i],
+            str(predicted),
+            confidence,
+            _json(probabilities) if probabilities else None,
+            _json(warnings) if warnings else "[]",
+            (scored - origin.arrived) * 1000,
+            by,
+            created,
+            now,
         )
-        for i, row in enumerate(rows)
-    ]
+        made.append(Prediction(answer, log_row))
+    return made
 
 
-def _prediction(
+def _ids(
     version: Version,
-    values: Sequence[Any],
+    values: Sequence[Sequence[Any]],
+    features: Sequence[str],
     *,
-    features: str,
-    predicted: str | float,
-    by_class: dict[str, float] | None,
-    instance: UUID,
-    origin: Origin,
-    latency_ms: float,
+    origins: Sequence[Origin],
     now: datetime,
-) -> Prediction:
-    if origin.key is None:
-        prediction_id = new_id(now)
-    else:
-        content = json.dumps([origin.key.name, origin.place, version.model, version.number, values[0], features])
-        prediction_id = repeatable_id(origin.key.first, content)
-    confidence = max(by_class.values()) if by_class else None
-    warnings = [*origin.doubts, *warnings_of(values[1:], spec=version.bundle.spec, seen=version.categories)]
-    answer = {
-        "prediction_id": str(prediction_id),
-        "entity_id": values[0],
-        "prediction": predicted,
-        "confidence": confidence,
-        "probabilities": by_class,
-        "warnings": warnings,
-        "model": version.model,
-        "version": version.number,
-    }
-    log_row = (
-        answer["prediction_id"],
-        version.model,
-        version.number,
-        "champion",
-        values[0],
-        features,
-        str(predicted),
-        confidence,
-        json.dumps(by_class, ensure_ascii=False) if by_class else None,
-        json.dumps(warnings, ensure_ascii=False),
-        latency_ms,
-        str(instance),
-        created_at(prediction_id),
-        now,
-    )
-    return Prediction(answer, log_row)
+) -> list[tuple[str, datetime]]:
+    """A prediction's id and the time in it, for each row: new ones, or those that its request's key makes."""
+    created = created_at(new_id(now))
+    ids = [(each, created) for each in new_ids(now, len(values))]
+    for i, origin in enumerate(origins):
+        if origin.key is not None:
+            content = [origin.key.name, origin.place, version.model, version.number, values[i][0], features[i]]
+            made = repeatable_id(origin.key.first, json.dumps(content))
+            ids[i] = (str(made), created_at(made))
+    return ids
+
+
+def _json(content: object) -> str:
+    return to_json(content).decode()

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import bentoml
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from pydantic import BaseModel, create_model
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api import connections
 from api.batcher import Batcher
+from api.direct import Answer, Direct, put_before
 from api.drain import Drainer
 from api.ending import end_gently
 from api.guard import REQUEST, TIMEOUT, Guard
@@ -41,6 +42,7 @@ from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMis
 from utils.log import configure
 from utils.settings import Settings, load_settings
 
+ENDPOINTS = ("predict", "predict_batch", "predict_by_id", "feedback", "metadata")
 STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Endpoints:
     schemas: ClassVar[Schemas]
     rejects: ClassVar[Rejects]
     numbers: ClassVar[Numbers]
+    answers: ClassVar[dict[str, Answer]]  # filled when the worker starts: what answers each path
     bento_service: Any  # set by BentoML
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -88,6 +91,7 @@ class Endpoints:
         self._batcher.start()
         self._drainer.start()
         self._lookups.start()
+        self.answers.update({f"/{name}": getattr(Endpoints, name).__get__(self) for name in ENDPOINTS})
         end_gently()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -190,7 +194,7 @@ async def _responded(work: Awaitable[Any]) -> Response:
             headers = {"Retry-After": str(error.retry_after)}
             CAUSE.set(error.cause)
         return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
-    return Response(json.dumps(content, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return Response(to_json(content), media_type="application/json")
 
 
 class Received(bentoml.IODescriptor):  # type: ignore[misc]
@@ -206,7 +210,7 @@ class Received(bentoml.IODescriptor):  # type: ignore[misc]
 
 
 class ModelService(bentoml.Service):  # type: ignore[misc]
-    """BentoML's service, with our document on its page, and no metrics for paths that do not exist."""
+    """BentoML's service, with our document on its page, a short way to our endpoints, no metrics of unknown paths."""
 
     @property
     def openapi_spec(self) -> "ModelService":
@@ -221,9 +225,17 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> KnownPaths:
         connections.install()
-        app = super().to_asgi(is_main=is_main)
-        # `Guard` has the deadline: BentoML's costs every request a task, and its 504 has no Retry-After.
-        app.user_middleware = [each for each in app.user_middleware if each.cls is not TimeoutMiddleware]
+        app, inner = super().to_asgi(is_main=is_main), self.inner
+        settings, schemas = inner.settings, inner.schemas
+        guard = Guard(
+            Direct(inner.answers),
+            spec=schemas.spec,
+            bodies={path: body for path, (body, _) in _bodies(schemas).items()},
+            keys=Keys(settings),
+            rejects=inner.rejects,
+            numbers=inner.numbers,
+        )
+        put_before(app, direct=guard, paths=frozenset(_bodies(schemas)))
         return KnownPaths(app)
 
 
@@ -237,7 +249,7 @@ def build(settings: Settings) -> ModelService:
         path[1:]: bentoml.api(getattr(Endpoints, path[1:]), input_spec=_descriptor(body), output_spec=_descriptor(told))
         for path, (body, told) in bodies.items()
     }
-    parts = {"settings": settings, "schemas": schemas, "rejects": rejects, "numbers": numbers}
+    parts = {"settings": settings, "schemas": schemas, "rejects": rejects, "numbers": numbers, "answers": {}}
     made: ModelService = bentoml.service(
         type(spec.name, (Endpoints,), {**parts, **methods, "__module__": __name__, "__doc__": spec.description}),
         name=spec.name,
@@ -246,14 +258,6 @@ def build(settings: Settings) -> ModelService:
         traffic={"timeout": TIMEOUT},
         tracing={"excluded_urls": ".*"},  # half of a request's CPU
         logging={"access": {"enabled": False}},
-    )
-    made.add_asgi_middleware(
-        Guard,
-        spec=spec,
-        bodies={path: body for path, (body, _) in bodies.items()},
-        keys=Keys(settings),
-        rejects=rejects,
-        numbers=numbers,
     )
     return made
 

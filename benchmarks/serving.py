@@ -43,6 +43,8 @@ def measure() -> list[Figure]:
         ours, alone = world.ours(workers=WORKERS), world.ours(workers=1)
         others = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
         others += [world.bare(workers=1), world.bare(workers=WORKERS)]
+        scored = _scored_rows_a_second(world)
+        memory = _memory_by_swaps(world, ours)
         rounds: list[Loads] = []
         for number in range(ROUNDS):
             found: Loads = {}
@@ -51,8 +53,6 @@ def measure() -> list[Figure]:
                 found |= _round(server.settings, side, more)
             rounds.append(found)
             print(f"round {number + 1}: {json.dumps(found)}", flush=True)
-        scored = _scored_rows_a_second(world)
-        memory = _memory_by_swaps(world, ours)
     return _figures(rounds, [side.name for side in others], scored=scored, memory=memory)
 
 
@@ -100,7 +100,7 @@ def _scored_rows_a_second(world: World) -> float:
     rounds, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < SCORED_SECONDS:
         request: Any = schemas.predict_batch.model_validate_json(body)
-        pool = pool_from_rows([schemas.values(row)[1:] for row in request.data], spec=world.spec)
+        pool = pool_from_rows([schemas.values(row)[1:] for row in request.data], spec=world.spec, threads=1)
         assert len(score(world.model, pool, spec=world.spec, threads=1).predictions) == BATCH
         rounds += 1
     return rounds * BATCH / took

@@ -19,6 +19,7 @@ import uuid6
 from pymysql.connections import Connection
 from pymysql.constants import CR, ER
 
+from db.literals import statements
 from db.session import AWAY, DENIED
 from db.tables import prediction_log
 from utils.errors import NotNow, SettingMissing
@@ -30,6 +31,7 @@ type Link = Connection[Any]  # generic in its type stubs only, so nothing may ev
 
 TIMEOUT = 1  # seconds to connect, and for MariaDB to take or give anything
 EPOCH = datetime(1970, 1, 1)
+VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # of RFC 9562, by a random digit
 
 LOG_COLUMNS = tuple(column.name for column in prediction_log.columns)
 # Replaying a row changes nothing, so a row whose insert got no answer can be sent again. Without a list of columns:
@@ -38,6 +40,7 @@ LOG = (
     f"INSERT INTO prediction_log VALUES ({', '.join(['%s'] * len(LOG_COLUMNS))})"  # noqa: S608 - constants only
     " ON DUPLICATE KEY UPDATE prediction_id = VALUES(prediction_id)"
 )
+LOG_BEFORE, LOG_AFTER = LOG.partition("(")[0], LOG.partition(")")[2]  # of the values
 # For rows of one's own making, which nobody sends again.
 LOG_NEW = LOG.partition(" ON DUPLICATE")[0]
 # The id alone says which partition holds the row.
@@ -141,6 +144,16 @@ def new_id(now: datetime) -> UUID:
     return uuid6.UUID(int=milliseconds << 80 | secrets.randbits(76), version=7)
 
 
+def new_ids(now: datetime, count: int) -> list[str]:
+    """As many as `count` of what `new_id` makes, as text: a tenth of the time for each."""
+    time, random = f"{(now - EPOCH) // timedelta(milliseconds=1):012x}", secrets.token_hex(10 * count)
+    made = []
+    for start in range(0, len(random), 20):
+        tail = random[start : start + 20]
+        made.append(f"{time[:8]}-{time[8:]}-7{tail[:3]}-{VARIANT[tail[3]]}{tail[4:7]}-{tail[7:19]}")
+    return made
+
+
 def repeatable_id(first: datetime, content: str) -> UUID:
     """A UUIDv7 of the millisecond of `first` (UTC) whose other bits come from `content`: the same for the same."""
     milliseconds = (first - EPOCH) // timedelta(milliseconds=1)
@@ -217,9 +230,9 @@ def _connect(settings: Settings) -> Link:
 
 
 def insert(connection: Link, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert `rows`, each with the values of `LOG_COLUMNS`, in one statement (more only above a megabyte of rows)."""
-    with connection.cursor() as cursor:
-        cursor.executemany(LOG, rows)
+    """Insert `rows`, each with the values of `LOG_COLUMNS`, in one statement (more only above four megabytes)."""
+    for statement in statements(LOG_BEFORE, rows, LOG_AFTER):
+        connection.query(statement)
 
 
 def ping(connection: Link) -> None:

@@ -22,17 +22,18 @@ class Scores:
     probabilities: np.ndarray | None
 
 
-def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec) -> Pool:
+def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: int = -1) -> Pool:
     """A pool of `rows`, each with one value a feature in the model file's order; None is missing.
 
-    Takes a fifth of the time that a DataFrame takes for one row.
+    Takes a fifth of the time that a DataFrame takes for one row. More threads than one go on asking for work for a
+    while after each pool, which for one row takes more of the processor than anything else.
     """
-    textual = [feature.type != "numeric" for feature in spec.features.columns.values()]
-    filled = [
-        [(MISSING if text else np.nan) if value is None else value for value, text in zip(row, textual, strict=True)]
-        for row in rows
-    ]
-    return Pool(filled, **_roles(spec))
+    values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
+    textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
+    texts = values[:, textual]
+    texts[pd.isna(texts)] = MISSING
+    values[:, textual] = texts
+    return Pool(values, thread_count=threads, **_roles(spec))
 
 
 def pool_from_frame(frame: pd.DataFrame, *, spec: ModelSpec, label: bool) -> Pool:

@@ -5,7 +5,7 @@ missing values as a bin of their own.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -71,14 +71,21 @@ def seen_categories(profile: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return found
 
 
-def warnings_of(values: Sequence[Any], *, spec: ModelSpec, seen: Mapping[str, frozenset[str]]) -> list[str]:
-    """What is doubtful about a row with one value a feature, None missing: gaps, categories that training never saw."""
-    told = []
-    for name, value in zip(spec.features.columns, values, strict=True):
-        if value is None:
-            told.append(f"missing: {name}")
-        elif (known := seen.get(name)) is not None and value not in known:
-            told.append(f"unseen category: {name}")
+def warnings_of(spec: ModelSpec, seen: Mapping[str, frozenset[str]]) -> Callable[[Sequence[Any]], list[str]]:
+    """What tells the doubts about a row with a value for each feature: those missing (None), categories never seen."""
+    names = list(spec.features.columns)
+    known = [(place, seen[name]) for place, name in enumerate(names) if name in seen]
+
+    def told(values: Sequence[Any]) -> list[str]:
+        unseen = {place for place, categories in known if values[place] not in categories}
+        if not unseen and None not in values:
+            return []
+        return [
+            f"missing: {name}" if value is None else f"unseen category: {name}"
+            for place, (name, value) in enumerate(zip(names, values, strict=True))
+            if value is None or place in unseen
+        ]
+
     return told
 
 

@@ -190,12 +190,12 @@ def _score(
     scores = score(by.bundle.model, pool_from_frame(frame, spec=spec, label=False), spec=spec)
     latency_ms = (time.perf_counter() - begun) * 1000 / len(frame)  # a row's share of the batch's
     probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
-    results, log_rows = [], []
+    results, log_rows, warnings_of_row = [], [], warnings_of(spec, by.seen)
     for i, (key, values) in enumerate(zip(rows.select(["entity_id", "event_time"]).to_pylist(),
                                           rows_of(frame, spec=spec), strict=True)):  # fmt: skip
         prediction_id, predicted = new_id(now), scores.predictions[i]
         by_class = dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None
-        told = warnings_of(values, spec=spec, seen=by.seen)
+        told = warnings_of_row(values)
         common = {
             "prediction_id": str(prediction_id),
             "confidence": max(by_class.values()) if by_class else None,

@@ -217,3 +217,11 @@ def test_features_in_another_order_are_other_requests():
     """A worker hands a model its rows in the order that it started with."""
     columns = {"x": {"type": "numeric"}, "y": {"type": "numeric"}}
     assert not same_requests(spec_with(columns), spec_with(dict(reversed(columns.items()))))
+
+
+@given(VALID)
+def test_the_values_of_a_row_stand_in_the_order_of_the_model_file(row):
+    given = json.loads(json.dumps(row))
+    expected = [given[SPEC.entity], *(given.get(name) for name in SPEC.features.columns)]
+    for order in (given, dict(reversed(given.items()))):
+        assert list(SCHEMAS.values(parse(order))) == expected
