@@ -67,7 +67,7 @@ class Spool:
             except (sqlite3.Error, OSError) as error:
                 self._drop()
                 reason = f"MariaDB is away and the spool takes nothing: {_said(error)}"
-                raise NotNow(reason=reason, retry_after=5) from None
+                raise NotNow(reason=reason, retry_after=5, cause="spool") from None
 
     def take(self, *, after: int, most: int) -> list[tuple[int, list[Any]]]:
         """The oldest rows with their numbers, `most` at the most, of those with a number above `after`."""

@@ -238,7 +238,7 @@ class TooSlow(EvergreenError):
 class NotNow(EvergreenError):
     """`retry_after` is in seconds; `cause`, one of `CAUSES`, is what it is counted under."""
 
-    CAUSES = ("no model", "busy", "away")
+    CAUSES = ("no model", "busy", "away", "spool")
 
     def __init__(self, *, reason: str, retry_after: int = 1, cause: str = "away") -> None:
         self.retry_after, self.cause = retry_after, cause

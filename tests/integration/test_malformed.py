@@ -15,17 +15,19 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
+from db import bootstrap
 from tests.services import make_service
 
 JSON = {"Content-Type": "application/json"}
 EXAMPLES = 100  # generated requests, of each endpoint
-ENDPOINTS = ("/predict", "/predict_batch", "/feedback", "/metadata")
+ENDPOINTS = ("/predict", "/predict_batch", "/predict_by_id", "/feedback", "/metadata")
 
 
 @pytest.fixture(scope="module")
 def service(settings, tmp_path_factory):
     """One worker, so that one that is stuck is the one that is asked next."""
     made = make_service(settings, tmp_path_factory.mktemp("malformed"), "serve_malformed")
+    bootstrap.migrate(made.settings, [made.spec.store])  # for /predict_by_id
     made.deploy(1, made.store(1))
     with made.running():
         yield made

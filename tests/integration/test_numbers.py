@@ -96,6 +96,20 @@ def test_the_page_says_which_version_serves_how_old_it_is_and_what_the_spool_hol
         assert ("evergreen_spool_" + name, ("service_name", "serve_numbers")) in found
 
 
+def test_what_mariadb_has_not_taken_is_on_the_page_until_it_has(service, mariadb):
+    os.kill(mariadb.pid, signal.SIGSTOP)
+    try:
+        for _ in range(8):
+            assert service.post("/predict", {"data": service.row}, key="key").status_code == 200
+        wait_for("the rows", lambda: value(series(service), "evergreen_spool_rows") == 8)
+        wait_for("their age", lambda: value(series(service), "evergreen_spool_oldest_seconds") > 0)
+        assert 0 < value(series(service), "evergreen_spool_filled_ratio") < 0.01
+    finally:
+        os.kill(mariadb.pid, signal.SIGCONT)
+    wait_for("none to be left", lambda: value(series(service), "evergreen_spool_rows") == 0)
+    wait_for("no age", lambda: value(series(service), "evergreen_spool_oldest_seconds") == 0)
+
+
 def test_the_age_is_that_of_the_newest_label_where_the_version_says_so(service):
     sha256 = service.store(8)
     folder = service.settings.home / "serve_numbers-8-bundle"
