@@ -26,7 +26,8 @@ from api.schemas import Schemas, build_schemas
 from api.scoring import Origin, Version, predict
 from api.shelf import Shelf
 from db import predictions
-from db.predictions import Deployment, created_at, shadow_id
+from db.instances import Deployment
+from db.predictions import created_at, shadow_id
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
 from utils.errors import EvergreenError, NotFound, NotNow

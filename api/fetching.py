@@ -9,7 +9,7 @@ import time
 
 from api.scoring import Version
 from api.shelf import Shelf
-from db.predictions import Deployment
+from db.instances import Deployment
 from pipelines.bundle import read_bundle
 from pipelines.profile import seen_categories
 from utils.clock import utc_now

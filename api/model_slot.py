@@ -23,8 +23,8 @@ from api.scoring import Version
 from api.shadow import Shadow
 from api.shelf import Shelf
 from api.spool import Depth
-from db import predictions
-from db.predictions import Deployment, Heartbeat
+from db import instances, predictions
+from db.instances import Deployment, Heartbeat
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
 from utils.errors import EvergreenError, NotNow, TooSlow
@@ -96,7 +96,7 @@ class ModelSlot:
     def _ask_mariadb(self) -> None:
         """While MariaDB is away, or knows no deployment, what was wanted last stays wanted."""
         with suppress(NotNow):
-            wanted, self._challenger = self._client.run(lambda link: predictions.followed(link, self._spec.name))
+            wanted, self._challenger = self._client.run(lambda link: instances.followed(link, self._spec.name))
             self._wanted = wanted or self._wanted
 
     def _shadow(self) -> None:
@@ -185,7 +185,7 @@ class ModelSlot:
             shadow_refused=self.shadow.refusal,
         )
         with suppress(NotNow):
-            self._client.run(lambda link: predictions.beat(link, heartbeat))
+            self._client.run(lambda link: instances.beat(link, heartbeat))
             self._write_rejects()
 
     def _write_rejects(self) -> None:
@@ -193,7 +193,7 @@ class ModelSlot:
         if not counted:
             return
         try:
-            self._client.run(lambda link: predictions.add_rejects(link, self._spec.name, counted))
+            self._client.run(lambda link: instances.add_rejects(link, self._spec.name, counted))
         except NotNow:
             self._rejects.give_back(counted)
             raise

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from api.shelf import Shelf
-from db import predictions
+from db import instances, predictions
 from pipelines import registry
 from pipelines.bundle import bundle_hash
 from utils.errors import EvergreenError, IntegrityError, NotNow
@@ -39,7 +39,7 @@ def pull(settings: Settings, model: str, version: int) -> None:
                 )
             shelf.put(version, Path(folder), tags=tags)
         with suppress(NotNow):  # MariaDB is away: the next pull tidies
-            wanted = predictions.Client(settings).run(lambda link: predictions.wanted_versions(link, model))
+            wanted = predictions.Client(settings).run(lambda link: instances.wanted_versions(link, model))
             if wanted:
                 shelf.tidy(keep=[version, *wanted])
 

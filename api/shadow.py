@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from api.fetching import FIRST_PAUSE, LONGEST_PAUSE
-from db.predictions import Deployment
+from db.instances import Deployment
 from pipelines.spec import ModelSpec
 
 BUFFER = 4_000_000  # bytes asked for; the system may give less

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from db.predictions import Deployment
+from db.instances import Deployment
 from pipelines.bundle import FILES
 from utils.settings import Settings
 

@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from api.prediction_log import Breaker, PredictionLog
 from api.spool import Spool
-from db.predictions import Client, created_at, desired, new_id
+from db.instances import desired
+from db.predictions import Client, created_at, new_id
 from tests.services import make_service, spec_like_credit_score, wait_for
 from utils.clock import utc_now
 from utils.errors import NotLogged, NotNow

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from api.shelf import Shelf
 from db import history
-from db.predictions import Deployment
+from db.instances import Deployment
 from db.session import session
 from db.tables import deployment
 from pipelines import registry

@@ -13,7 +13,8 @@ import pytest
 from api import challenger
 from api.shadow import Shadow
 from db import forget, history, logged, story
-from db.predictions import EPOCH, Client, Deployment, insert, new_id, shadow_id
+from db.instances import Deployment
+from db.predictions import EPOCH, Client, insert, new_id, shadow_id
 from db.session import session
 from db.tables import shadow
 from pipelines import shadow as shadows
