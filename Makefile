@@ -1,6 +1,6 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs clean backup restore demo test lint format bench load compose-check
+.PHONY: help install up down status logs clean backup restore demo test lint format bench chaos load compose-check
 EVERGREEN := .venv/bin/evergreen
 PYTEST := .venv/bin/python -m pytest
 
@@ -51,6 +51,9 @@ format: install ## Rewrite the code in the one format
 
 bench: install ## Measure (NAME=store, serving, maintenance, training or drift; without: all there are)
 	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)
+
+chaos: install ## Break everything around a service under 200 requests a second, account for each (NAME: one fault)
+	.venv/bin/python -m tests.chaos $(NAME) $(ARGS)
 
 load: install ## Load on NAME's running service, by locust's page (HEADLESS=1: a summary, and an exit code by its limits)
 	@.venv/bin/python -m tests.load.run $(NAME) $(if $(HEADLESS),--headless) $(ARGS)

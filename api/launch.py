@@ -20,7 +20,7 @@ def serve_command(settings: Settings, model: str, port: int) -> tuple[list[str],
 
     It is healthy when /readyz answers 200, which waits for the first model; /livez does not.
     """
-    argv = [sys.executable, "-m", "bentoml", "serve", "api.service:service", "--working-dir", str(ROOT)]
+    argv = [sys.executable, "-m", "api.serve", "serve", "api.service:service", "--working-dir", str(ROOT)]
     argv += ["--host", settings.bind, "--port", str(port), "--timeout-graceful-shutdown", str(GRACE)]
     environment = {
         "EVERGREEN_MODEL": model,

@@ -75,6 +75,11 @@ class OwnMariaDB:
         self.process.terminate()
         self.process.wait(60)
 
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(60)
+
     def freeze(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
@@ -139,9 +144,13 @@ class Service:
     def predict(self, **values: Any) -> requests.Response:
         return self.post("/predict", {"data": {**self.row, **values}})
 
+    def bundle(self, version: int) -> Path:
+        """Where `store` makes the bundle of `version`."""
+        return self.settings.home / f"{self.spec.name}-{version}-bundle"
+
     def store(self, version: int, *, seed: int = 1, spec: ModelSpec | None = None) -> str:
         """Put a newly trained bundle into the Bento store; returns its SHA-256."""
-        folder = self.settings.home / f"{self.spec.name}-{version}-bundle"
+        folder = self.bundle(version)
         sha256 = write_bundle(spec or self.spec, folder, seed=seed)
         self.shelf.put(version, folder, tags={"run_id": f"run-{version}"})
         return sha256
@@ -171,19 +180,23 @@ class Service:
         except requests.ConnectionError:
             return False
 
-    @contextmanager
-    def running(self, *, until: str = "/readyz") -> Iterator["Service"]:
-        """The service's processes, up to the end of the block."""
+    def launch(self, **further: str) -> "subprocess.Popen[bytes]":
+        """Its processes, with `further` in their environment; `running` waits for them and ends them too."""
         argv, environment = serve_command(self.settings, self.spec.name, self.port)
         own = settings_environment(self.settings, secrets=("db_api_password", "api_key"))
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 argv,
-                env={**inherited_environment(), **own, **environment},
+                env={**inherited_environment(), **own, **environment, **further},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    @contextmanager
+    def running(self, *, until: str = "/readyz") -> Iterator["Service"]:
+        """The service's processes, up to the end of the block."""
+        process = self.launch()
         try:
             wait_for(f"{until} of {self.spec.name}", lambda: process.poll() is not None or self._answers(until))
             if process.poll() is not None:

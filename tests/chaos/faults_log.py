@@ -1,0 +1,116 @@
+"""Faults of what a prediction is logged to: MariaDB and the disk of the spool."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pymysql
+
+from tests.chaos.accounts import Period, settle
+from tests.chaos.traffic import POISON
+from tests.chaos.world import World, need
+
+
+def mariadb_killed(world: World, seconds: float) -> None:
+    instance = world.usual()
+    with world.traffic(instance.service) as run:
+        world.server.kill()
+        time.sleep(seconds)
+        need(world.spooled(instance), "nothing was spooled")
+        world.server.start()
+    settle(run)
+
+
+def mariadb_frozen(world: World, seconds: float) -> None:
+    instance = world.usual()
+    with world.traffic(instance.service) as run:
+        world.server.freeze()
+        time.sleep(seconds)
+        need(world.spooled(instance), "nothing was spooled")
+        world.server.thaw()
+    settle(run)
+
+
+def connections_used_up(world: World, seconds: float) -> None:
+    """Others take every connection that MariaDB allows, again and again also those that the service had."""
+    instance, settings = world.usual(), world.settings
+    reader = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
+    hogs = []
+    refused = 0
+    with world.traffic(instance.service) as run, world.admin() as admin:
+        admin.execute("SET GLOBAL max_connections = 10")
+        until = time.monotonic() + seconds
+        try:
+            while time.monotonic() < until:
+                admin.execute(
+                    "SELECT id FROM information_schema.processlist WHERE user = %s", (settings.db_user("api"),)
+                )
+                for (number,) in admin.fetchall():
+                    admin.execute(f"KILL {number:d}")
+                try:
+                    while True:
+                        hogs.append(pymysql.connect(host="127.0.0.1", port=settings.mariadb_port, **reader))
+                except pymysql.Error as error:
+                    refused += error.args[0] == 1040
+                time.sleep(0.1)
+            need(refused and world.spooled(instance), "the limit was not reached")
+        finally:
+            for hog in hogs:
+                hog.close()
+            admin.execute("SET GLOBAL max_connections = 300")
+    settle(run)
+
+
+@contextmanager
+def poisoned_rows(world: World) -> Iterator[None]:
+    """MariaDB refuses rows of poisoned entities up to the end of the block."""
+    with world.admin() as admin:
+        admin.execute(
+            "ALTER TABLE prediction_log ADD CONSTRAINT poison CHECK (entity_id NOT LIKE %s)", (f"%{POISON}%",)
+        )
+    try:
+        yield
+    finally:
+        with world.admin() as admin:
+            admin.execute("ALTER TABLE prediction_log DROP CONSTRAINT poison")
+
+
+def row_refused(world: World, seconds: float) -> None:
+    """A row that MariaDB refuses, among good ones: in a batch, then in what is replayed from the spool."""
+    instance = world.usual()
+    with poisoned_rows(world):
+        with world.traffic(instance.service) as run:
+            run.traffic.poison = True
+            time.sleep(seconds / 2)
+            need(run.traffic.count(lambda asked: asked.status == 500), "no row was refused")
+            world.server.kill()
+            time.sleep(seconds / 2)
+            world.server.start()
+            run.traffic.poison = False
+        settle(run)
+
+
+def disk_full(world: World, seconds: float) -> None:
+    """No worker can make any file longer than a few pages: alone, then with MariaDB away, then lifted again."""
+    instance = world.usual()
+    with world.traffic(instance.service) as run:
+        workers = instance.workers()
+        limits = [worker.rlimit(psutil.RLIMIT_FSIZE) for worker in workers]
+        try:
+            for worker, (_, hard) in zip(workers, limits, strict=True):
+                worker.rlimit(psutil.RLIMIT_FSIZE, (200_000, hard))
+            time.sleep(seconds / 2)  # MariaDB is there: nobody notices
+            out = Period(time.monotonic())
+            run.both_out.append(out)
+            world.server.kill()
+            time.sleep(seconds / 2)
+        finally:
+            for worker, limit in zip(workers, limits, strict=True):
+                worker.rlimit(psutil.RLIMIT_FSIZE, limit)
+        out.ended = time.monotonic()
+        need(run.traffic.count(lambda asked: asked.status == 503), "nobody was told 503")
+        time.sleep(seconds / 4)  # room again: spooled and answered
+        need(world.spooled(instance), "nothing was spooled")
+        world.server.start()
+    settle(run)

@@ -1,0 +1,170 @@
+"""Everything that a fault needs: a MariaDB of its own, services, and an MLflow where one is asked for."""
+
+import resource
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pymysql
+import requests
+
+from pipelines.spec import find_spec
+from stack.processes import end
+from stack.programs import mlflow_program
+from tests.chaos.accounts import Run
+from tests.chaos.instance import Instance
+from tests.chaos.traffic import Traffic
+from tests.servers import free_port
+from tests.services import OwnMariaDB, Service, make_service, own_mariadb, wait_for
+from utils.settings import Settings
+from utils.version import ROOT
+
+BEFORE, AFTER = 2.0, 3.0  # seconds of traffic before a fault, and when all is well again
+FIRST = 100  # number of the first version of the usual service, above those that MLflow gives
+FILES = 8_192  # open files: while a service starts, its clients wait in line
+
+
+class Unfit(Exception):
+    """A fault did not do what it should, so its row would show nothing."""
+
+
+class Skip(Exception):
+    """A fault can't be run here; says why."""
+
+
+def need(condition: object, what: str) -> None:
+    """Raises: Unfit."""
+    if not condition:
+        raise Unfit(what)
+
+
+@dataclass(slots=True)
+class World:
+    """`folder` is for what services write. `short`: as in tests, where everything takes a moment."""
+
+    server: OwnMariaDB
+    folder: Path
+    short: bool = False
+    run: Run | None = None  # the one that is going on, or the last one
+    instances: list[Instance] = field(default_factory=list)
+    _usual: Instance | None = None
+    _versions: int = FIRST
+    _mlflow: psutil.Popen | None = None
+    _mlflow_port: int = field(default_factory=free_port)
+
+    @property
+    def settings(self) -> Settings:
+        return self.server.settings.model_copy(update={"mlflow_port": self._mlflow_port})
+
+    def instance(self, name: str, *, workers: int = 2, folder: str = "", **environment: str) -> Instance:
+        """A service of the model `name` without a version, not running yet. `folder`: one for its home."""
+        place = self.folder / folder
+        place.mkdir(exist_ok=True)
+        service = make_service(self.settings, place, name, workers=workers, mlflow_port=self._mlflow_port)
+        made = Instance(service, environment)
+        self.instances.append(made)
+        return made
+
+    def usual(self) -> Instance:
+        """The service that most faults share, with two workers, ready."""
+        if self._usual is None:
+            self._usual = self.instance("chaos")
+            self._usual.service.deploy(FIRST, self._usual.service.store(FIRST))
+        if self._usual.process is None or self._usual.process.poll() is not None:
+            self._usual.start()
+        else:
+            self._usual.wait()
+        return self._usual
+
+    def mend(self) -> None:
+        """After a fault that ended early: the next one finds its service, or starts it anew."""
+        self.server.thaw()
+        if self.server.process is None or self.server.process.poll() is not None:
+            self.server.start()
+        for instance in self.instances:
+            instance.end()
+
+    def new_version(self) -> int:
+        """A number that no version has yet."""
+        self._versions += 1
+        return self._versions
+
+    @contextmanager
+    def traffic(self, service: Service, *, port: int = 0) -> Iterator[Run]:
+        """Traffic to `service`, or to the proxy at `port`, from a while before the block to a while after it."""
+        self.run = Run(service, Traffic(port or service.port, service.row, service.spec.entity))
+        with self.run.traffic:
+            time.sleep(1 if self.short else BEFORE)
+            yield self.run
+            time.sleep(1 if self.short else AFTER)
+
+    def spooled(self, instance: Instance) -> int:
+        """How many rows the spools of its workers hold."""
+        rows = 0
+        for file in instance.service.settings.spool.glob("*/*.db"):
+            try:
+                with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as link:
+                    rows += link.execute("SELECT COUNT(*) FROM spooled").fetchone()[0]
+            except sqlite3.OperationalError:  # gone by now, or not yet made
+                continue
+        return rows
+
+    @contextmanager
+    def admin(self) -> Iterator["pymysql.cursors.Cursor"]:
+        """A cursor of root; with all its rights it gets in when nobody else does."""
+        settings = self.settings
+        link = pymysql.connect(
+            host="127.0.0.1", port=settings.mariadb_port, user="root", password=settings.db_password("root"),
+            database="evergreen", autocommit=True,
+        )  # fmt: skip
+        with link, link.cursor() as cursor:
+            yield cursor
+
+    def start_mlflow(self) -> None:
+        """MLflow, as the product starts it; the same one again after `kill_mlflow`."""
+        program = mlflow_program(self.settings)
+        launch = program.launch()
+        with (self.folder / "mlflow.log").open("ab") as log:
+            self._mlflow = psutil.Popen(
+                launch.argv, env=dict(launch.environment), stdout=log, stderr=log, start_new_session=True
+            )
+
+        def answers() -> bool:
+            try:
+                return requests.get(program.health, timeout=2).ok
+            except requests.RequestException:
+                return False
+
+        wait_for("MLflow", answers, seconds=120)
+
+    def kill_mlflow(self) -> None:
+        if self._mlflow is not None:
+            processes = [self._mlflow, *self._mlflow.children(recursive=True)]
+            for process in processes:
+                process.kill()
+            end(processes, seconds=0)
+            self._mlflow = None
+
+    def close(self) -> None:
+        self.kill_mlflow()
+        for instance in self.instances:
+            instance.end()
+
+
+@contextmanager
+def make_world(*, short: bool = False) -> Iterator[World]:
+    """A world of its own, of which nothing is left at the end of the block."""
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most) if files < FILES else files, most))
+    spec = find_spec(ROOT / "models", "credit_score")
+    with tempfile.TemporaryDirectory(prefix="chaos") as folder, own_mariadb([spec.store]) as server:
+        world = World(server, Path(folder), short=short)
+        try:
+            yield world
+        finally:
+            world.close()
