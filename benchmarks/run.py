@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, write
 
-NAMES = ("store", "serving", "maintenance")
+NAMES = ("store", "serving", "shadow", "maintenance")
 
 
 def main() -> int:
