@@ -29,7 +29,7 @@ from utils.version import ROOT
 WORKERS, CONNECTIONS = 2, 64
 ROUNDS, SECONDS, SHORT = 3, 8.0, 5.0
 RATE = 300.0  # requests a second of the open loop
-BATCHES_AT_ONCE = 4
+BATCHES_AT_ONCE = 8  # connections; of four, all may have come to one worker
 EARLY, LATE = 5, 50  # swaps
 SCORED_SECONDS = 3.0
 
