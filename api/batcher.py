@@ -83,7 +83,7 @@ class Batcher:
 
         With `explain` that version's reasons are among them. `doubts` are further warnings of each row, or of none.
 
-        Raises: NotNow before the first model, while MariaDB is away, and when too much waits already; NotLogged.
+        Raises: NotNow before the first model, when too much waits, and where nothing can be logged; NotLogged.
         """
         if self._version() is None:
             raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
