@@ -44,7 +44,8 @@ def contributions(version: Version, rows: Sequence[Sequence[Any]], predicted: Se
     shap = np.asarray(model.get_feature_importance(pool, type="ShapValues", thread_count=1))[..., :-1]
     if spec.task == "regression":
         return shap
-    place = [list(model.classes_).index(name) for name in predicted]
+    known = list(model.classes_)
+    place = [known.index(name) for name in predicted]
     if spec.task == "multiclass":
         return np.asarray(shap[np.arange(len(rows)), place])
     return np.asarray(shap * np.where(np.array(place) == 1, 1.0, -1.0)[:, None])  # of two classes it scores the second

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from api.repeats import Key
 from api.schemas import Schemas, features_json
-from db.predictions import created_at, new_id, new_ids, repeatable_id
+from db.predictions import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.bundle import Bundle
 from pipelines.features import pool_from_rows, score
 from pipelines.profile import warnings_of
@@ -122,7 +122,7 @@ def _ids(
     now: datetime,
 ) -> list[tuple[str, datetime]]:
     """A prediction's id and the time in it, for each row: new ones, or those that its request's key makes."""
-    created = created_at(new_id(now))
+    created = to_millisecond(now)
     ids = [(each, created) for each in new_ids(now, len(values))]
     for i, origin in enumerate(origins):
         if origin.key is not None:

@@ -112,6 +112,11 @@ def shadow_id(champion_id: UUID, version: int) -> UUID:
     return repeatable_id(created_at(champion_id), f"{champion_id} {version}")
 
 
+def to_millisecond(now: datetime) -> datetime:
+    """The time that `created_at` finds in an id made at `now`."""
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
 def created_at(prediction_id: UUID) -> datetime:
     """The time that is in a UUIDv7, UTC, to the millisecond."""
     return EPOCH + timedelta(milliseconds=prediction_id.int >> 80)

@@ -31,7 +31,7 @@ def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: i
     values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
     textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
     texts = values[:, textual]
-    texts[pd.isna(texts)] = MISSING
+    texts[np.equal(texts, None)] = MISSING
     values[:, textual] = texts
     return Pool(values, thread_count=threads, **_roles(spec))
 
@@ -68,6 +68,7 @@ def score(model: CatBoost, pool: Pool, *, spec: ModelSpec, threads: int = -1) ->
         return Scores(model.predict(pool, thread_count=threads).tolist(), None)
     raw = model.predict(pool, prediction_type="Probability", thread_count=threads)
     # CatBoost orders classes by its own rule, not by the model file.
-    order = [list(model.classes_).index(name) for name in spec.label.classes]
+    known = list(model.classes_)  # once: each look takes as long as the trees of a row
+    order = [known.index(name) for name in spec.label.classes]
     probabilities = np.asarray(raw)[:, order]
     return Scores([spec.label.classes[i] for i in probabilities.argmax(axis=1)], probabilities)
