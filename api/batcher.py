@@ -1,6 +1,7 @@
 """Group commit: requests that arrive while a batch is at work are the next batch, scored and inserted together.
 
-The busier the service, the larger the batch, and the less each request costs; a lone request waits for nobody.
+The busier the service, the larger the batch, and the less each request costs; a lone request waits for nobody. Small
+batches stay on the event loop (docs/decisions/0012-one-thread.md), large ones have a thread.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +22,7 @@ from api.repeats import KEY
 from api.scoring import Origin, Prediction, Version
 from utils.errors import NotNow
 
+SMALL = 128  # rows up to which the event loop scores a batch itself, in a millisecond or two
 BATCH = 512  # rows that are scored and inserted together; a single larger request is a batch of its own
 QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
 EXPLAINED = 2_000  # rows that may wait to be explained; it takes longer than anything else
@@ -56,7 +59,7 @@ class Batcher:
     ) -> None:
         self._version, self._score, self._log, self._explain = version, score, log, explain
         self._numbers, self._shadow = numbers, shadow
-        self._logged: Rows = []  # of the last batch
+        self._after: Callable[[], None] = _nothing  # what is left to do for the last batch, once it is answered
         self._waiting: deque[_Request] = deque()
         self._waiting_rows = self._unexplained_rows = 0
         self._arrival = asyncio.Event()
@@ -114,14 +117,14 @@ class Batcher:
         return await request.answered
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self._arrival.wait()
             if batch := self._take():
-                outcomes = await loop.run_in_executor(self._thread, self._outcomes, batch)
-                for request, outcome in zip(batch, outcomes, strict=True):
+                for request, outcome in zip(batch, await self._outcomes(batch), strict=True):
                     _settle(request.answered, outcome)
-                loop.call_soon(self._shadow, self._logged)  # after the answers, which the futures' callbacks send
+                await asyncio.sleep(0)  # the loop's next round: the requests go on, and at its end their answers leave
+                await asyncio.sleep(0)
+                self._after()
 
     def _take(self) -> list[_Request]:
         """The requests of the next batch; without those whose client was answered meanwhile, by a timeout."""
@@ -137,30 +140,49 @@ class Batcher:
             self._arrival.clear()
         return batch
 
-    def _outcomes(self, batch: Sequence[_Request]) -> Sequence[Outcome]:
+    async def _outcomes(self, batch: Sequence[_Request]) -> Sequence[Outcome]:
         """Score and log `batch`; for each request its version and answers, or why it gets none."""
         began = time.perf_counter()
-        self._logged = []
+        self._after = _nothing
         try:
             version = self._version()
             if version is None:
                 raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
             rows = [row for request in batch for row in request.rows]
             origins = [origin for request in batch for origin in request.origins]
-            predictions = iter(self._score(version, rows, origins))
+            if small := len(rows) <= SMALL:
+                predictions = iter(self._score(version, rows, origins))
+            else:
+                predictions = iter(await self._aside(self._score, version, rows, origins))
             made = [[next(predictions) for _ in request.rows] for request in batch]
             scored = time.perf_counter()
             log_rows = [[each.log_row for each in mine] for mine in made]
-            refusals = self._log.write(log_rows)
-            self._logged = [row for rows, no in zip(log_rows, refusals, strict=True) if not no for row in rows]
-            ended = time.perf_counter()
-            self._numbers.batch(
-                rows=len(rows), queue=began - origins[0].arrived, score=scored - began, commit=ended - scored
-            )
+            refusals = await self._log.write_soon(log_rows) if small else None
+            if refusals is None:
+                refusals = await self._aside(self._log.write, log_rows)
+            logged = [row for rows, no in zip(log_rows, refusals, strict=True) if not no for row in rows]
+            stages = {
+                "queue": began - origins[0].arrived,
+                "score": scored - began,
+                "commit": time.perf_counter() - scored,
+            }
+            self._after = partial(self._tell, logged, rows=len(rows), **stages)
         except Exception as error:  # whatever it is, the requests must hear of it and the next batch must come
             return [error] * len(batch)
         answers = ([each.answer for each in mine] for mine in made)
         return [refusal or (version, mine) for mine, refusal in zip(answers, refusals, strict=True)]
+
+    def _tell(self, logged: Rows, **measured: Any) -> None:
+        self._numbers.batch(**measured)
+        self._shadow(logged)
+
+    async def _aside[T](self, work: Callable[..., T], *given: Any) -> T:
+        """What `work` returns, by the thread for batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _settle(answered: "asyncio.Future[tuple[Version, Answers]]", outcome: Outcome) -> None:

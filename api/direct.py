@@ -5,6 +5,7 @@ the same metrics, under the same names, and passes on what is not one of our end
 """
 
 import logging
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter, time
 from typing import Any
@@ -58,20 +59,24 @@ class Traffic(RunnerTrafficMetricsMiddleware):
         if not self._is_setup:
             self._setup()
         endpoint, began, status = scope["path"], perf_counter(), 500
-        self._of(self.metrics_last_request_timestamp).set(time())
 
         async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body"):
-                labels = {"endpoint": endpoint, "http_response_code": status}
-                self._of(self.metrics_request_total, **labels).inc()
-                self._of(self.metrics_request_duration, **labels).observe(perf_counter() - began)
+                # A round of the event loop later: the answer leaves at the end of this one.
+                get_running_loop().call_soon(self._count, endpoint, status, perf_counter() - began)
             await send(message)
 
         with self._of(self.metrics_request_in_progress, endpoint=endpoint).track_inprogress():
             await self._direct(scope, receive, counted)
+
+    def _count(self, endpoint: str, status: int, seconds: float) -> None:
+        labels = {"endpoint": endpoint, "http_response_code": status}
+        self._of(self.metrics_last_request_timestamp).set(time())
+        self._of(self.metrics_request_total, **labels).inc()
+        self._of(self.metrics_request_duration, **labels).observe(seconds)
 
     def _of(self, metric: Any, **labels: Any) -> Any:
         """The series of `metric` with these labels; finding it costs more than counting."""

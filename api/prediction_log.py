@@ -39,7 +39,7 @@ class Breaker:
 
 
 class PredictionLog:
-    """A connection of its own, for one thread."""
+    """A connection of its own, for one call at a time."""
 
     def __init__(self, settings: Settings, *, spool: Spool, breaker: Breaker) -> None:
         self._client = predictions.Client(settings)
@@ -66,6 +66,19 @@ class PredictionLog:
             log.error("the log refuses a prediction: MariaDB error %s", error.args[0])  # its message holds values
             return [NotLogged(reason=f"MariaDB error {error.args[0]}")]
         return [None] * len(requests)
+
+    async def write_soon(self, requests: Sequence[Rows]) -> list[NotLogged | NotNow | None] | None:
+        """As `write`, on the event loop and without holding it up; None where that can't be and `write` must do it."""
+        if self._breaker.is_open:
+            return None
+        try:
+            done = await self._client.insert_soon([row for rows in requests for row in rows])
+        except NotNow:
+            self._breaker.open()
+            return None
+        except pymysql.Error:  # a row is refused; `write` finds it
+            return None
+        return [None] * len(requests) if done else None
 
     def _put(self, requests: Sequence[Rows]) -> list[NotLogged | NotNow | None]:
         try:

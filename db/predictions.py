@@ -4,6 +4,7 @@ It talks to the driver itself: an insert of 64 rows through SQLAlchemy costs sev
 Timeouts are short, because a request waits behind every statement here.
 """
 
+import asyncio
 import hashlib
 import logging
 import secrets
@@ -16,7 +17,7 @@ from uuid import UUID
 import pymysql
 import uuid6
 from pymysql.connections import Connection
-from pymysql.constants import CR, ER
+from pymysql.constants import COMMAND, CR, ER
 
 from db.literals import statements
 from db.session import AWAY, DENIED
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 type Link = Connection[Any]  # generic in its type stubs only, so nothing may evaluate this
 
+type LogRow = tuple[Any, ...]  # with the values of `LOG_COLUMNS`
+
 TIMEOUT = 1  # seconds to connect, and for MariaDB to take or give anything
+AT_ONCE = 200_000  # characters of a statement that are sent in one go: what the system keeps for a server that is late
 EPOCH = datetime(1970, 1, 1)
 VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}  # of RFC 9562, by a random digit
 
@@ -140,10 +144,29 @@ class Client:
 
         Raises: NotNow where MariaDB can't be used, and then it is unknown what it did; pymysql.Error for anything else.
         """
-        try:
+        with self._watching():
             if self._link is None:
                 self._link = _connect(self._settings)
-            done = work(self._link)
+            return work(self._link)
+
+    async def insert_soon(self, rows: Sequence[LogRow]) -> bool:
+        """Insert `rows` as `insert` does, while the event loop goes on; False, and nothing done, where `run` must.
+
+        That is where there is no connection, and for more rows than the system takes at once from a sender.
+        Raises: as `run`.
+        """
+        made = list(statements(LOG_BEFORE, rows, LOG_AFTER))
+        if self._link is None or len(made) != 1 or len(made[0]) > AT_ONCE:
+            return False
+        with self._watching():
+            await _query_soon(self._link, made[0])
+        return True
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Give up the connection where it can't be used. Raises: as `run`."""
+        try:
+            yield
         except (pymysql.Error, SettingMissing) as error:
             if isinstance(error, pymysql.Error) and not is_away(error):
                 raise
@@ -155,7 +178,6 @@ class Client:
         if self._away:
             logger.warning("MariaDB at %s is back", self._settings.mariadb_address)
         self._away = False
-        return done
 
     def close(self) -> None:
         """Drop the connection without a word to the server, which may be frozen."""
@@ -179,7 +201,35 @@ def _connect(settings: Settings) -> Link:
     )
 
 
-def insert(connection: Link, rows: Sequence[tuple[Any, ...]]) -> None:
+async def _query_soon(connection: Link, statement: str) -> None:
+    """`connection.query(statement)`, but the event loop waits for the answer, not this thread.
+
+    The driver's two halves of a query, sending and reading, with the loop's own wait for a socket in between.
+    Raises: pymysql.Error.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bool] = loop.create_future()
+    parts: Any = connection  # without a place in the driver's types
+    socket = parts._sock.fileno()
+    parts._execute_command(COMMAND.COM_QUERY, statement)
+    loop.add_reader(socket, _settle, answer, True)
+    late = loop.call_later(TIMEOUT, _settle, answer, False)
+    try:
+        came = await answer
+    finally:
+        late.cancel()
+        loop.remove_reader(socket)
+    if not came:
+        raise pymysql.OperationalError(CR.CR_SERVER_LOST, f"no answer within {TIMEOUT} s")
+    parts._read_query_result()
+
+
+def _settle(answer: "asyncio.Future[bool]", came: bool) -> None:
+    if not answer.done():
+        answer.set_result(came)
+
+
+def insert(connection: Link, rows: Sequence[LogRow]) -> None:
     """Insert `rows`, each with the values of `LOG_COLUMNS`, in one statement (more only above four megabytes)."""
     for statement in statements(LOG_BEFORE, rows, LOG_AFTER):
         connection.query(statement)

@@ -31,7 +31,7 @@ def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: i
     values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
     textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
     texts = values[:, textual]
-    texts[np.equal(texts, None)] = MISSING
+    texts[texts == np.array(None)] = MISSING
     values[:, textual] = texts
     return Pool(values, thread_count=threads, **_roles(spec))
 

@@ -1,5 +1,7 @@
 """An answered prediction is a logged prediction: the log and its spool on a MariaDB that comes and goes."""
 
+import asyncio
+import itertools
 import time
 from datetime import timedelta
 from functools import partial
@@ -12,7 +14,7 @@ from api.prediction_log import Breaker, PredictionLog
 from api.spool import Spool
 from db import monitoring
 from db.forget import deleting, open_tombstone
-from db.predictions import created_at, new_id
+from db.predictions import AT_ONCE, created_at, new_id
 from db.session import session
 from pipelines.monitoring import send_dead_letters
 from stack.webhook import webhook
@@ -91,6 +93,62 @@ def test_while_mariadb_is_away_rows_are_spooled_at_once_and_logged_unchanged_whe
         assert kept == [str(value) for value in row], names
     assert worker.log.write([[worker.row()]]) == [None]
     assert worker.spool.depth().rows == 0
+
+
+@pytest.mark.parametrize("away", ["stopped", "frozen"])
+def test_the_event_loop_logs_without_waiting_and_leaves_to_a_thread_what_it_can_not(server, worker, away):
+    leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
+    rows = [worker.row() for _ in range(4)]
+    assert soon(worker, [rows[:1]])[0] is None  # no connection yet
+    assert worker.log.write([rows[:1]]) == [None]
+    assert soon(worker, [[rows[1]], [rows[2]]])[0] == [None, None]
+    assert {row[0] for row in rows[:3]} <= worker.logged().keys()
+    leave()
+    try:
+        told, rounds = soon(worker, [rows[3:]])
+        assert (told, worker.breaker.is_open) == (None, True)
+        assert away == "stopped" or rounds > 5  # of the loop, while it waited
+        assert soon(worker, [rows[3:]])[0] is None
+        assert worker.log.write([rows[3:]]) == [None]
+        assert worker.spool.depth().rows == 1
+        worker.drainer.start()
+    finally:
+        come_back()
+    drained(worker)
+    assert rows[3][0] in worker.logged()
+
+
+def test_the_event_loop_leaves_a_refused_and_an_overlong_row_to_a_thread_and_goes_on(server, worker):
+    good, other = worker.row(), worker.row()
+    bad, long = worker.row(prediction="x" * 999), (*worker.row()[:5], f'"{"x" * AT_ONCE}"', *worker.row()[6:])
+    assert worker.log.write([[good]]) == [None]
+    assert soon(worker, [[other], [bad]])[0] is None
+    assert not {other[0], bad[0]} & worker.logged().keys()
+    assert [type(each) for each in worker.log.write([[other], [bad]])] == [type(None), NotLogged]
+    assert soon(worker, [[long]])[0] is None
+    assert long[0] not in worker.logged()
+    assert not worker.breaker.is_open
+    assert soon(worker, [[long[:5] + good[5:]]])[0] == [None]
+
+
+def soon(worker, requests):
+    """What `write_soon` says, and how often something else had a turn meanwhile."""
+
+    async def main():
+        async def turns():
+            for turn in itertools.count(1):
+                nonlocal rounds
+                rounds = turn
+                await asyncio.sleep(0.05)
+
+        rounds = 0
+        other = asyncio.create_task(turns())
+        try:
+            return await worker.log.write_soon(requests), rounds
+        finally:
+            other.cancel()
+
+    return asyncio.run(main())
 
 
 def test_a_row_whose_outcome_was_unknown_is_logged_once(server, worker):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.batcher import BATCH, EXPLAINED, QUEUE, Batcher
+from api.batcher import BATCH, EXPLAINED, QUEUE, SMALL, Batcher
 from api.metrics import Numbers
 from api.scoring import Prediction
 from utils.errors import NotLogged, NotNow
@@ -27,6 +27,11 @@ class FakeLog:
             raise NotNow(reason="MariaDB is away")
         self.batches.append([row for rows in requests for row in rows])
         return [NotLogged(reason="bad") if set(rows) & self.refused else None for rows in requests]
+
+    async def write_soon(self, requests):
+        """Where every row is taken, as the real one."""
+        refused = self.refused & {row for rows in requests for row in rows}
+        return None if self.away or refused else self.write(requests)
 
     def close(self):
         pass
@@ -140,7 +145,7 @@ def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
         return echo(version, rows, origins)
 
     async def scenario(batcher):
-        given_up = asyncio.ensure_future(batcher.predict(["a"]))
+        given_up = asyncio.ensure_future(batcher.predict(["a"] * SMALL))  # with the other, a batch for the thread
         kept = asyncio.ensure_future(batcher.predict(["b"]))
         await asyncio.to_thread(began.wait)
         given_up.cancel()
@@ -150,7 +155,43 @@ def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
 
     answers, log = run(scenario, score=score)
     assert answers[0]["row"] == "b"
+    assert log.batches == [["a"] * SMALL + ["b"]]
+
+
+def test_a_request_given_up_while_its_row_is_logged_does_not_stop_the_others():
+    class SlowLog(FakeLog):
+        async def write_soon(self, requests):
+            began.set()
+            await go_on.wait()
+            return await super().write_soon(requests)
+
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def scenario(batcher):
+        given_up = asyncio.ensure_future(batcher.predict(["a"]))
+        kept = asyncio.ensure_future(batcher.predict(["b"]))
+        await began.wait()
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        go_on.set()
+        return await kept
+
+    answers, log = run(scenario, log=SlowLog())
+    assert answers[0]["row"] == "b"
     assert log.batches == [["a", "b"]]
+
+
+def test_only_a_small_batch_is_scored_on_the_event_loop():
+    threads = []
+
+    def score(version, rows, origins):
+        threads.append((len(rows), threading.current_thread() is threading.main_thread()))
+        return echo(version, rows, origins)
+
+    run(together(["a"] * SMALL, ["b"] * (SMALL + 1), ["c"] * BATCH), score=score)
+    assert threads == [(2 * SMALL + 1, False), (BATCH, False)]
+    run(together(["a"] * SMALL), score=score)
+    assert threads[-1] == (SMALL, True)
 
 
 def test_before_the_first_model_a_request_is_told_to_come_back():
