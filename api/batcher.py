@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel
-
 from api.metrics import Numbers
 from api.prediction_log import PredictionLog, Rows
 from api.repeats import KEY
+from api.schemas import Row
 from api.scoring import Origin, Prediction, Version
 from utils.errors import NotNow
 
@@ -28,14 +27,14 @@ QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
 EXPLAINED = 2_000  # rows that may wait to be explained; it takes longer than anything else
 
 Answers = list[dict[str, Any]]
-Score = Callable[[Version, Sequence[BaseModel], Sequence[Origin]], list[Prediction]]
-Explain = Callable[[Version, Sequence[BaseModel], Answers], Answers]
+Score = Callable[[Version, Sequence[Row], Sequence[Origin]], list[Prediction]]
+Explain = Callable[[Version, Sequence[Row], Answers], Answers]
 Outcome = tuple[Version, Answers] | BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    rows: Sequence[BaseModel]
+    rows: Sequence[Row]
     origins: Sequence[Origin]
     answered: "asyncio.Future[tuple[Version, Answers]]"
 
@@ -80,7 +79,7 @@ class Batcher:
         self._log.close()
 
     async def predict(
-        self, rows: Sequence[BaseModel], *, explain: bool = False, doubts: Sequence[Sequence[str]] = ()
+        self, rows: Sequence[Row], *, explain: bool = False, doubts: Sequence[Sequence[str]] = ()
     ) -> Answers:
         """The answers to `rows`, in their order and all by one version, once all of them are in the log.
 
@@ -104,7 +103,7 @@ class Batcher:
         finally:
             self._unexplained_rows -= len(rows)
 
-    async def _answer(self, rows: Sequence[BaseModel], doubts: Sequence[Sequence[str]]) -> tuple[Version, Answers]:
+    async def _answer(self, rows: Sequence[Row], doubts: Sequence[Sequence[str]]) -> tuple[Version, Answers]:
         """The answers, and the version that gave them, after their batch."""
         arrived, key = time.perf_counter(), KEY.get()
         origins = [

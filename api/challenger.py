@@ -18,11 +18,11 @@ from typing import Any
 from uuid import UUID
 
 import pymysql
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from api.fetching import PULL_SECONDS, read_version
 from api.latency import check_latency
-from api.schemas import Schemas, build_schemas
+from api.schemas import Row, Schemas, build_schemas
 from api.scoring import Origin, Version, predict
 from api.shelf import Shelf
 from db import predictions
@@ -94,11 +94,11 @@ def shadow_rows(
 
     Their latency is that of their batch, from the rows to the scores.
     """
-    rows: list[tuple[UUID, BaseModel]] = []
+    rows: list[tuple[UUID, Row]] = []
     for champion_id, entity, features in asked:
         known = {name: features.get(name) for name in schemas.spec.features.columns}
         try:
-            row = schemas.row.model_validate_json(json.dumps({schemas.spec.entity: entity, **known}))
+            row = schemas.row.validate_json(json.dumps({schemas.spec.entity: entity, **known}))
         except ValidationError:  # outside its limits, which may be narrower
             continue
         rows.append((UUID(champion_id), row))
@@ -106,7 +106,7 @@ def shadow_rows(
         return [], len(asked)
     origin = Origin(time.perf_counter())
     scored = predict(
-        version, [row for _, row in rows], schemas=schemas, instance=instance, origins=[origin] * len(rows),
+        version, [row for _, row in rows], instance=instance, origins=[origin] * len(rows),
         now=utc_now(),
     )  # fmt: skip
     made = []

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pymysql
-from pydantic import BaseModel
 
-from api.schemas import BATCH_ROWS, Schemas, stored_row
+from api.schemas import BATCH_ROWS, Row, Schemas, stored_row
 from db import online, predictions
 from utils.clock import utc_now
 from utils.errors import NotNow, UnknownEntities
@@ -22,7 +21,7 @@ NOT_USABLE = "stored features too old, or not valid yet"
 AWAY = "the feature store can't be reached, or lacks this model's table"
 
 Found = Mapping[str, tuple[Any, ...] | None]
-Rows = tuple[list[BaseModel], list[Sequence[str]]]  # and the doubts about each
+Rows = tuple[list[Row], list[Sequence[str]]]  # and the doubts about each
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Lookups:
         return self._rows(ids, found)
 
     def _rows(self, ids: Sequence[str], found: Found) -> Rows:
-        rows: list[BaseModel] = []
+        rows: list[Row] = []
         doubts: list[Sequence[str]] = []
         nothing = (None,) * len(self._schemas.spec.features.columns)
         for name in ids:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
-from api.schemas import Schemas
+from api.schemas import Row
 from api.scoring import Version
 from pipelines.features import pool_from_rows
 
@@ -20,12 +19,12 @@ TOP = 5  # reasons of one prediction
 Answers = list[dict[str, Any]]
 
 
-def with_reasons(version: Version, rows: Sequence[BaseModel], answers: Answers, *, schemas: Schemas) -> Answers:
+def with_reasons(version: Version, rows: Sequence[Row], answers: Answers) -> Answers:
     """`answers`, which `version` gave to `rows`, each with the reasons that weigh most, the heaviest first.
 
     A contribution is in the score's unit: log-odds of the predicted class, or the label's own unit for regression.
     """
-    values = [schemas.values(row)[1:] for row in rows]
+    values = [list(row.values())[1:] for row in rows]
     found = contributions(version, values, [answer["prediction"] for answer in answers])
     names = list(version.bundle.spec.features.columns)
     return [

@@ -1,15 +1,18 @@
 """Requests and answers of one model's service, built from its model file. Nothing here knows of HTTP or BentoML.
 
-Features are fields f0, f1, … under aliases, so a feature may be called `json` or `copy`.
+A row is a dict, its entity first, then every feature in the file's order: a model object a row takes longer to make.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import to_json
+from typing_extensions import TypedDict
 
 from db.schema import CATEGORY_LENGTH, ENTITY_LENGTH, TEXT_LENGTH
 from pipelines.profile import OTHER
@@ -17,16 +20,20 @@ from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
 
 BATCH_ROWS = 1_000  # rows in one /predict_batch or ids in one /predict_by_id: their insert takes some 20 ms
 SHOWN_PROBLEMS = 20
-ENTITY = "entity"
 SOME_ID = "01980000-0000-7000-8000-000000000000"
 UNKNOWN_KEY, BODY = "(unknown key)", "(body)"
 EXPLAIN = (bool, Field(False, description="Adds `reasons` to the answer; takes some ten milliseconds a row."))
 
 
+type Row = dict[str, Any]
+
+EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class Body(BaseModel):
     """What every request's body is: of exactly these keys and types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(**EXACT, frozen=True)
 
 
 class Nothing(Body):
@@ -49,37 +56,32 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Schemas:
-    """The types of one service. `values` gives a row's entity and then its features in the file's order, None missing.
+    """The types of one service. `row` checks one row; every missing feature of what it returns is None.
 
     `predict` has the fields data, a row, and explain; `predict_batch` has a list of rows as data; `predict_by_id` has a
     list of entities as ids; `feedback` has prediction_id and actual.
     """
 
     spec: ModelSpec
-    row: type[BaseModel]
+    row: TypeAdapter[Row]
     predict: type[BaseModel]
     predict_batch: type[BaseModel]
     predict_by_id: type[BaseModel]
     feedback: type[BaseModel]
     answer: type[BaseModel]
     answers: type[BaseModel]
-    values: Callable[[Any], tuple[Any, ...]]
 
 
 def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> Schemas:
     """The types for `spec`; their example takes typical values from a reference profile where there is one."""
     shown = example(spec, profile=profile)
-    config = ConfigDict(title=f"{spec.name} row", json_schema_extra={"example": shown})
-    names = {f"f{i}": name for i, name in enumerate(spec.features.columns)}
-    fields = {field: _field(name, spec.features.columns[name]) for field, name in names.items()}
-    entity = (_Entity, Field(alias=spec.entity, description="Whom or what the prediction is about."))
-    row = _model("Row", config, **{ENTITY: entity}, **fields)
+    row = _row(spec, ConfigDict(**EXACT, title=f"{spec.name} row", json_schema_extra={"example": shown}))
     answer = _answer(spec)
     rows = Annotated[list[row], Field(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
     batch_config = ConfigDict(json_schema_extra={"example": {"data": [shown]}})
     return Schemas(
         spec=spec,
-        row=row,
+        row=TypeAdapter(row),
         predict=_model(
             "Predict", ConfigDict(json_schema_extra={"example": {"data": shown}}), data=(row, ...), explain=EXPLAIN
         ),
@@ -88,11 +90,10 @@ def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) 
         feedback=_feedback(spec),
         answer=answer,
         answers=create_model("Answers", predictions=(list[answer], ...)),  # type: ignore[valid-type]
-        values=_values,
     )
 
 
-def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[BaseModel, list[str]]:
+def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[Row, list[str]]:
     """A row of the features that the store holds of `entity`, in the file's order, and what is doubtful about them.
 
     A value that a request might not have, since the model file has changed, counts as missing.
@@ -100,20 +101,16 @@ def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[Ba
     given = dict(zip(schemas.spec.features.columns, values, strict=True))
     named = {schemas.spec.entity: entity}
     try:
-        return schemas.row.model_validate({**named, **given}), []
+        return schemas.row.validate_python({**named, **given}), []
     except ValidationError as error:
         wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
         kept = {name: None if name in wrong else value for name, value in given.items()}
-        return schemas.row.model_validate({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
+        return schemas.row.validate_python({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
 
 
-def _values(row: BaseModel) -> tuple[Any, ...]:
-    return tuple(row.__dict__.values())  # pydantic fills it in the order of the fields, also where a default is taken
-
-
-def features_json(row: BaseModel) -> str:
-    """The features of a validated row as JSON, by their names; missing ones are null."""
-    return row.__pydantic_serializer__.to_json(row, by_alias=True, exclude={ENTITY}).decode()
+def features_json(row: Row) -> str:
+    """The features of a row as JSON; missing ones are null."""
+    return to_json(dict(islice(row.items(), 1, None))).decode()
 
 
 def problems(error: ValidationError, *, spec: ModelSpec) -> list[Problem]:
@@ -180,6 +177,15 @@ def _model(name: str, config: ConfigDict, **fields: Any) -> type[BaseModel]:
     return create_model(name, __base__=base, __module__=__name__, **fields)
 
 
+def _row(spec: ModelSpec, config: ConfigDict) -> Any:
+    """The type of a row. Validation fills it in the order of its keys, also where a default is taken."""
+    entity = Annotated[_Entity, Field(description="Whom or what the prediction is about.")]
+    features = {name: _feature(feature) for name, feature in spec.features.columns.items()}
+    made = TypedDict("Row", {spec.entity: entity, **features})  # type: ignore[misc]
+    made.__pydantic_config__ = config  # type: ignore[attr-defined]
+    return made
+
+
 def _from_int(given: object) -> object:
     return str(given) if type(given) is int else given
 
@@ -188,7 +194,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=ENTITY_LENGTH)]
 _Entity = Annotated[_Text, BeforeValidator(_from_int, json_schema_input_type=_Text | int)]
 
 
-def _field(name: str, feature: Feature) -> tuple[Any, Any]:
+def _feature(feature: Feature) -> Any:
     kind: Any
     extra: dict[str, Any] = {}
     if isinstance(feature, Numeric):
@@ -199,7 +205,7 @@ def _field(name: str, feature: Feature) -> tuple[Any, Any]:
         kind = listed or Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)]
     else:
         kind = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH)]
-    return kind | None, Field(None, alias=name, description=_described(feature), json_schema_extra=extra)
+    return Annotated[kind | None, Field(default=None, description=_described(feature), json_schema_extra=extra)]
 
 
 def _described(feature: Feature) -> str:

@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
 from pydantic_core import to_json
 
 from api.repeats import Key
-from api.schemas import Schemas, features_json
+from api.schemas import Row, features_json
 from db.predictions import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.bundle import Bundle
 from pipelines.features import pool_from_rows, score
@@ -57,15 +56,14 @@ class Prediction:
 
 def predict(
     version: Version,
-    rows: Sequence[BaseModel],
+    rows: Sequence[Row],
     *,
-    schemas: Schemas,
     instance: UUID,
     origins: Sequence[Origin],
     now: datetime,
 ) -> list[Prediction]:
     """Score `rows`, each with its origin. `now` is UTC."""
-    values = [schemas.values(row) for row in rows]
+    values = [tuple(row.values()) for row in rows]
     spec = version.bundle.spec
     threads = 1 if len(rows) <= FEW else -1
     pool = pool_from_rows([each[1:] for each in values], spec=spec, threads=threads)

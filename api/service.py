@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -31,7 +30,7 @@ from api.openapi import document
 from api.prediction_log import Breaker, PredictionLog
 from api.reasons import with_reasons
 from api.rejects import Rejects
-from api.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
+from api.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
 from api.scoring import Prediction, Version, predict
 from api.shelf import Shelf
 from api.spool import Spool
@@ -80,7 +79,7 @@ class Endpoints:
             version=lambda: self._slot.version,
             score=self._score,
             log=PredictionLog(self.settings, spool=spool, breaker=breaker),
-            explain=partial(with_reasons, schemas=self.schemas),
+            explain=with_reasons,
             numbers=self.numbers,
             shadow=self._slot.shadow.offer,
         )
@@ -105,7 +104,7 @@ class Endpoints:
     def __is_ready__(self) -> bool:
         return self._slot.version is not None
 
-    async def predict(self, data: BaseModel, explain: bool = False) -> Response:
+    async def predict(self, data: Row, explain: bool = False) -> Response:
         """One row: features in, prediction out. It is in the log when the answer arrives."""
 
         async def answer() -> Any:
@@ -113,7 +112,7 @@ class Endpoints:
 
         return await _responded(answer())
 
-    async def predict_batch(self, data: list[BaseModel], explain: bool = False) -> Response:
+    async def predict_batch(self, data: list[Row], explain: bool = False) -> Response:
         """Many rows in one call, answered in their order by one version; all of them or none."""
 
         async def answers() -> Any:
@@ -144,9 +143,7 @@ class Endpoints:
         return await _responded(told())
 
     def _score(self, version: Version, rows: Any, origins: Any) -> list[Prediction]:
-        return predict(
-            version, rows, schemas=self.schemas, instance=self._slot.instance_id, origins=origins, now=utc_now()
-        )
+        return predict(version, rows, instance=self._slot.instance_id, origins=origins, now=utc_now())
 
     def _record(self, prediction_id: UUID, actual: str | float) -> dict[str, Any]:
         model = self.schemas.spec.name

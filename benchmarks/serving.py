@@ -103,7 +103,7 @@ def _scored_rows_a_second(world: World) -> float:
     rounds, began = 0, time.perf_counter()
     while (took := time.perf_counter() - began) < SCORED_SECONDS:
         request: Any = schemas.predict_batch.model_validate_json(body)
-        pool = pool_from_rows([schemas.values(row)[1:] for row in request.data], spec=world.spec, threads=1)
+        pool = pool_from_rows([list(row.values())[1:] for row in request.data], spec=world.spec, threads=1)
         assert len(score(world.model, pool, spec=world.spec, threads=1).predictions) == BATCH
         rounds += 1
     return rounds * BATCH / took

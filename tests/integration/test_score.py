@@ -90,13 +90,11 @@ def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_versi
     names = list(by.bundle.spec.features.columns)
     values = rows_of(people, spec=by.bundle.spec)
     rows = [
-        schemas.row(customer_id=who, **dict(zip(names, mine, strict=True)))
+        schemas.row.validate_python({"customer_id": who, **dict(zip(names, mine, strict=True))})
         for who, mine in zip(people["customer_id"], values, strict=True)
     ]
     version = Version(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
-    answered = predict(
-        version, rows, schemas=schemas, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW
-    )
+    answered = predict(version, rows, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW)
     rows_in_log = logged(ready, done.batch)
     assert len(rows_in_log) == ROWS
     for (_, result), prediction in zip(found.iterrows(), answered, strict=True):

@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from api.reasons import TOP, contributions, with_reasons
-from api.schemas import build_schemas
 from api.scoring import Version
 from pipelines.bundle import read_bundle
 from pipelines.features import pool_from_rows, score
@@ -65,10 +64,9 @@ def test_contributions_add_up_to_the_difference_between_two_scores_of_what_was_p
 
 def test_reasons_name_what_weighed_most_with_the_value_that_was_given(version):
     spec = version.bundle.spec
-    schemas = build_schemas(spec)
-    rows = [schemas.row(**{"id": "x", **dict(zip(spec.features.columns, values, strict=True))}) for values in ROWS]
+    rows = [{"id": "x", **dict(zip(spec.features.columns, values, strict=True))} for values in ROWS]
     answers = [{"prediction": each} for each in predicted(version).predictions]
-    explained = with_reasons(version, rows, answers, schemas=schemas)
+    explained = with_reasons(version, rows, answers)
     for answer, values in zip(explained, ROWS, strict=True):
         weights = [abs(reason["contribution"]) for reason in answer["reasons"]]
         assert weights == sorted(weights, reverse=True)
