@@ -121,8 +121,7 @@ class Batcher:
             if batch := self._take():
                 for request, outcome in zip(batch, await self._outcomes(batch), strict=True):
                     _settle(request.answered, outcome)
-                await asyncio.sleep(0)  # the loop's next round: the requests go on, and at its end their answers leave
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # in the loop's next round, before this goes on, the requests send their answers
                 self._after()
 
     def _take(self) -> list[_Request]:

@@ -5,7 +5,6 @@ the same metrics, under the same names, and passes on what is not one of our end
 """
 
 import logging
-from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter, time
 from typing import Any
@@ -62,12 +61,11 @@ class Traffic(RunnerTrafficMetricsMiddleware):
 
         async def counted(message: Message) -> None:
             nonlocal status
+            await send(message)
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif not message.get("more_body"):
-                # A round of the event loop later: the answer leaves at the end of this one.
-                get_running_loop().call_soon(self._count, endpoint, status, perf_counter() - began)
-            await send(message)
+                self._count(endpoint, status, perf_counter() - began)
 
         with self._of(self.metrics_request_in_progress, endpoint=endpoint).track_inprogress():
             await self._direct(scope, receive, counted)

@@ -69,9 +69,7 @@ class Guard:
             if status is None:
                 await self._too_late(arrived=REQUEST in scope)(scope, receive, watched)
         finally:
-            asyncio.get_running_loop().call_soon(
-                self._numbers.request, scope["path"], status
-            )  # the answer leaves first
+            self._numbers.request(scope["path"], status)
 
     def _refused_by_headers(self, headers: Mapping[bytes, bytes]) -> Response | None:
         if not self._keys.allow(headers.get(b"authorization", b"")):
