@@ -35,7 +35,9 @@ from utils.log import configure
 from utils.settings import Settings, load_settings
 
 BATCH = 1024  # rows scored and inserted together
-GATHER = 0.2  # seconds; each batch costs MariaDB and the processor what some fifty rows cost, and nobody waits for it
+# Seconds. Each batch costs MariaDB and the processor what some fifty rows cost, and whoever commits beside it waits for
+# it; nobody waits for these rows. In between the socket is emptied, which holds a few hundred rows.
+GATHER, LOOK = 1.0, 0.2
 TELL = 5.0  # seconds between two counts
 LARGEST = 1 << 22  # bytes of a message
 ROLE, CREATED = predictions.LOG_COLUMNS.index("role"), predictions.LOG_COLUMNS.index("created_at")
@@ -128,10 +130,12 @@ def received(channel: socket.socket) -> list[Asked]:
     asked = _message(channel)
     if not asked:
         raise EOFError
-    time.sleep(GATHER)
-    with suppress(BlockingIOError):
-        while len(asked) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
-            asked += more
+    enough = time.monotonic() + GATHER
+    while len(asked) < BATCH and time.monotonic() < enough:
+        time.sleep(LOOK)
+        with suppress(BlockingIOError):
+            while len(asked) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
+                asked += more
     return asked
 
 

@@ -7,7 +7,6 @@ for. Its buffer is the queue: rows that find it full are dropped, and counted.
 
 import json
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from uuid import UUID
 from api.fetching import FIRST_PAUSE, LONGEST_PAUSE
 from db.instances import Deployment
 from pipelines.spec import ModelSpec
+from utils.priority import give_way
 
 BUFFER = 4_000_000  # bytes asked for; the system may give less
 MESSAGE = 50_000  # bytes of rows that are sent at once
-NICE = 19  # the lowest priority there is
 ID, ENTITY, FEATURES = 0, 4, 5  # places in a row of the log (`db.predictions.LOG_COLUMNS`)
 
 log = logging.getLogger(__name__)
@@ -107,8 +106,10 @@ class Shadow:
         command = [sys.executable, "-m", "api.challenger", self._spec.name, str(wanted.version), wanted.sha256]
         command += [str(self._instance_id), str(theirs.fileno())]
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        _lower(self._process.pid)
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        give_way(self._process.pid)
         channel.setblocking(False)
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         channel.send(json.dumps(self._spec.to_json()).encode())
@@ -124,11 +125,3 @@ class Shadow:
                     self.version = self._wanted.version
                     log.info("%s: version %d scores in the shadow", self._spec.name, self.version)
                 self.counts.update(told.get("counts", {}))
-
-
-def _lower(pid: int) -> None:
-    """Let the process run only when nothing else wants the processor, and give way at once when something does."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, NICE)
-        if hasattr(os, "sched_setscheduler"):  # not on macOS
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))

@@ -169,6 +169,7 @@ async def run(
         "answered": good + load.answered_before,
         "statuses": dict(load.statuses),
         "p50_ms": 1000 * latencies[len(latencies) // 2],
+        "p95_ms": 1000 * latencies[int(len(latencies) * 0.95)],
         "p99_ms": 1000 * latencies[int(len(latencies) * 0.99)],
     }
 

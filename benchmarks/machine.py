@@ -19,8 +19,8 @@ READY_SECONDS = 60
 
 
 @contextmanager
-def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[None]:
-    """A process with its children, ended at the end of the block."""
+def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[int]:
+    """The pid of a process that is ended with its children at the end of the block."""
     with log.open("wb") as output:
         started = subprocess.Popen(
             argv,
@@ -31,7 +31,7 @@ def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -
             start_new_session=True,
         )
     try:
-        yield
+        yield started.pid
     finally:
         started.terminate()
         try:

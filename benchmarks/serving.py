@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from sqlalchemy import text
 from api.schemas import build_schemas
 from benchmarks.figures import Figure, higher_is_better, lower_is_better, within
 from benchmarks.machine import load, process, wait_until_ready
+from benchmarks.serving_profile import profile
 from benchmarks.serving_sides import BATCH, MODEL, VERSIONS, Side, World
 from db import history
 from db.session import session
@@ -54,7 +56,8 @@ def measure() -> list[Figure]:
                 found |= _round(server.settings, side, more)
             rounds.append(found)
             print(f"round {number + 1}: {json.dumps(found)}", flush=True)
-    return _figures(rounds, [side.name for side in others], scored=scored, memory=memory)
+        why = profile(server, ours, one_worker=_median(rounds, alone.name))
+    return _figures(rounds, [side.name for side in others], scored=scored, memory=memory) + why
 
 
 def _more_of_ours(world: World) -> dict[str, dict[str, Any]]:
@@ -132,12 +135,14 @@ def _workers(world: World) -> list[Any]:
         return [each for each in history.instances(connection, MODEL) if psutil.pid_exists(each["pid"])]
 
 
+def _median(rounds: Sequence[Loads], name: str, key: str = "requests_per_second") -> float:
+    return statistics.median(each[name][key] for each in rounds)
+
+
 def _figures(
     rounds: Sequence[Loads], others: Sequence[str], *, scored: float, memory: Mapping[int, float]
 ) -> list[Figure]:
-    def median(name: str, key: str = "requests_per_second") -> float:
-        return statistics.median(each[name][key] for each in rounds)
-
+    median = partial(_median, rounds)
     ours, alone = f"evergreen, {WORKERS}", "evergreen, 1"
     goals = dict(zip(others, (20.0, None, 8.0, 1.5, 0.9), strict=True))
     at = f"/predict, logged, {CONNECTIONS} connections, {WORKERS} workers"

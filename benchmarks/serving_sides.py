@@ -46,6 +46,7 @@ class Side:
     path: str = "/predict"
     ready: str = "/readyz"
     count: str = ""
+    workers: int = 1
 
 
 class World:
@@ -85,7 +86,8 @@ class World:
         argv, environment = serve_command(settings, MODEL, port)
         own = settings_environment(settings, secrets=("db_api_password", "api_key"))
         count = "SELECT COUNT(*) FROM prediction_log"
-        return Side(f"evergreen, {workers}", argv, {**own, **environment}, port, self.single, count=count)
+        environment = {**own, **environment}
+        return Side(f"evergreen, {workers}", argv, environment, port, self.single, count=count, workers=workers)
 
     def course(self, *, workers: int) -> Side:
         folder, port = self.settings.home / f"course-{workers}", free_port()

@@ -2,6 +2,8 @@
 
 import json
 import statistics
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures import Figure, within
@@ -15,14 +17,19 @@ from tests.services import own_mariadb, wait_for
 from utils.clock import utc_now
 from utils.version import ROOT
 
-ROUNDS, SECONDS, CONNECTIONS, WORKERS = 7, 6.0, 64, 2
+ROUNDS, SECONDS, CONNECTIONS, WORKERS = 5, 10.0, 64, 2
 RATES = (100.0, 300.0)  # requests a second, open loop
 MOST = 1.1
+WITHOUT, AGAIN, WITH = "without", "again without", "with"
+LATENCIES = {"p50_ms": "median", "p95_ms": "95th percentile", "p99_ms": "99th percentile"}
+
+Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load` by WITHOUT, AGAIN and WITH
 
 
 def measure() -> list[Figure]:
-    """Medians over rounds of the ratio within a round; each round asks without the challenger and with it, in turns.
+    """Medians of the rounds, with a challenger against without it; each round asks all three, in another order.
 
+    The same question without the challenger, asked twice, is the control: what it differs by is the machine.
     Raises: AssertionError where an answer was not 200, or where the challenger scored nothing.
     """
     spec = find_spec(ROOT / "models", MODEL)
@@ -31,30 +38,30 @@ def measure() -> list[Figure]:
         side, log = world.ours(workers=WORKERS), server.settings.home / "shadow.log"
         with process(side.argv, side.environment, log=log):
             wait_until_ready(side.port, log)
-            ratios = {rate: [_round(world, side, rate, number) for number in range(ROUNDS)] for rate in RATES}
+            rounds = {rate: [_round(world, side, rate, number) for number in range(ROUNDS)] for rate in RATES}
         assert _scored(world), "nothing was scored in the shadow"
-    return [
-        within(
-            f"/predict, {rate:.0f} requests/s, with a challenger against without: {name}",
-            statistics.median(each[key] for each in ratios[rate]), "times", most=MOST,
-        )
-        for rate in RATES
-        for key, name in (("p50_ms", "median latency"), ("p99_ms", "99th percentile"))
-    ]  # fmt: skip
+    return [figure for rate in RATES for figure in _figures(rounds[rate], f"/predict, {rate:.0f} requests/s")]
 
 
-def _round(world: World, side: Side, rate: float, number: int) -> dict[str, float]:
-    """Latency with the challenger as a multiple of that without; which of them goes first changes with `number`."""
-    found: dict[bool, dict[str, Any]] = {}
-    for present in (bool(number % 2), not number % 2):
-        _put(world, VERSIONS[1] if present else None)
-        found[present] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
-        assert set(found[present]["statuses"]) == {"200"}, found[present]
-    print(
-        f"round {number + 1}, {rate:.0f}/s: without {json.dumps(found[False])}, with {json.dumps(found[True])}",
-        flush=True,
-    )
-    return {key: found[True][key] / found[False][key] for key in ("p50_ms", "p99_ms")}
+def _figures(rounds: Sequence[Found], what: str) -> list[Figure]:
+    made = []
+    for key, name in LATENCIES.items():
+        median = {arm: statistics.median(found[arm][key] for found in rounds) for arm in (WITHOUT, AGAIN, WITH)}
+        made.append(within(f"{what}, with a challenger: {name}", median[WITH] / median[WITHOUT], "times", most=MOST))
+        made.append(Figure(f"{what}, control, again without: {name}", median[AGAIN] / median[WITHOUT], "times"))
+    return made
+
+
+def _round(world: World, side: Side, rate: float, number: int) -> Found:
+    """Latencies with the challenger and, twice, without; `number` turns their order."""
+    arms, found = deque([WITHOUT, WITH, AGAIN]), {}
+    arms.rotate(number)
+    for arm in arms:
+        _put(world, VERSIONS[1] if arm == WITH else None)
+        found[arm] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
+        assert set(found[arm]["statuses"]) == {"200"}, found[arm]
+    print(f"round {number + 1}, {rate:.0f}/s: {json.dumps(found)}", flush=True)
+    return found
 
 
 def _put(world: World, version: int | None) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -110,6 +111,8 @@ def test_a_challenger_that_dies_is_started_again_and_ends_with_its_worker(settin
         wait_for("the challenger", lambda: shadowing(service) == [2])
         first = challengers()[0]
         assert (first.nice(), os.sched_getscheduler(first.pid)) == (19, os.SCHED_IDLE)
+        shared = Path(f"/proc/{first.pid}/autogroup")  # by which Linux shares the processor among sessions, if it does
+        assert not shared.exists() or shared.read_text().split()[-1] == "19"
         first.kill()
         second = wait_for("another one", lambda: [each for each in challengers() if each.pid != first.pid])[0]
         wait_for("it to be ready", lambda: shadowing(service) == [2])
