@@ -26,6 +26,7 @@ from api.schemas import Row, Schemas, build_schemas
 from api.scoring import Origin, Version, predict
 from api.shelf import Shelf
 from db import predictions
+from db.forget import was_forgotten
 from db.instances import Deployment
 from db.predictions import created_at, shadow_id
 from pipelines.spec import ModelSpec
@@ -35,12 +36,9 @@ from utils.log import configure
 from utils.settings import Settings, load_settings
 
 BATCH = 1024  # rows scored and inserted together
-# Seconds. Each batch costs MariaDB and the processor what some fifty rows cost, and whoever commits beside it waits for
-# it; nobody waits for these rows. In between the socket is emptied, which holds a few hundred rows.
-GATHER, LOOK = 1.0, 0.2
 TELL = 5.0  # seconds between two counts
 LARGEST = 1 << 22  # bytes of a message
-ROLE, CREATED = predictions.LOG_COLUMNS.index("role"), predictions.LOG_COLUMNS.index("created_at")
+MODEL, ROLE, ENTITY, CREATED = map(predictions.LOG_COLUMNS.index, ("model", "role", "entity_id", "created_at"))
 
 Asked = tuple[str, str, dict[str, Any]]  # the champion's prediction_id, the entity, the features by name
 
@@ -100,7 +98,7 @@ def shadow_rows(
     for champion_id, entity, features in asked:
         known = {name: features.get(name) for name in schemas.spec.features.columns}
         try:
-            row = schemas.row.validate_json(json.dumps({schemas.spec.entity: entity, **known}))
+            row = schemas.row.validate_python({schemas.spec.entity: entity, **known})
         except ValidationError:  # outside its limits, which may be narrower
             continue
         rows.append((UUID(champion_id), row))
@@ -121,7 +119,7 @@ def shadow_rows(
 
 
 def received(channel: socket.socket) -> list[Asked]:
-    """The next rows, up to about a batch: what comes within `GATHER` seconds of the first message; [] after a while.
+    """The rows that have come, up to about a batch; [] where none come for a while.
 
     Raises: EOFError where no more will come.
     """
@@ -130,12 +128,9 @@ def received(channel: socket.socket) -> list[Asked]:
     asked = _message(channel)
     if not asked:
         raise EOFError
-    enough = time.monotonic() + GATHER
-    while len(asked) < BATCH and time.monotonic() < enough:
-        time.sleep(LOOK)
-        with suppress(BlockingIOError):
-            while len(asked) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
-                asked += more
+    with suppress(BlockingIOError):
+        while len(asked) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
+            asked += more
     return asked
 
 
@@ -155,18 +150,28 @@ def serve(channel: socket.socket, version: Version, *, settings: Settings, insta
         made, refused = shadow_rows(version, asked, schemas=schemas, instance=instance)
         counts["refused"] += refused
         if made:
-            counts["scored" if _logged(client, made) else "unlogged"] += len(made)
-        if counts and time.monotonic() - told >= TELL:
-            tell(channel, counts=counts)
+            logged = _logged(client, made)
+            counts.update(scored=logged, unlogged=len(made) - logged)
+        if (new := +counts) and time.monotonic() - told >= TELL:
+            tell(channel, counts=new)
             counts, told = Counter(), time.monotonic()
 
 
-def _logged(client: predictions.Client, rows: Sequence[tuple[Any, ...]]) -> bool:
+def _logged(client: predictions.Client, rows: Sequence[tuple[Any, ...]]) -> int:
+    """How many of `rows` are logged: none of them or all but those of entities that were forgotten meanwhile."""
+
+    def write(link: predictions.Link) -> int:
+        model = rows[0][MODEL]
+        forgotten = predictions.forgotten(link, model)
+        kept = [row for row in rows if not was_forgotten(forgotten, model, row[ENTITY], row[CREATED])]
+        if kept:
+            predictions.insert(link, kept)
+        return len(kept)
+
     try:
-        client.run(lambda link: predictions.insert(link, rows))
+        return client.run(write)
     except (NotNow, pymysql.Error):  # MariaDB is away, or refuses one of them
-        return False
-    return True
+        return 0
 
 
 def tell(channel: socket.socket, **what: object) -> None:

@@ -20,7 +20,7 @@ import pymysql
 from api.prediction_log import Breaker
 from api.spool import Spool, orphans
 from db import predictions
-from db.forget import entity_sha256
+from db.forget import was_forgotten
 from db.predictions import LOG_COLUMNS
 from utils.clock import utc_now
 from utils.errors import NotNow
@@ -102,10 +102,7 @@ class Drainer:
         return [number for number, _ in part if number not in unsettled]
 
     def _is_forgotten(self, row: list[Any], forgotten: dict[str, datetime]) -> bool:
-        if not forgotten:
-            return False
-        moment = forgotten.get(entity_sha256(self._model, row[ENTITY]))
-        return moment is not None and datetime.fromisoformat(row[CREATED]) <= moment
+        return was_forgotten(forgotten, self._model, row[ENTITY], datetime.fromisoformat(row[CREATED]))
 
     def _insert(self, link: predictions.Link, rows: Numbered) -> set[int]:
         """Insert `rows`, by halves where MariaDB refuses one; returns the numbers of those that could go nowhere."""

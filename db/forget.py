@@ -39,6 +39,12 @@ def tombstones(connection: Connection, model: str) -> dict[str, datetime]:
     return {row[0]: row[1] for row in connection.execute(newest.group_by(forgotten.c.entity_sha256))}
 
 
+def was_forgotten(known: Mapping[str, datetime], model: str, entity_id: str, since: datetime) -> bool:
+    """Whether an entity was forgotten at `since` (UTC) or later. `known` are the model's tombstones."""
+    moment = known.get(entity_sha256(model, entity_id)) if known else None
+    return moment is not None and since <= moment
+
+
 def leave_out(known: Mapping[str, datetime], model: str, rows: pa.Table) -> tuple[pa.Table, int]:
     """`rows` without those of forgotten entities that were true before they were forgotten, and how many those are.
 

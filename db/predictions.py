@@ -252,11 +252,17 @@ def draining(connection: Link, model: str) -> Iterator[dict[str, datetime]]:
         if cursor.fetchone() != (1,):
             raise NotNow(reason="another worker empties its spool")
         try:
-            cursor.execute(FORGOTTEN, (model,))
-            yield dict(cursor.fetchall())
+            yield forgotten(connection, model)
         finally:
             with suppress(pymysql.Error):  # the lock goes with its connection
                 cursor.execute("SELECT RELEASE_LOCK(%s)", (drain_lock(model),))
+
+
+def forgotten(connection: Link, model: str) -> dict[str, datetime]:
+    """When each forgotten entity of `model` was forgotten last (UTC), by its hash."""
+    with connection.cursor() as cursor:
+        cursor.execute(FORGOTTEN, (model,))
+        return dict(cursor.fetchall())
 
 
 def drain_lock(model: str) -> str:

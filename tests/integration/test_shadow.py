@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -148,7 +149,7 @@ def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(
             mine.offer([row_of(service)] * 100)
             offered += 100
             assert offered < 1_000_000
-        assert mine.counts["sent"] + mine.counts["dropped"] == offered
+        assert mine.counts["sent"] + mine.counts["dropped"] + len(mine._lines) == offered
         os.kill(child, signal.SIGCONT)
         sent = mine.counts["sent"]
         wait_for("the rows that it got", lambda: mine.follow(Deployment(2, sha256, EPOCH)) or mine.counts["scored"])
@@ -159,24 +160,44 @@ def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(
     assert (len(champions), 0 < len(shadowed) <= offered // 100) == (0, True)
 
 
-def test_without_mariadb_shadow_rows_are_dropped_and_counted(settings, tmp_path, monkeypatch):
-    service = make_service(settings, tmp_path, "shadow_away")
-    version = challenger.fetch(
-        service.settings, "shadow_away", Deployment(1, service.store(1), EPOCH), serving=service.spec
-    )
+def scored_by_challenger(service, rows, *, settings, monkeypatch):
+    """What a worker's counts are once its challenger, here in this process, has had `rows`."""
+    wanted = Deployment(1, service.store(1), EPOCH)
+    version = challenger.fetch(service.settings, service.spec.name, wanted, serving=service.spec)
     monkeypatch.setattr(challenger, "TELL", 0.0)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mine = Shadow(service.spec, uuid4())
     mine.version, mine._channel = 1, here
-    mine.offer([row_of(service), row_of(service, features={"age": 300.0})])  # the second is outside its limits
+    mine.offer(rows)
+    mine._send()
     here.shutdown(socket.SHUT_WR)
-    down = service.settings.model_copy(update={"mariadb_port": free_port()})
     with here, there:
         with pytest.raises(EOFError):
-            challenger.serve(there, version, settings=down, instance=uuid4())
+            challenger.serve(there, version, settings=settings, instance=uuid4())
         here.setblocking(False)
         mine._hear()
-    assert mine.counts == {"sent": 2, "unlogged": 1, "refused": 1}
+    return mine.counts
+
+
+def test_without_mariadb_shadow_rows_are_dropped_and_counted(settings, tmp_path, monkeypatch):
+    service = make_service(settings, tmp_path, "shadow_away")
+    down = service.settings.model_copy(update={"mariadb_port": free_port()})
+    rows = [row_of(service), row_of(service, features={"age": 300.0})]  # the second is outside its limits
+    counts = scored_by_challenger(service, rows, settings=down, monkeypatch=monkeypatch)
+    assert counts == {"sent": 2, "unlogged": 1, "refused": 1}
+
+
+def test_who_is_forgotten_while_the_challenger_gathers_rows_is_not_logged_by_it(settings, tmp_path, monkeypatch):
+    service = make_service(settings, tmp_path, "shadow_forgets")
+    rows = [row_of(service, "stays"), row_of(service, "goes")]
+    with forget.deleting(settings) as connection:
+        told = {"entity_id": "goes", "places": ("log",), "caused_by": "test", "now": utc_now()}
+        forget.open_tombstone(connection, model=service.spec.name, **told)
+    rows.append(row_of(service, "goes", prediction_id=new_id(utc_now() + timedelta(seconds=1))))  # came back
+    counts = scored_by_challenger(service, rows, settings=service.settings, monkeypatch=monkeypatch)
+    assert counts == {"sent": 3, "scored": 2, "unlogged": 1}
+    logged_ids = {str(shadow_id(UUID(row[0]), 1)) for row in (rows[0], rows[2])}
+    assert set(service.logged()) == logged_ids
 
 
 def test_what_is_read_for_monitoring_and_histories_is_the_champions_and_forgetting_finds_both(settings, tmp_path):
