@@ -29,6 +29,7 @@ from utils.settings import Settings
 from utils.version import ROOT
 
 WORKERS, CONNECTIONS = 2, 64
+MANY = 200  # connections, for what a service gives at most: of 64, each of two workers has half a group to commit
 ROUNDS, SECONDS, SHORT = 3, 8.0, 5.0
 RATE = 300.0  # requests a second of the open loop
 BATCHES_AT_ONCE = 8  # connections; of four, all may have come to one worker
@@ -53,10 +54,12 @@ def measure() -> list[Figure]:
             found: Loads = {}
             for side in [others[0], ours, *others[1:], alone]:
                 more = _more_of_ours(world) if side is ours else {}
+                if side in (ours, alone):
+                    more[_busier(side.name)] = {**_asked(side), "connections": MANY}
                 found |= _round(server.settings, side, more)
             rounds.append(found)
             print(f"round {number + 1}: {json.dumps(found)}", flush=True)
-        why = profile(server, ours, one_worker=_median(rounds, alone.name))
+        why = profile(server, ours)
     return _figures(rounds, [side.name for side in others], scored=scored, memory=memory) + why
 
 
@@ -76,16 +79,23 @@ def _more_of_ours(world: World) -> dict[str, dict[str, Any]]:
 def _round(settings: Settings, side: Side, more: Mapping[str, dict[str, Any]]) -> Loads:
     """Start the service, load it, stop it."""
     log, before = settings.home / f"{side.port}.log", _count(settings, side)
-    single = {"path": side.path, "bodies": side.bodies, "connections": CONNECTIONS, "seconds": SECONDS}
     with process(side.argv, side.environment, log=log):
         wait_until_ready(side.port, log, path=side.ready)
-        found = {name: load(side.port, **asked) for name, asked in {side.name: single, **more}.items()}
+        found = {name: load(side.port, **asked) for name, asked in {side.name: _asked(side), **more}.items()}
     for figures in found.values():
         assert set(figures["statuses"]) == {"200"}, (side.name, figures)
     answered = sum(found[name]["answered"] * (BATCH if name == "batch" else 1) for name in found)
     logged = _count(settings, side) - before
     assert not side.count or logged >= answered, f"{side.name}: {logged} logged, {answered} answered"
     return found
+
+
+def _asked(side: Side) -> dict[str, Any]:
+    return {"path": side.path, "bodies": side.bodies, "connections": CONNECTIONS, "seconds": SECONDS}
+
+
+def _busier(side: str) -> str:
+    return f"{side}, {MANY} connections"
 
 
 def _count(settings: Settings, side: Side) -> int:
@@ -163,7 +173,14 @@ def _figures(
         higher_is_better(
             "/predict_by_id, one id: /predict", median("by_id"), "requests/s", baseline=median(ours), goal=0.6
         ),
-        higher_is_better("/predict: one worker", median(ours), "requests/s", baseline=median(alone), goal=1.6),
+        higher_is_better(f"{at}: one worker", median(ours), "requests/s", baseline=median(alone)),
+        higher_is_better(
+            f"/predict, the most of {CONNECTIONS} and {MANY} connections: one worker",
+            max(median(ours), median(_busier(ours))),
+            "requests/s",
+            baseline=max(median(alone), median(_busier(alone))),
+            goal=1.6,
+        ),
         within(
             f"memory of the workers after {LATE} swaps: after {EARLY}", memory[LATE] / memory[EARLY], "times", most=1.1
         ),

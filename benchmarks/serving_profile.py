@@ -18,12 +18,13 @@ from tests.services import OwnMariaDB
 from utils.priority import give_way
 
 SECONDS, CONNECTIONS = 6.0, 64
+LOADS = 3  # of many connections: how they come to the workers differs
 MEAN = re.compile(r'^evergreen_stage_seconds_(sum|count)\{.*stage="(\w+)"\} (\S+)$', re.MULTILINE)
 STAGES = {"queue": "waiting for its batch", "score": "scoring, and putting its row together", "commit": "MariaDB"}
 
 
-def profile(server: OwnMariaDB, side: Side, *, one_worker: float) -> list[Figure]:
-    """`one_worker` is what one worker answers a second on the same machine; `side` has several."""
+def profile(server: OwnMariaDB, side: Side) -> list[Figure]:
+    """Of one connection and of many. Raises: AssertionError where MariaDB has ended."""
     log, asked = server.settings.home / "profile.log", (side.port, side.path, side.bodies)
     with process(side.argv, side.environment, log=log) as pid:
         wait_until_ready(side.port, log)
@@ -36,12 +37,12 @@ def profile(server: OwnMariaDB, side: Side, *, one_worker: float) -> list[Figure
         assert server.process is not None
         parts = {"the service": pid, "MariaDB": server.process.pid}
         cpu, mine = {name: _cpu(each) for name, each in parts.items()}, _cpu_of_children()
-        answered = load(*asked, connections=CONNECTIONS, seconds=SECONDS)["answered"]
+        idle, passed = _idle()
+        answered = sum(load(*asked, connections=CONNECTIONS, seconds=SECONDS)["answered"] for _ in range(LOADS))
+        idle_then, passed_then = _idle()
         took = {name: _cpu(each) - cpu[name] for name, each in parts.items()}
         took["the load generator"] = _cpu_of_children() - mine
     means = {name: 1000 * (after[name][0] - before[name][0]) / (after[name][1] - before[name][1]) for name in STAGES}
-    cores = os.cpu_count() or 1
-    most = min(side.workers, cores * answered / sum(took.values()) / one_worker)
     return [
         *(Figure(f"/predict, one connection: {told}, mean", means[name], "ms") for name, told in STAGES.items()),
         Figure("/predict, one connection, while something else keeps the processors awake: median", awake, "ms"),
@@ -52,7 +53,9 @@ def profile(server: OwnMariaDB, side: Side, *, one_worker: float) -> list[Figure
             for name, each in took.items()
         ),
         Figure(
-            f"/predict: what {side.workers} workers can give on {cores} processors with all that", most, "times one"
+            f"/predict, {CONNECTIONS} connections: processors busy",
+            100 * (1 - (idle_then - idle) / (passed_then - passed)),
+            "%",
         ),
     ]
 
@@ -60,7 +63,7 @@ def profile(server: OwnMariaDB, side: Side, *, one_worker: float) -> list[Figure
 @contextmanager
 def _awake() -> Iterator[None]:
     """No processor sleeps meanwhile: to be woken takes a virtual one up to 0.1 ms, and its caches are cold then."""
-    spin = [sys.executable, "-c", "while True: pass"]
+    spin = [sys.executable, "-c", "import os\nwhile True: os.sched_yield()"]  # why: see `give_way`
     spinning = [subprocess.Popen(spin, start_new_session=True) for _ in range(os.cpu_count() or 1)]
     try:
         for each in spinning:
@@ -77,6 +80,12 @@ def _stages(port: int) -> dict[str, tuple[float, float]]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
         found = {(stage, kind): float(value) for kind, stage, value in MEAN.findall(page.read().decode())}
     return {stage: (found[stage, "sum"], found[stage, "count"]) for stage in STAGES}
+
+
+def _idle() -> tuple[float, float]:
+    """Seconds in which the machine's processors did nothing, and seconds of them altogether."""
+    times = psutil.cpu_times()
+    return times.idle + getattr(times, "iowait", 0.0), sum(times)
 
 
 def _cpu(pid: int) -> float:

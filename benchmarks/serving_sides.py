@@ -46,7 +46,6 @@ class Side:
     path: str = "/predict"
     ready: str = "/readyz"
     count: str = ""
-    workers: int = 1
 
 
 class World:
@@ -87,7 +86,7 @@ class World:
         own = settings_environment(settings, secrets=("db_api_password", "api_key"))
         count = "SELECT COUNT(*) FROM prediction_log"
         environment = {**own, **environment}
-        return Side(f"evergreen, {workers}", argv, environment, port, self.single, count=count, workers=workers)
+        return Side(f"evergreen, {workers}", argv, environment, port, self.single, count=count)
 
     def course(self, *, workers: int) -> Side:
         folder, port = self.settings.home / f"course-{workers}", free_port()
