@@ -34,7 +34,7 @@ from api.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
 from api.scoring import Prediction, Version, predict
 from api.shelf import Shelf
 from api.spool import Spool
-from db import predictions
+from db import instances, predictions
 from pipelines.spec import ModelSpec, find_spec
 from utils.clock import utc_now
 from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing, UnknownEntities
@@ -151,6 +151,8 @@ class Endpoints:
         def write(link: predictions.Link) -> bool:
             if known := predictions.is_logged(link, prediction_id):
                 predictions.add_feedback(link, prediction_id, model=model, actual=str(actual))
+            elif instances.is_spooling(link, model):
+                raise NotNow(reason="the prediction may not have reached the log yet", retry_after=5, cause="spool")
             return known
 
         if not self._feedback_client.run(write):

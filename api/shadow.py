@@ -89,6 +89,8 @@ class Shadow:
         """End the challenger's process, if there is one."""
         process, channel = self._process, self._channel
         self._process = self._channel = self.version = None
+        with self._lock:
+            self._lines, self._size = [], 0
         if channel is not None:
             channel.close()
         if process is not None:

@@ -27,6 +27,10 @@ HEARTBEAT = (
     " shadow_version = VALUES(shadow_version), shadow_refused = VALUES(shadow_refused),"
     " heartbeat_at = VALUES(heartbeat_at)"
 )
+SPOOLING = (
+    "SELECT 1 FROM instance WHERE model = %s AND spool_rows > 0"
+    " AND heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 15 SECOND LIMIT 1"
+)
 REJECTS = (
     "INSERT INTO request_reject (model, day, field, reason, requests) VALUES (%s, UTC_DATE(), %s, %s, %s)"
     " ON DUPLICATE KEY UPDATE requests = requests + VALUES(requests)"
@@ -96,6 +100,12 @@ def beat(connection: Link, heartbeat: Heartbeat) -> None:
     values = [getattr(heartbeat, name) for name in Heartbeat.__slots__]
     with connection.cursor() as cursor:
         cursor.execute(HEARTBEAT, [str(value) if isinstance(value, UUID) else value for value in values])
+
+
+def is_spooling(connection: Link, model: str) -> bool:
+    """Whether a living worker of `model` holds rows that are not in the log yet."""
+    with connection.cursor() as cursor:
+        return bool(cursor.execute(SPOOLING, (model,)))
 
 
 def add_rejects(connection: Link, model: str, counts: Mapping[tuple[str, str], int]) -> None:

@@ -141,6 +141,21 @@ def test_a_full_queue_tells_clients_to_come_back_and_empties(service, mariadb):
     wait_for("answers again", lambda: service.predict().status_code == 200)
 
 
+def test_who_waits_ten_seconds_behind_others_is_told_to_ask_again(service, mariadb):
+    truth = {"prediction_id": service.predict().json()["prediction_id"], "actual": "Poor"}
+    with ThreadPoolExecutor(16) as clients:
+        os.kill(mariadb.pid, signal.SIGSTOP)  # each report of a truth waits a second for it, one after the other
+        try:
+            answers = list(clients.map(lambda _: service.post("/feedback", truth), range(16)))
+        finally:
+            os.kill(mariadb.pid, signal.SIGCONT)
+    assert {each.status_code for each in answers} == {503, 504}
+    assert all(int(each.headers["Retry-After"]) > 0 for each in answers)
+    assert {"error"} == {key for each in answers for key in each.json()}
+    wait_for("answers again", lambda: service.post("/feedback", truth).status_code == 200)
+    assert "Traceback" not in service.log.read_text()
+
+
 def test_a_method_that_a_path_does_not_have_is_told_which_it_has(service):
     refused = service.get("/predict")
     assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")

@@ -13,8 +13,10 @@ from pydantic import SecretStr
 
 from api.prediction_log import Breaker, PredictionLog
 from api.spool import Spool
-from db.instances import desired
+from db.instances import Heartbeat, beat, desired
 from db.predictions import Client, created_at, new_id
+from db.session import session
+from db.tables import instance
 from tests.services import make_service, spec_like_credit_score, wait_for
 from utils.clock import utc_now
 from utils.errors import NotLogged, NotNow
@@ -189,6 +191,22 @@ def test_feedback_is_taken_for_a_logged_prediction_only(service):
     assert wrong.json()["detail"][0]["field"] == "actual"
     rows = service.query("SELECT actual, prediction_id FROM prediction_feedback WHERE model = :model")
     assert [(row["actual"], str(row["prediction_id"])) for row in rows] == [("Good", known)]
+
+
+def test_feedback_on_what_may_still_be_in_a_spool_is_asked_for_again(service):
+    other, now = uuid4(), utc_now()
+    worker = Heartbeat(other, service.spec.name, "elsewhere", 1, "", now, 1, now, None, None, spool_rows=3)
+    report = {"prediction_id": str(new_id(now)), "actual": "Good"}
+    client = Client(service.settings)
+    try:
+        client.run(lambda link: beat(link, worker))
+        later = service.post("/feedback", report)
+    finally:
+        with session(service.settings, "admin") as connection:
+            connection.execute(instance.delete().where(instance.c.instance_id == other))
+        client.close()
+    assert (later.status_code, later.headers["Retry-After"]) == (503, "5")
+    assert service.post("/feedback", report).status_code == 404
 
 
 def test_metadata_says_which_version_serves_and_where_it_came_from(service):
