@@ -38,7 +38,7 @@ REFUSALS = {
     "408": f"The body did not arrive within {TIMEOUT:.0f} s.",
     "413": f"The body is larger than {MAX_BODY // 1_000_000} MB.",
     "415": "The body is not declared as JSON.",
-    "503": "Not now: no model yet, a full queue, no MariaDB. Nothing was answered; try again after Retry-After seconds.",
+    "503": "Not now: no model, a full queue, no MariaDB. Nothing was answered; try again after Retry-After seconds.",
     "504": f"No answer within {TIMEOUT:.0f} s. Whether it was logged is unknown; try again after Retry-After seconds.",
 }
 FURTHER = {  # of some endpoints only
