@@ -11,15 +11,23 @@ from pathlib import Path
 
 import pymysql
 
+from stack.ports import free_ports
+
 START_SECONDS = 60
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nothing listens on and that no other caller of this process was given.
+
+    It is none of those that the system hands out: BentoML asks the system for ports of its own before it listens on
+    the one it is told, and now and then was handed that very one.
+    """
+    port = next(port for port in iter(lambda: free_ports(1), None) if port not in _given)
+    _given.add(port)
+    return port
 
 
 @dataclass(frozen=True, slots=True)
