@@ -126,7 +126,9 @@ def received(channel: socket.socket) -> list[Asked]:
 
     Raises: EOFError where no more will come.
     """
-    if not select.select([channel], [], [], TELL)[0]:
+    waiting = select.poll()  # `select.select` takes no descriptor above 1,023, and a worker may have more connections
+    waiting.register(channel, select.POLLIN)
+    if not waiting.poll(1000 * TELL):
         return []
     asked = _message(channel)
     if not asked:

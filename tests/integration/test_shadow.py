@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import signal
 import socket
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -185,6 +187,18 @@ def test_without_mariadb_shadow_rows_are_dropped_and_counted(settings, tmp_path,
     rows = [row_of(service), row_of(service, features={"age": 300.0})]  # the second is outside its limits
     counts = scored_by_challenger(service, rows, settings=down, monkeypatch=monkeypatch)
     assert counts == {"sent": 2, "unlogged": 1, "refused": 1}
+
+
+def test_a_worker_with_a_thousand_connections_has_a_challenger_too(settings, tmp_path, monkeypatch):
+    service = make_service(settings, tmp_path, "shadow_many")
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (before, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, 4096), hard))
+        for _ in range(1024):
+            opened.enter_context(Path(os.devnull).open())
+        counts = scored_by_challenger(service, [row_of(service)], settings=settings, monkeypatch=monkeypatch)
+    assert counts == {"sent": 1, "scored": 1}
 
 
 def test_who_is_forgotten_while_the_challenger_gathers_rows_is_not_logged_by_it(settings, tmp_path, monkeypatch):
