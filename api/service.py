@@ -15,11 +15,10 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api import connections
+from api import connections, server
 from api.batcher import Batcher
 from api.direct import Answer, Direct, put_before
 from api.drain import Drainer
-from api.ending import end_gently
 from api.guard import REQUEST, TIMEOUT, Guard
 from api.keys import Keys
 from api.known_paths import KnownPaths
@@ -91,7 +90,6 @@ class Endpoints:
         self._drainer.start()
         self._lookups.start()
         self.answers.update({f"/{name}": getattr(Endpoints, name).__get__(self) for name in ENDPOINTS})
-        end_gently()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
@@ -224,6 +222,7 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> KnownPaths:
         connections.install()
+        server.install()
         app, inner = super().to_asgi(is_main=is_main), self.inner
         settings, schemas = inner.settings, inner.schemas
         guard = Guard(

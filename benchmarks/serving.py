@@ -32,7 +32,7 @@ WORKERS, CONNECTIONS = 2, 64
 MANY = 200  # connections, for what a service gives at most: of 64, each of two workers has half a group to commit
 ROUNDS, SECONDS, SHORT = 3, 8.0, 5.0
 RATE = 300.0  # requests a second of the open loop
-BATCHES_AT_ONCE = 8  # connections; of four, all may have come to one worker
+BATCHES_AT_ONCE = 8  # connections
 EARLY, LATE = 5, 50  # swaps
 SCORED_SECONDS = 3.0
 

@@ -3,7 +3,9 @@
 import json
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -65,6 +67,18 @@ def test_sixty_four_clients_at_once_each_get_their_own_logged_answer(service):
         row = logged[answer["prediction_id"]]
         assert (row["entity_id"], row["prediction"]) == (answer["entity_id"], answer["prediction"])
         assert json.loads(row["features"])["age"] == 20 + number % 64
+
+
+def test_clients_that_keep_their_connections_are_shared_among_the_workers(service):
+    wait_for("both workers", lambda: [worker["version"] for worker in service.workers()] == [1, 1])
+    with ExitStack() as opened:
+        clients = [opened.enter_context(requests.Session()) for _ in range(16)]
+        url, body = f"http://127.0.0.1:{service.port}/predict", {"data": service.row}
+        ids = [client.post(url, json=body, timeout=20).json()["prediction_id"] for client in clients]
+    logged = service.logged()
+    shares = Counter(logged[each]["instance"] for each in ids)
+    assert len(shares) == 2
+    assert min(shares.values()) >= 5  # the kernel takes them in turn, unless one of them is not waiting again yet
 
 
 def test_a_request_that_is_sent_again_is_answered_as_before_and_logged_once(service):
