@@ -1,8 +1,8 @@
 """A worker's HTTP server: uvicorn's, but it takes its share of the connections and ends without dropping anybody.
 
-*Share.* The workers accept from one socket, and whoever is awake takes what has come: of 64 connections that stay open
-one worker was seen to have 59 to 64, of four all four. So a worker that holds twice as many as another leaves a new
-connection to it for a millisecond, and takes it only if it is still there then: the other may be busy, or gone.
+*Share.* The workers accept from one socket, and whoever is awake takes what has come: of connections that stay open one
+worker could have all. So a worker that holds more than twice as many as another leaves a new one to it for a
+millisecond, and takes it only if it is still there then: the other may be busy, or gone.
 
 *End.* uvicorn closes every connection without a request at work as soon as it is told to end; a client whose request
 is just on its way then sees a reset. So a worker first stops accepting: new connections wait in the socket for the

@@ -45,7 +45,7 @@ class Shares:
     def is_others_turn(self) -> bool:
         """Whether another holds less than half as many, so that the next connection should be its.
 
-        Exact turns are dearer: of clients that open a connection a request a fifth less were answered.
+        Exact turns would cost clients that open a connection a request.
         """
         mine = self._counts[self._mine]
         return any(count and mine > 2 * count for count in self._counts.tolist())

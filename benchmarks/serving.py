@@ -59,7 +59,7 @@ def measure() -> list[Figure]:
                 found |= _round(server.settings, side, more)
             rounds.append(found)
             print(f"round {number + 1}: {json.dumps(found)}", flush=True)
-        why = profile(server, ours)
+        why = profile(server, ours, alone)
     return _figures(rounds, [side.name for side in others], scored=scored, memory=memory) + why
 
 

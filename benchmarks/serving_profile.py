@@ -18,13 +18,16 @@ from tests.services import OwnMariaDB
 from utils.priority import give_way
 
 SECONDS, CONNECTIONS = 6.0, 64
-LOADS = 3  # of many connections: how they come to the workers differs
+LOADS = 3  # of many connections
 MEAN = re.compile(r'^evergreen_stage_seconds_(sum|count)\{.*stage="(\w+)"\} (\S+)$', re.MULTILINE)
 STAGES = {"queue": "waiting for its batch", "score": "scoring, and putting its row together", "commit": "MariaDB"}
 
 
-def profile(server: OwnMariaDB, side: Side) -> list[Figure]:
-    """Of one connection and of many. Raises: AssertionError where MariaDB has ended."""
+def profile(server: OwnMariaDB, side: Side, alone: Side) -> list[Figure]:
+    """Of one connection and of many, and of many where the service is one worker (`alone`).
+
+    Raises: AssertionError where MariaDB has ended.
+    """
     log, asked = server.settings.home / "profile.log", (side.port, side.path, side.bodies)
     with process(side.argv, side.environment, log=log) as pid:
         wait_until_ready(side.port, log)
@@ -37,11 +40,13 @@ def profile(server: OwnMariaDB, side: Side) -> list[Figure]:
         assert server.process is not None
         parts = {"the service": pid, "MariaDB": server.process.pid}
         cpu, mine = {name: _cpu(each) for name, each in parts.items()}, _cpu_of_children()
-        idle, passed = _idle()
-        answered = sum(load(*asked, connections=CONNECTIONS, seconds=SECONDS)["answered"] for _ in range(LOADS))
-        idle_then, passed_then = _idle()
+        answered, busy = _loaded(side)
         took = {name: _cpu(each) - cpu[name] for name, each in parts.items()}
         took["the load generator"] = _cpu_of_children() - mine
+    with process(alone.argv, alone.environment, log=log):
+        wait_until_ready(alone.port, log)
+        load(alone.port, alone.path, alone.bodies, connections=CONNECTIONS, seconds=1.0)
+        _, busy_alone = _loaded(alone)
     means = {name: 1000 * (after[name][0] - before[name][0]) / (after[name][1] - before[name][1]) for name in STAGES}
     return [
         *(Figure(f"/predict, one connection: {told}, mean", means[name], "ms") for name, told in STAGES.items()),
@@ -52,12 +57,18 @@ def profile(server: OwnMariaDB, side: Side) -> list[Figure]:
             )
             for name, each in took.items()
         ),
-        Figure(
-            f"/predict, {CONNECTIONS} connections: processors busy",
-            100 * (1 - (idle_then - idle) / (passed_then - passed)),
-            "%",
-        ),
+        Figure(f"/predict, {CONNECTIONS} connections: processors busy", 100 * busy, "%"),
+        Figure(f"/predict, {CONNECTIONS} connections, one worker: processors busy", 100 * busy_alone, "%"),
+        Figure("what all processors can give: one worker, at its cost of a request", 1 / busy_alone, "times"),
     ]
+
+
+def _loaded(side: Side) -> tuple[int, float]:
+    """Requests answered under many connections, and the share of all processors' time that was used meanwhile."""
+    idle, passed = _idle()
+    loads = [load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS) for _ in range(LOADS)]
+    idle_then, passed_then = _idle()
+    return sum(each["answered"] for each in loads), 1 - (idle_then - idle) / (passed_then - passed)
 
 
 @contextmanager
