@@ -3,6 +3,8 @@
 BentoML's own parent keeps the socket open until its workers have ended: who connects meanwhile waits in line, for as
 long as the workers take, and is then cut off without knowing whether anybody read the request. Refused at once, a
 client or a proxy goes elsewhere.
+
+It also makes the memory in which the workers tell each other how many connections they hold (`api.shares`).
 """
 
 import os
