@@ -64,8 +64,11 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End gently at the first SIGTERM or SIGINT. Python calls it between any two steps of the main thread."""
-        if self.started and self._ending is None:
+        """End gently, however often it is told: a supervisor may tell all processes, and then the parent its workers.
+
+        Python calls it between any two steps of the main thread.
+        """
+        if self.started and not self.should_exit:
             self._loop.call_soon_threadsafe(self._begin_to_end, sig)
         else:
             super().handle_exit(sig, frame)

@@ -7,8 +7,9 @@ import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from api.connections import MAX_HEAD
@@ -161,3 +162,15 @@ def test_a_method_that_a_path_does_not_have_is_told_which_it_has(service):
     assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
     assert "POST" in refused.json()["error"]
     assert service.post("/livez", {}).headers["Allow"] == "GET, HEAD"
+
+
+def test_a_worker_without_room_for_connections_takes_them_when_there_is_some_again(service):
+    worker = psutil.Process(service.workers()[0]["pid"])
+    limits = worker.rlimit(psutil.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        opened.callback(worker.rlimit, psutil.RLIMIT_NOFILE, limits)
+        worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 4, limits[1]))
+        for _ in range(8):
+            opened.enter_context(connect(service))
+        wait_for("the log", lambda: "no connection can be taken" in service.log.read_text())
+    assert service.predict().status_code == 200

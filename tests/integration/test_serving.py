@@ -1,7 +1,6 @@
 """The prediction service as its clients meet it: real BentoML processes, real MariaDB."""
 
 import json
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from db.instances import Heartbeat, beat, desired
 from db.predictions import Client, created_at, new_id
 from db.session import session
 from db.tables import instance
-from tests.services import make_service, spec_like_credit_score, wait_for
+from tests.services import make_service, wait_for
 from utils.clock import utc_now
 from utils.errors import NotLogged, NotNow
 
@@ -298,82 +297,3 @@ def test_a_key_is_asked_for_where_one_is_set(settings, tmp_path):
             assert service.get(path).status_code == 200
         document = service.get("/docs.json").json()
         assert document["paths"]["/predict"]["post"]["security"] == [{"key": []}]
-
-
-def test_a_new_version_is_swapped_in_under_traffic_and_every_answer_comes_from_the_version_it_names(settings, tmp_path):
-    service = make_service(settings, tmp_path, "serve_swap", workers=2)
-    service.deploy(1, service.store(1, seed=1))
-    second = service.store(2, seed=2)
-    answers, stop = [], threading.Event()
-
-    def keep_asking():
-        while not stop.is_set():
-            answers.append(service.predict())
-
-    with service.running(), ThreadPoolExecutor(8) as clients:
-        wait_for("both workers", lambda: [w["version"] for w in service.workers()] == [1, 1])
-        before = {worker["pid"] for worker in service.workers()}
-        asking = [clients.submit(keep_asking) for _ in range(8)]
-        try:
-            wait_for("traffic", lambda: len(answers) > 50)
-            service.deploy(2, second)
-            wait_for("version 2", lambda: [w["version"] for w in service.workers()] == [2, 2])
-            seen = len(answers)
-            wait_for("traffic on version 2", lambda: len(answers) > seen + 50)
-        finally:
-            stop.set()
-        for each in asking:
-            each.result()
-        assert {worker["pid"] for worker in service.workers()} == before
-    assert {answer.status_code for answer in answers} == {200}
-    logged, by_version = service.logged(), {}
-    for answer in map(requests.Response.json, answers):
-        row = logged[answer["prediction_id"]]
-        assert (row["version"], row["confidence"]) == (answer["version"], answer["confidence"])
-        by_version.setdefault(answer["version"], set()).add(answer["confidence"])
-    # The same row always: each version has one answer to it, and not the other's.
-    assert {version: len(scores) for version, scores in by_version.items()} == {1: 1, 2: 1}
-    assert by_version[1] != by_version[2]
-
-
-def test_a_version_whose_bytes_are_wrong_is_refused_and_the_old_one_serves_on(settings, tmp_path):
-    service = make_service(settings, tmp_path, "serve_refuse")
-    service.deploy(1, service.store(1))
-    with service.running():
-        recorded = service.store(2)
-        model = service.shelf.folder(2) / "model.cb"
-        model.write_bytes(model.read_bytes()[:-1] + b"x")
-        service.deploy(2, recorded)
-        refusal = wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])[0]
-        assert "SHA-256" in refusal["refused_reason"]
-        assert refusal["version"] == 1
-        assert service.predict().json()["version"] == 1
-        assert service.shelf.current().version == 1
-        service.deploy(1, service.shelf.current().sha256)
-        wait_for("the refusal to end", lambda: not [w for w in service.workers() if w["refused_version"]])
-
-
-def test_it_starts_again_on_the_last_good_version_when_the_wanted_one_is_damaged(settings, tmp_path):
-    service = make_service(settings, tmp_path, "serve_damaged")
-    service.deploy(1, service.store(1))
-    with service.running():
-        pass
-    service.deploy(2, "0" * 64)
-    service.store(2)
-    with service.running():
-        wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])
-        assert service.predict().json()["version"] == 1
-
-
-def test_a_version_with_other_features_replaces_the_worker_and_its_requests(settings, tmp_path):
-    service = make_service(settings, tmp_path, "serve_schema")
-    service.deploy(1, service.store(1))
-    with service.running():
-        assert service.predict(tenure=5).status_code == 400
-        changed = spec_like_credit_score("serve_schema", service.settings.home, tenure={"type": "numeric", "min": 0})
-        service.deploy(2, service.store(2, spec=changed))
-        # A worker that takes the old requests never says that it serves version 2; until then it may be about to end.
-        wait_for("the new worker", lambda: any(worker["version"] == 2 for worker in service.workers()))
-        answer = service.predict(tenure=5).json()
-        assert answer["version"] == 2
-        assert json.loads(service.logged()[answer["prediction_id"]]["features"])["tenure"] == 5
