@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 
-from api.shelf import Shelf
+from api.versions.bento_store import Shelf
 from utils.errors import SettingMissing
 from utils.settings import Settings, load_settings
 from utils.version import ROOT

@@ -4,7 +4,7 @@ BentoML's own parent keeps the socket open until its workers have ended: who con
 long as the workers take, and is then cut off without knowing whether anybody read the request. Refused at once, a
 client or a proxy goes elsewhere.
 
-It also makes the memory in which the workers tell each other how many connections they hold (`api.shares`).
+It also makes the memory in which the workers tell each other how many connections they hold (`api.http.balance`).
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 from bentoml._internal.utils.circus import Arbiter
 from bentoml_cli.cli import cli
 
-from api import shares
+from api.http import balance
 
 
 def close_the_door_first() -> None:
@@ -33,5 +33,5 @@ def close_the_door_first() -> None:
 
 if __name__ == "__main__":
     close_the_door_first()
-    shares.offer(os.environ)
+    balance.offer(os.environ)
     cli()

@@ -15,29 +15,31 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api import connections, server
-from api.batcher import Batcher
-from api.direct import Answer, Direct, put_before
-from api.drain import Drainer
-from api.guard import REQUEST, TIMEOUT, Guard
-from api.keys import Keys
-from api.known_paths import KnownPaths
-from api.lookups import Lookups
-from api.metrics import CAUSE, Numbers
-from api.model_slot import ModelSlot
-from api.openapi import document
-from api.prediction_log import Breaker, PredictionLog
-from api.reasons import with_reasons
-from api.rejects import Rejects
-from api.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
-from api.scoring import Prediction, Version, predict
-from api.shelf import Shelf
-from api.spool import Spool
-from db import instances, predictions
+from api.http import connections, server
+from api.http.bearer_keys import Keys
+from api.http.fast_path import Answer, Direct, put_before
+from api.http.guard import REQUEST, TIMEOUT, Guard
+from api.http.known_paths import KnownPaths
+from api.http.openapi import document
+from api.log.drain import Drainer
+from api.log.prediction_log import Breaker, PredictionLog
+from api.log.spool import Spool
+from api.prometheus import CAUSE, Numbers
+from api.requests.reject_counts import Rejects
+from api.requests.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
+from api.scoring.batcher import Batcher
+from api.scoring.lookups import Lookups
+from api.scoring.predict import Prediction, Version, predict
+from api.scoring.reasons import with_reasons
+from api.versions.bento_store import Shelf
+from api.versions.model_slot import ModelSlot
+from db import driver
+from db.history import heartbeats
+from db.log import writing
 from pipelines.spec import ModelSpec, find_spec
 from utils.clock import utc_now
 from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing, UnknownEntities
-from utils.log import configure
+from utils.log_setup import configure
 from utils.settings import Settings, load_settings
 
 ENDPOINTS = ("predict", "predict_batch", "predict_by_id", "feedback", "metadata")
@@ -84,7 +86,7 @@ class Endpoints:
         )
         self._lookups = Lookups(self.settings, schemas=self.schemas)
         self._feedback_thread = ThreadPoolExecutor(1, "feedback")
-        self._feedback_client = predictions.Client(self.settings)
+        self._feedback_client = driver.Client(self.settings)
         self._slot.start()
         self._batcher.start()
         self._drainer.start()
@@ -146,10 +148,10 @@ class Endpoints:
     def _record(self, prediction_id: UUID, actual: str | float) -> dict[str, Any]:
         model = self.schemas.spec.name
 
-        def write(link: predictions.Link) -> bool:
-            if known := predictions.is_logged(link, prediction_id):
-                predictions.add_feedback(link, prediction_id, model=model, actual=str(actual))
-            elif instances.is_spooling(link, model):
+        def write(link: driver.Link) -> bool:
+            if known := writing.is_logged(link, prediction_id):
+                writing.add_feedback(link, prediction_id, model=model, actual=str(actual))
+            elif heartbeats.is_spooling(link, model):
                 raise NotNow(reason="the prediction may not have reached the log yet", retry_after=5, cause="spool")
             return known
 
@@ -203,7 +205,7 @@ class Received(bentoml.IODescriptor):  # type: ignore[misc]
 
     @classmethod
     def openapi_components(cls, name: str) -> dict[str, Any]:
-        return {}  # `api.openapi` describes bodies and answers
+        return {}  # `api.http.openapi` describes bodies and answers
 
 
 class ModelService(bentoml.Service):  # type: ignore[misc]

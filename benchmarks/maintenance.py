@@ -18,9 +18,10 @@ import pymysql
 from sqlalchemy import text
 
 from benchmarks.figures import Figure, lower_is_better
+from db.admin.retention import MOVABLE, PREDICTIONS, add_partitions, cuts, drop_partitions
+from db.log.prediction_ids import new_id
+from db.log.writing import LOG_NEW
 from db.partitions import day_cut, days, split_later
-from db.predictions import LOG_NEW, new_id
-from db.retention import MOVABLE, PREDICTIONS, add_partitions, cuts, drop_partitions
 from db.session import engine, session
 from tests.services import own_mariadb
 from utils.clock import utc_now

@@ -15,14 +15,14 @@ from typing import Any
 import psutil
 from sqlalchemy import text
 
-from api.schemas import build_schemas
+from api.requests.schemas import build_schemas
 from benchmarks.figures import Figure, higher_is_better, lower_is_better, within
 from benchmarks.machine import load, process, wait_until_ready
 from benchmarks.serving_profile import profile
 from benchmarks.serving_sides import BATCH, MODEL, VERSIONS, Side, World
-from db import history
+from db.history import deployments
 from db.session import session
-from pipelines.features import pool_from_rows, score
+from pipelines.artifact.features import pool_from_rows, score
 from pipelines.spec import find_spec
 from tests.services import own_mariadb, wait_for
 from utils.settings import Settings
@@ -142,7 +142,7 @@ def _memory_by_swaps(world: World, side: Side) -> dict[int, float]:
 
 def _workers(world: World) -> list[Any]:
     with session(world.settings, "reader") as connection:
-        return [each for each in history.instances(connection, MODEL) if psutil.pid_exists(each["pid"])]
+        return [each for each in deployments.instances(connection, MODEL) if psutil.pid_exists(each["pid"])]
 
 
 def _median(rounds: Sequence[Loads], name: str, key: str = "requests_per_second") -> float:

@@ -13,17 +13,18 @@ import pandas as pd
 from catboost import CatBoostClassifier
 
 from api.launch import serve_command
-from api.shelf import Shelf
+from api.versions.bento_store import Shelf
 from benchmarks.baselines import course_style, mlflow_serve
-from db import history, store
-from db.sample import example_world
+from db import history
 from db.session import session
+from db.store import appending
 from db.tables import deployment
-from pipelines.bundle import bundle_hash, write_companions
-from pipelines.features import MISSING, pool_from_frame, rows_of, score
-from pipelines.profile import build_profile
+from pipelines.artifact.bundle import bundle_hash, write_companions
+from pipelines.artifact.features import MISSING, pool_from_frame, rows_of, score
+from pipelines.artifact.profile import build_profile
 from pipelines.spec import find_spec
-from stack.programs import settings_environment
+from stack.example_data.worlds import example_world
+from stack.programs.program import settings_environment
 from tests.servers import free_port
 from utils.clock import utc_now
 from utils.settings import Settings
@@ -147,7 +148,7 @@ class World:
 
     def _fill_store(self) -> None:
         newest = self.frame.sort_values("event_time").drop_duplicates("entity_id", keep="last")
-        store.append(
+        appending.append(
             self.settings,
             self.spec.store,
             features=newest[["entity_id", "event_time", *self.spec.features.columns]],

@@ -10,6 +10,7 @@ from benchmarks.figures import Figure, within
 from benchmarks.machine import load, process, wait_until_ready
 from benchmarks.serving_sides import MODEL, VERSIONS, Side, World
 from db import history
+from db.history import deployments
 from db.session import session
 from db.tables import shadow
 from pipelines.spec import find_spec
@@ -74,7 +75,7 @@ def _put(world: World, version: int | None) -> None:
 
     def done() -> bool:
         with session(world.settings, "reader") as connection:
-            return [each["shadow_version"] for each in history.instances(connection, MODEL)] == [version] * WORKERS
+            return [each["shadow_version"] for each in deployments.instances(connection, MODEL)] == [version] * WORKERS
 
     wait_for(f"challenger {version}", done)
 

@@ -17,10 +17,10 @@ import pyarrow.parquet
 
 from benchmarks.figures import Figure, lower_is_better, within
 from benchmarks.store_data import END, FEATURE_ROWS_A_LABEL, LABELS_AN_ENTITY, spec_of, write_files
-from db import online
-from db.predictions import Client
-from pipelines.load import load_file
-from stack.programs import settings_environment
+from db.driver import Client
+from db.store import online
+from pipelines.loading.loader import load_file
+from stack.programs.program import settings_environment
 from tests.services import own_mariadb
 from utils.settings import Settings, inherited_environment
 from utils.version import ROOT

@@ -15,9 +15,9 @@ import pandas as pd
 from sqlalchemy import text
 
 from benchmarks.store_data import END, spec_of
-from db.reading import training_rows
 from db.session import session
-from pipelines.extract import write_rows
+from db.store.point_in_time import training_rows
+from pipelines.runs.extract import write_rows
 from pipelines.spec import ModelSpec
 from utils.settings import STORE_DB, Settings, load_settings
 

@@ -34,7 +34,7 @@ def backup(
 
         evergreen backup /mnt/backups/tonight.tar --json
     """
-    from stack.backup import backup as write
+    from stack.backup.backup import backup as write
 
     now = utc_now()
     with Shown(quiet=json) as shown:
@@ -62,7 +62,7 @@ def restore(
 
         EVERGREEN_HOME=/srv/evergreen evergreen restore tonight.tar --force
     """
-    from stack.restore import restore as read
+    from stack.backup.restore import restore as read
 
     with Shown(quiet=json) as shown:
         report = read(load_settings(), file, force=force, progress=shown)

@@ -14,9 +14,9 @@ from utils.errors import NotFound
 from utils.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # these import pandas and Arrow: a second that `--help` need not take
-    from db.batch import LoadReport
-    from pipelines.load import Options
-    from pipelines.rejects import MaxRejects
+    from db.store.batch import LoadReport
+    from pipelines.loading.loader import Options
+    from pipelines.loading.rejects import MaxRejects
     from pipelines.spec import ModelSpec
 
 FILES_HELP = "Files: .csv, .csv.gz or .parquet; patterns in quotes; - for CSV from standard input."
@@ -63,7 +63,7 @@ def load(
     `zcat june.csv.gz | evergreen load credit_score - --map Datum=date --available-at +2d --dry-run`,
     `evergreen load credit_score --query`
     """
-    from pipelines.load import Options, overlaid
+    from pipelines.loading.loader import Options, overlaid
     from pipelines.spec import find_spec
 
     if [bool(files), example, query].count(True) != 1:
@@ -84,7 +84,7 @@ def load(
 
 
 def _max_rejects(text: str) -> "MaxRejects":
-    from pipelines.rejects import MaxRejects
+    from pipelines.loading.rejects import MaxRejects
 
     try:
         return MaxRejects.parse(text)
@@ -116,8 +116,9 @@ def _load(
     path: Path | None, *, spec: "ModelSpec", settings: Settings, options: "Options", quiet: bool, query: bool
 ) -> "LoadReport":
     """Load the file at `path`; where there is none the rows of the query, or the example."""
-    from pipelines.load import load_example, load_file
-    from pipelines.pull import pull
+    from pipelines.loading.loader import load_file
+    from pipelines.loading.pull import pull
+    from stack.example_data.load_example import load_example
 
     with Shown(path.name if path else "query" if query else "example world", quiet=quiet) as shown:
         if query:

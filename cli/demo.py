@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import as_json, as_table, err, out
-from db.scenario_names import Scenario
+from stack.example_data.scenario_names import Scenario
 from utils.settings import load_settings
 
 if TYPE_CHECKING:
-    from stack.demo import Outcome
+    from stack.demo.play import Outcome
 
 
 class Shown(StrEnum):
@@ -53,9 +53,9 @@ def demo(
         evergreen demo --scenario broken --json
     """
     from pipelines.spec import find_spec
-    from stack.demo import play
-    from stack.demo_stack import MODEL, changing, demo_stack, own_settings
-    from stack.webhook import webhook
+    from stack.demo.own_stack import MODEL, changing, demo_stack, own_settings
+    from stack.demo.play import play
+    from stack.demo.webhook import webhook
 
     begun, console, settings = since or time.time(), err if json else out, load_settings()
     with webhook() as (address, alerts):

@@ -46,7 +46,7 @@ def forget(
 
         evergreen forget churn C-1042
     """
-    from pipelines.forget import forget as forget_entity
+    from pipelines.maintenance.forget import forget as forget_entity
     from pipelines.spec import find_spec
 
     settings = load_settings()

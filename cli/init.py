@@ -30,8 +30,8 @@ def init(
 
     Examples: `evergreen init orders --from orders.csv`, `evergreen init churn2 --from customers.parquet --label left`
     """
-    from pipelines.guess import Asked
-    from pipelines.init import write_model_file
+    from pipelines.init.draft import Asked
+    from pipelines.init.write import write_model_file
 
     settings = load_settings()
     asked = Asked(label=label, entity=entity, event_time=event_time, task=task)

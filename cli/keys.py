@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from api.keys import KeyFile
+from api.http.bearer_keys import KeyFile
 from cli.output import Json, as_json, as_table, err, out
 from utils.clock import utc_now
 from utils.settings import load_settings

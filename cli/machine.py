@@ -109,7 +109,7 @@ def logs(
 
         evergreen logs serve-credit_score -f
     """
-    from stack.logs import show
+    from stack.programs.logs import show
 
     show(load_settings(), part=part, lines=lines, follow=follow)
 
@@ -162,8 +162,8 @@ def begin() -> None:
         evergreen begin
     """
     from pipelines.spec import load_spec, model_names
-    from stack.airflow import Airflow
-    from stack.steps import Steps
+    from stack.programs.airflow_client import Airflow
+    from stack.progress import Steps
     from stack.up import begin_models, load_examples
 
     settings, begun = load_settings(), time.time()

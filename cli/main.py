@@ -20,8 +20,8 @@ from cli import (
     shadow,
     simulation,
     snapshots,
-    story,
     tables,
+    why,
 )
 from cli.output import err
 from utils.errors import EvergreenError
@@ -38,7 +38,7 @@ app = typer.Typer(
 for part in (
     *(machine, backup, demo, maintain),
     *(init, tables, data, snapshots, forget, keys),
-    *(models, shadow, replay, scoring, simulation, story),
+    *(models, shadow, replay, scoring, simulation, why),
 ):
     part.register(app)
 

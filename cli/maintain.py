@@ -37,7 +37,7 @@ def maintain(
 
         evergreen maintain partitions --hold-inserts
     """
-    from pipelines.maintenance import DUTIES, Job
+    from pipelines.maintenance.duties import DUTIES, Job
 
     if unknown := [name for name in duties or () if name not in DUTIES]:
         raise NotFound(what=f"duty {unknown[0]!r}", hint=f"there are {', '.join(DUTIES)}")

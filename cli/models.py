@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import typer
 
 from cli.output import Json, as_json, as_table, err, out
-from db import history
+from db.history import decisions, deployments, trainings
 from db.session import session
 from pipelines.spec import Feature, find_spec, load_spec, model_names
 from utils.clock import utc_now
@@ -70,30 +70,31 @@ def train(
     settings = load_settings()
     spec = find_spec(settings.models_dir, model)
     if airflow:
-        from stack.airflow import Airflow
+        from stack.programs.airflow_client import Airflow
 
         conf = {"window_end": window_end, "trials": trials, "reason": reason}
         run_id = Airflow(settings).trigger(f"{model}_training", conf)
         return as_json({"run_id": run_id}) if json else out.print(f"triggered {model}_training, run {run_id}")
-    from pipelines import runs, training
+    from pipelines.runs import training_runs
+    from pipelines.training import training_steps
 
     if spec.source.query:
-        from pipelines.pull import pull
+        from pipelines.loading.pull import pull
 
         pulled = pull(settings, spec=spec, caused_by="evergreen train", now=utc_now())
         err.print(f"pulled {pulled.features_added:,} new feature rows and {pulled.labels_added:,} new labels")
     now = utc_now()
-    end = runs.parse_window_end(window_end) if window_end else now
+    end = training_runs.parse_window_end(window_end) if window_end else now
     run_id = f"cli/{now:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
-    runs.record_decision(settings, model=model, cause="manual", reason=reason, caused_by=run_id, now=now)
-    runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=end, trials=trials)
+    training_runs.record_decision(settings, model=model, cause="manual", reason=reason, caused_by=run_id, now=now)
+    training_runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=end, trials=trials)
     try:
         _do_steps(run_id, settings=settings, quiet=json)
     except BaseException:
-        training.give_up(run_id, settings=settings, now=utc_now())
+        training_steps.give_up(run_id, settings=settings, now=utc_now())
         raise
     with session(settings, "pipeline") as connection:
-        verdict = history.find_verdict(connection, run_id)
+        verdict = decisions.find_verdict(connection, run_id)
     assert verdict  # noqa: S101  (the last step wrote it)
     if json:
         return as_json(dict(verdict))
@@ -116,8 +117,8 @@ def deploy(
 
         evergreen deploy credit_score 3 --reason "audit"
     """
-    from pipelines import promote
-    from pipelines.deploy import roll_out, undo, verify
+    from pipelines.deployment import promote
+    from pipelines.deployment.rollout import roll_out, undo, verify
 
     settings, me, decision = load_settings(), f"cli/{uuid4().hex[:8]}", None
     find_spec(settings.models_dir, model)
@@ -145,7 +146,7 @@ def rollback(
 
         evergreen rollback credit_score --reason "complaints since Tuesday"
     """
-    from pipelines.deploy import roll_back, verify
+    from pipelines.deployment.rollout import roll_back, verify
 
     settings, me = load_settings(), f"cli/{uuid4().hex[:8]}"
     find_spec(settings.models_dir, model)
@@ -170,7 +171,7 @@ def lineage(
     except ValueError:
         raise DataRefused(f"{prediction_id!r} is not a prediction_id: those are UUIDs") from None
     with session(load_settings(), "reader") as connection:
-        row = history.lineage(connection, wanted)
+        row = trainings.lineage(connection, wanted)
     if row is None:
         raise NotFound(what=f"prediction {wanted}", where="the log")
     if json:
@@ -181,12 +182,12 @@ def lineage(
 
 
 def _do_steps(run_id: str, *, settings: Settings, quiet: bool) -> None:
-    from pipelines import training
+    from pipelines.training import training_steps
 
-    for name in training.STEPS:
+    for name in training_steps.STEPS:
         started = time.monotonic()
         with err.status(f"{name} …"):
-            done = training.do(name, run_id, settings=settings, now=utc_now())
+            done = training_steps.do(name, run_id, settings=settings, now=utc_now())
         if not quiet:
             out.print(f"{name:<9} {time.monotonic() - started:6.1f} s  {done.summary}", soft_wrap=True, markup=False)
 
@@ -194,7 +195,7 @@ def _do_steps(run_id: str, *, settings: Settings, quiet: bool) -> None:
 def _model_row(settings: Settings, name: str) -> dict[str, object]:
     spec = load_spec(settings.models_dir / f"{name}.yaml")
     with session(settings, "reader") as connection:
-        serving = history.champion(connection, name)
+        serving = deployments.champion(connection, name)
     return {
         "model": name,
         "task": spec.task,

@@ -39,7 +39,7 @@ def replay(
         evergreen replay credit_score --from 2026-06-01 --to 2026-09-01 --every 14d --trials 3 --json
     """
     from pipelines.replay import replay as walk
-    from pipelines.runs import parse_window_end
+    from pipelines.runs.training_runs import parse_window_end
     from pipelines.spec import find_spec
 
     settings = load_settings()

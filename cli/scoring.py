@@ -46,7 +46,7 @@ def score(
     """
     if bool(file) == bool(query):
         raise typer.BadParameter("give either a file or --query")
-    from pipelines.score import score_rows
+    from pipelines.batch_scoring.score import score_rows
 
     with Shown(file.name if file else "query", quiet=json) as shown:
         done = score_rows(

@@ -14,7 +14,7 @@ from utils.errors import DataRefused
 from utils.settings import load_settings
 
 if TYPE_CHECKING:
-    from pipelines.compare import Comparison
+    from pipelines.monitoring.comparison import Comparison
 
 Model = Annotated[str, typer.Argument(help="Name of a model: a file in models/ without its ending.")]
 SHOWN = 10  # rows of a table
@@ -45,7 +45,7 @@ def shadow(
 
         evergreen shadow credit_score --stop
     """
-    from pipelines import shadow as shadows
+    from pipelines.deployment import shadow as shadows
 
     settings, me = load_settings(), f"cli/{uuid4().hex[:8]}"
     find_spec(settings.models_dir, model)
@@ -94,8 +94,8 @@ def compare(
 
         evergreen compare credit_score --version 4 --since 2026-06-30T12:00:00 --json
     """
-    from pipelines import compare as comparing
-    from pipelines.runs import parse_window_end
+    from pipelines.monitoring import comparison as comparing
+    from pipelines.runs.training_runs import parse_window_end
 
     settings = load_settings()
     spec = find_spec(settings.models_dir, model)

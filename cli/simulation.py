@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.output import as_json, err, out
-from db.scenario_names import Scenario
 from pipelines.spec import find_spec
+from stack.example_data.scenario_names import Scenario
 from utils.clock import as_utc, utc_now
 from utils.duration import UNITS, parse_duration
 from utils.settings import load_settings
 
 if TYPE_CHECKING:
-    from stack.simulate import Summary
+    from stack.demo.simulate import Summary
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def simulate(
 
         evergreen simulate credit_score --requests 0
     """
-    from stack.simulate import simulate as run
+    from stack.demo.simulate import simulate as run
 
     settings = load_settings()
     done = run(

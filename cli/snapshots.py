@@ -26,11 +26,11 @@ def list_snapshots(
 
     Example: `evergreen snapshot list credit_score`
     """
-    from db import history
+    from db.history import trainings
     from db.session import session
 
     with session(load_settings(), "pipeline") as connection:
-        found = [dict(row) for row in history.snapshots(connection, model, limit=limit)]
+        found = [dict(row) for row in trainings.snapshots(connection, model, limit=limit)]
     if json:
         as_json(found)
     elif found:
@@ -51,7 +51,7 @@ def verify(
 
     Example: `evergreen snapshot verify credit_score-20261121T030000-7-0f3a5c9b1d2e`
     """
-    from pipelines.verify import verify as again
+    from pipelines.runs.verify import verify as again
 
     with err.status(f"reading {snapshot_id} again"):
         found = again(snapshot_id, settings=load_settings())

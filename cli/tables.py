@@ -10,7 +10,7 @@ from utils.errors import UnknownModel
 from utils.settings import load_settings
 
 if TYPE_CHECKING:  # this imports SQLAlchemy
-    from db.store_plan import Change
+    from db.store.plan import Change
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def migrate(
 
     Examples: `evergreen migrate --plan`, `evergreen migrate`, `evergreen migrate --drop churn.region`
     """
-    from db import bootstrap
+    from db.admin import bootstrap
     from pipelines.spec import load_spec, model_names
 
     if plan and create:

@@ -45,7 +45,7 @@ def deployment(spec: ModelSpec) -> None:
     def build() -> None:
         @task(multiple_outputs=False)
         def claim() -> dict[str, object]:
-            from pipelines import promote
+            from pipelines.deployment import promote
 
             with step() as settings:
                 decision = promote.claim(settings, model=spec.name, run_id=own_id(), now=utc_now())
@@ -53,8 +53,8 @@ def deployment(spec: ModelSpec) -> None:
 
         @task(task_id="promote")
         def promote_candidate(claimed: dict[str, int]) -> int:
-            from pipelines import promote
-            from pipelines.training import version_url
+            from pipelines.deployment import promote
+            from pipelines.training.training_steps import version_url
 
             with step() as settings:
                 version = promote.promote(settings, decision_id=claimed["decision"])
@@ -63,10 +63,10 @@ def deployment(spec: ModelSpec) -> None:
 
         @task
         def roll_out(claimed: dict[str, object], version: int) -> int:
-            from pipelines import deploy
+            from pipelines.deployment import rollout
 
             with step() as settings:
-                deploy.roll_out(
+                rollout.roll_out(
                     settings, model=spec.name, version=version, caused_by=own_id(), reason=str(claimed["why"]),
                     decision_id=int(str(claimed["decision"])), now=utc_now(),
                 )  # fmt: skip
@@ -74,17 +74,17 @@ def deployment(spec: ModelSpec) -> None:
 
         @task(retries=0)
         def verify(version: int) -> None:
-            from pipelines import deploy
+            from pipelines.deployment import rollout
 
             with step() as settings:
-                deploy.verify(settings, model=spec.name, version=version, caused_by=own_id())
+                rollout.verify(settings, model=spec.name, version=version, caused_by=own_id())
 
         @task(trigger_rule="one_failed")
         def roll_back() -> None:
-            from pipelines import deploy
+            from pipelines.deployment import rollout
 
             with step() as settings:
-                deploy.undo(settings, model=spec.name, caused_by=own_id(), now=utc_now())
+                rollout.undo(settings, model=spec.name, caused_by=own_id(), now=utc_now())
 
         claimed = claim()
         version = with_link(promote_candidate(claimed))

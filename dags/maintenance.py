@@ -6,7 +6,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import CronTriggerTimetable, dag, task
 from steps import ALERTS, RETRIES, as_user, own_id, step
 
-from pipelines.maintenance import DUTIES
+from pipelines.maintenance.duties import DUTIES
 from utils.clock import utc_now
 from utils.settings import load_settings
 
@@ -50,7 +50,7 @@ def build() -> None:
     def duty(name: str) -> None:
         @task(task_id=name)
         def do() -> str:
-            from pipelines.maintenance import Job
+            from pipelines.maintenance.duties import Job
 
             with step() as settings:
                 return DUTIES[name](Job(as_user("maintenance", settings), utc_now(), own_id()))

@@ -6,7 +6,7 @@ from airflow.sdk import Asset, CronTriggerTimetable, DeltaTriggerTimetable, Para
 from airflow.sdk.bases.operator import chain
 from steps import ALERTS, RETRIES, model_specs, own_id, run_time, state_of, step
 
-from pipelines.monitoring import STEPS
+from pipelines.monitoring.monitoring_steps import STEPS
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
 from utils.duration import show_duration
@@ -59,15 +59,15 @@ def monitoring(spec: ModelSpec) -> None:
     def build() -> None:
         @task
         def release() -> list[str]:
-            from pipelines import monitoring
+            from pipelines.monitoring import monitoring_steps
 
             with step() as settings:
-                return monitoring.release(settings, model=spec.name, state_of=state_of, now=utc_now())
+                return monitoring_steps.release(settings, model=spec.name, state_of=state_of, now=utc_now())
 
         def monitoring_step(name: str) -> object:
             @task(task_id=name)
             def do() -> str:
-                from pipelines.runs import parse_window_end
+                from pipelines.runs.training_runs import parse_window_end
 
                 given = get_current_context()["params"]["window_end"]
                 with step() as settings:
@@ -78,25 +78,25 @@ def monitoring(spec: ModelSpec) -> None:
 
         @task
         def decide() -> str:
-            from pipelines import monitoring
+            from pipelines.monitoring import monitoring_steps
 
             with step() as settings:
-                made = monitoring.decide(settings, spec, caused_by=own_id(), now=utc_now())
+                made = monitoring_steps.decide(settings, spec, caused_by=own_id(), now=utc_now())
             return f"{made['action']}, {made['cause']}: {made['reason']}"
 
         @task(outlets=[Asset(f"retrain/{spec.name}")])
         def announce() -> str:
-            from pipelines import monitoring
+            from pipelines.monitoring import monitoring_steps
 
             with step() as settings:
-                return monitoring.due(settings, model=spec.name)
+                return monitoring_steps.due(settings, model=spec.name)
 
         @task(outlets=[Asset(f"candidate/{spec.name}")])
         def announce_candidate() -> str:
-            from pipelines import monitoring
+            from pipelines.monitoring import monitoring_steps
 
             with step() as settings:
-                return monitoring.due_candidate(settings, model=spec.name)
+                return monitoring_steps.due_candidate(settings, model=spec.name)
 
         released = release()
         chain(released, *(monitoring_step(name) for name in STEPS), decide(), announce())

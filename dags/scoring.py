@@ -50,7 +50,7 @@ def scoring(spec: ModelSpec) -> None:
     def build() -> None:
         @task(retries=0)
         def score() -> str:
-            from pipelines.score import score_rows
+            from pipelines.batch_scoring.score import score_rows
 
             given = {name: value or None for name, value in get_current_context()["params"].items()}
             file, out = (Path(given[name]) if given[name] else None for name in ("file", "out"))

@@ -29,7 +29,7 @@ RETRIES: dict[str, Any] = {
 
 def tell(context: Any) -> None:
     """Tell people that a run failed: in the log, and at the webhook where one is set."""
-    from pipelines import alert
+    from pipelines.monitoring import alert
 
     failed = context.get("ti")
     dag_id, run_id = context["dag"].dag_id, context["run_id"]

@@ -9,7 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from steps import ALERTS, RETRIES, MlflowLink, as_user, model_specs, own_id, run_time, step, with_link
 
 from pipelines.spec import ModelSpec
-from pipelines.training import STEPS
+from pipelines.training.training_steps import STEPS
 from utils.clock import utc_now
 from utils.settings import Settings, load_settings
 
@@ -72,13 +72,13 @@ def steps_in_order() -> Iterator[tuple[str, int]]:
 
 def _record_own_decision(settings: Settings, spec: ModelSpec, *, reason: str) -> None:
     """A run that monitoring woke has its decision already; the others record why they are."""
-    from pipelines import runs
+    from pipelines.runs import training_runs
 
     kind = get_current_context()["dag_run"].run_type.value  # str() of it is not its value
     if kind == "scheduled":
-        runs.record_schedule(settings, spec, caused_by=own_id(), now=utc_now())
+        training_runs.record_schedule(settings, spec, caused_by=own_id(), now=utc_now())
     elif not kind.startswith("asset"):
-        runs.record_decision(
+        training_runs.record_decision(
             settings, model=spec.name, cause="manual", reason=reason, caused_by=own_id(), now=utc_now()
         )
 
@@ -101,13 +101,13 @@ def training(spec: ModelSpec) -> None:
     def build() -> None:
         @task
         def claim() -> str:
-            from pipelines import runs
+            from pipelines.runs import training_runs
 
             given = get_current_context()["params"]
             with step() as settings:
                 _record_own_decision(settings, spec, reason=given["reason"])
-                window_end = runs.parse_window_end(given["window_end"]) if given["window_end"] else run_time()
-                run = runs.claim(
+                window_end = training_runs.parse_window_end(given["window_end"]) if given["window_end"] else run_time()
+                run = training_runs.claim(
                     settings, spec=spec, run_id=own_id(), now=utc_now(), window_end=window_end, trials=given["trials"]
                 )
             return run.run_id
@@ -115,10 +115,10 @@ def training(spec: ModelSpec) -> None:
         def pipeline_step(name: str, times: int = 1) -> object:
             @task(task_id=name)
             def do(claimed: str, part: int = 0) -> str:
-                from pipelines import training
+                from pipelines.training import training_steps
 
                 with step() as settings:
-                    done = training.do(name, claimed, settings=settings, now=utc_now())
+                    done = training_steps.do(name, claimed, settings=settings, now=utc_now())
                     MlflowLink.show(done.url)
                 return done.summary
 
@@ -126,25 +126,25 @@ def training(spec: ModelSpec) -> None:
 
         @task(outlets=[Asset(f"candidate/{spec.name}")])
         def announce(claimed: str) -> None:
-            from pipelines import runs
+            from pipelines.runs import training_runs
 
             with step() as settings:
-                verdict = runs.verdict(settings, claimed)
+                verdict = training_runs.verdict(settings, claimed)
             if verdict != "promote":
                 raise AirflowSkipException(f"the verdict is {verdict}: nothing to deploy")
 
         @task(trigger_rule="one_failed")
         def release() -> None:
-            from pipelines import training
+            from pipelines.training import training_steps
 
             with step() as settings:
-                training.give_up(own_id(), settings=settings, now=utc_now())
+                training_steps.give_up(own_id(), settings=settings, now=utc_now())
 
         @task
         def pull() -> str:
             from airflow.sdk import Connection
 
-            from pipelines.pull import pull as pull_rows
+            from pipelines.loading.pull import pull as pull_rows
 
             over = spec.source.connection
             with step() as settings:

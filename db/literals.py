@@ -1,7 +1,7 @@
 """Many rows in one statement, five times faster than the driver puts them together, and as safe.
 
-The driver looks at every character of every value. Here text goes into the statement as hexadecimal digits, as in
-`db.reading`: whatever it says, and whatever the server's mode is, it can't end the literal that it stands in.
+The driver looks at every character of every value. Here text goes into the statement as hexadecimal digits:
+whatever it says, and whatever the server's mode is, it can't end the literal that it stands in.
 """
 
 from collections.abc import Iterator, Sequence

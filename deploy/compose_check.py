@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from api.schemas import example
+from api.requests.schemas import example
 from deploy import compose_profiles as profiles
 from deploy.compose_stack import ONE_SHOT, PROJECT, Stack, wait_for
 from deploy.compose_traffic import Target, Traffic
 from pipelines.spec import find_spec, model_names
-from stack.airflow import Airflow
+from stack.programs.airflow_client import Airflow
 
 TAKE_2_GB = "python -c 'bytearray(1) * 2**31'; test $? = 137"  # 137: killed by the kernel for its memory
 RATE = 50.0  # requests a second while containers are killed and exchanged

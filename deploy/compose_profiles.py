@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from api.schemas import example
+from api.requests.schemas import example
 from db.session import session
 from deploy.compose_stack import Stack, wait_for
 from deploy.compose_traffic import Target, Traffic
 from deploy.dashboards import Query, queries
 from pipelines.spec import find_spec
-from stack.airflow import Airflow
+from stack.programs.airflow_client import Airflow
 from utils.settings import OPTUNA_DB
 
 NAMES = ("monitoring", "load", "replicas", "scale")

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from stack.ports import free_ports
+from stack.programs.ports import free_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 

@@ -45,7 +45,7 @@ class Account:
 class Traffic:
     """`rate` requests a second to `targets` in turn, each sent once, whatever became of those before it.
 
-    Not `stack.traffic`, which sends a request until it is answered: here the failures are what is counted.
+    Not `stack.demo.traffic`, which sends a request until it is answered: here the failures are what is counted.
 
     Use as a context: it starts there and ends with it.
     """

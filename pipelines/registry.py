@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from db import history
+from db.history import deployments
 from db.session import session
-from pipelines.bundle import FILES, Bundle, bundle_hash, read_bundle
+from pipelines.artifact.bundle import FILES, Bundle, bundle_hash, read_bundle
 from utils.errors import NotFound, Unreachable
 from utils.settings import Settings
 
@@ -191,6 +191,6 @@ def discard(settings: Settings, model: str, version: int) -> None:
 def reconcile(settings: Settings, model: str) -> None:
     """Make `champion` and `previous` say what the deployment history says; harmless when they do already."""
     with session(settings, "pipeline") as connection:
-        row = history.desired(connection, model)
+        row = deployments.desired(connection, model)
     set_alias(settings, model, CHAMPION, row["version"] if row else None)
     set_alias(settings, model, PREVIOUS, row["previous_version"] if row else None)

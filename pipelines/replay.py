@@ -16,15 +16,18 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from db import history
-from db.reading import training_frame
+from db.history import decisions, deployments
 from db.session import session
-from db.store import latest_commit_seq
-from pipelines import deploy, promote, registry, runs, training
-from pipelines.bundle import Bundle
-from pipelines.features import pool_from_frame, score
-from pipelines.metrics import Judged, judge, value
+from db.store.loads import latest_commit_seq
+from db.store.point_in_time import training_frame
+from pipelines import registry
+from pipelines.artifact.bundle import Bundle
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.deployment import promote, rollout
+from pipelines.measures.metrics import Judged, judge, value
+from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec
+from pipelines.training import training_steps
 from utils.clock import utc_now
 from utils.duration import duration
 from utils.errors import DataRefused, IntegrityError
@@ -145,28 +148,30 @@ def _train(
     """One training with all that follows from its verdict; returns the verdict and its reason."""
     run_id = f"{name}/{window_end:%Y-%m-%dT%H:%M:%S}"
     reason = f"replay of {window_end:%Y-%m-%d %H:%M}"
-    runs.record_decision(settings, model=name, cause="manual", reason=reason, caused_by=run_id, now=utc_now())
-    runs.claim(settings, spec=spec, model=name, run_id=run_id, now=utc_now(), window_end=window_end, trials=trials)
+    training_runs.record_decision(settings, model=name, cause="manual", reason=reason, caused_by=run_id, now=utc_now())
+    training_runs.claim(
+        settings, spec=spec, model=name, run_id=run_id, now=utc_now(), window_end=window_end, trials=trials
+    )
     try:
-        for step in training.STEPS:
-            training.do(step, run_id, settings=settings, now=utc_now())
+        for step in training_steps.STEPS:
+            training_steps.do(step, run_id, settings=settings, now=utc_now())
         return _follow(settings, name, run_id)
     except (DataRefused, IntegrityError) as error:
-        training.give_up(run_id, settings=settings, now=utc_now())
+        training_steps.give_up(run_id, settings=settings, now=utc_now())
         return "failed", str(error)
     except BaseException:
-        training.give_up(run_id, settings=settings, now=utc_now())
+        training_steps.give_up(run_id, settings=settings, now=utc_now())
         raise
 
 
 def _follow(settings: Settings, name: str, run_id: str) -> tuple[str, str]:
     with session(settings, "pipeline") as connection:
-        verdict = history.find_verdict(connection, run_id)
+        verdict = decisions.find_verdict(connection, run_id)
     assert verdict  # noqa: S101  (the last step wrote it)
     if verdict["verdict"] == "promote":
         claimed = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
         version = promote.promote(settings, decision_id=claimed["id"])
-        deploy.roll_out(
+        rollout.roll_out(
             settings, model=name, version=version, caused_by=run_id, reason=claimed["reason"], now=utc_now(),
             decision_id=claimed["id"],
         )  # fmt: skip
@@ -175,7 +180,7 @@ def _follow(settings: Settings, name: str, run_id: str) -> tuple[str, str]:
 
 def _serving(settings: Settings, name: str) -> int | None:
     with session(settings, "pipeline") as connection:
-        row = history.champion(connection, name)
+        row = deployments.champion(connection, name)
     return int(row["version"]) if row else None
 
 
@@ -183,7 +188,7 @@ def _learned_from(settings: Settings, name: str, version: int | None) -> str | N
     """How far back the version learned, where that was searched."""
     if version is None:
         return None
-    run = runs.load_run(settings, registry.version_tags(settings, name, version)["run_id"])
+    run = training_runs.load_run(settings, registry.version_tags(settings, name, version)["run_id"])
     return (run.best_params or {}).get("window")
 
 

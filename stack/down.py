@@ -2,9 +2,9 @@
 
 import shutil
 
-from stack.folders import runtime
-from stack.processes import clear_leftovers
-from stack.supervisor import Supervisor
+from stack.programs.folders import runtime
+from stack.programs.processes import clear_leftovers
+from stack.programs.supervisor import Supervisor
 from utils.errors import StackError
 from utils.settings import Settings
 from utils.version import ROOT

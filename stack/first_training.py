@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from db import history
+from db.history import decisions, deployments
 from db.session import session
-from db.store import latest_commit_seq
+from db.store.loads import latest_commit_seq
 from pipelines.spec import ModelSpec
-from stack.airflow import Airflow
-from stack.steps import Steps
+from stack.programs.airflow_client import Airflow
+from stack.progress import Steps
 from stack.summary import first_answer
 from utils.errors import StackError
 from utils.settings import Settings
@@ -45,7 +45,7 @@ def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *,
 def is_live(settings: Settings, model: str) -> bool:
     """Whether a version of `model` has ever come up everywhere."""
     with session(settings, "pipeline") as connection:
-        return history.live(connection, model) is not None
+        return deployments.live(connection, model) is not None
 
 
 def _start(airflow: Airflow, model: str) -> tuple[str, str]:
@@ -71,7 +71,7 @@ def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[s
 
 def _require_promotion(settings: Settings, model: str, run_id: str) -> None:
     with session(settings, "pipeline") as connection:
-        decision = history.find_verdict(connection, run_id)
+        decision = decisions.find_verdict(connection, run_id)
     if decision is None or decision["verdict"] != "promote":
         why = f"{decision['verdict']}: {decision['reason']}" if decision else "no verdict was recorded"
         raise StackError(f"the first model of {model} was not promoted ({why})")

@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
-from stack import airflow_programs
-from stack.programs import Launch, mlflow_program, serving_programs
+from stack.programs import airflow_programs
+from stack.programs.program import Launch
+from stack.programs.program_list import mlflow_program, serving_programs
 from utils.errors import NotFound
 from utils.settings import Settings
 

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from db import history
+from db.history import deployments
 from db.session import session
-from stack.health import answers, healthy, mariadb_answers
-from stack.processes import pss_mb
-from stack.programs import Program, programs, serving_urls
-from stack.supervisor import RUNNING, State, Supervisor
+from stack.programs.health import answers, healthy, mariadb_answers
+from stack.programs.processes import pss_mb
+from stack.programs.program import Program
+from stack.programs.program_list import programs, serving_urls
+from stack.programs.supervisor import RUNNING, State, Supervisor
 from utils.errors import EvergreenError
 from utils.settings import Settings
 
@@ -78,7 +79,7 @@ def models(settings: Settings) -> list[Served]:
 def _served(settings: Settings, model: str, url: str) -> Served:
     try:
         with session(settings, "reader") as connection:
-            workers = history.instances(connection, model)
+            workers = deployments.instances(connection, model)
     except EvergreenError:  # the list of parts says that MariaDB is away
         workers = []
     versions = {worker["version"] for worker in workers}

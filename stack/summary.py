@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.spec import ModelSpec
-from stack.programs import serving_urls
+from stack.programs.program_list import serving_urls
 from utils.errors import StackError
 from utils.settings import Settings
 

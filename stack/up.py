@@ -1,24 +1,23 @@
 """`up`: from a checkout to a stack that answers. Every step looks first and changes only what is missing."""
 
-import fcntl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
 
 from pipelines.spec import ModelSpec, load_spec, model_names
-from stack import airflow_programs, mariadb, ports, secrets
-from stack.airflow import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
 from stack.first_training import is_live, train_first
-from stack.folders import runtime
-from stack.health import answers, healthy
-from stack.programs import Program, programs
-from stack.steps import Steps
+from stack.programs import airflow_programs, mariadb, ports, secrets
+from stack.programs.airflow_client import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
+from stack.programs.health import answers, healthy
+from stack.programs.lock import alone
+from stack.programs.program import Program
+from stack.programs.program_list import programs
+from stack.programs.supervisor import STOPPED, Supervisor
+from stack.progress import Steps
 from stack.summary import farewell, is_ready, wait_ready
-from stack.supervisor import STOPPED, Supervisor
 from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
@@ -65,17 +64,6 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     return settings
 
 
-@contextmanager
-def alone(settings: Settings) -> Iterator[None]:
-    """One `up` or `restore` at a time: two would make the same things twice."""
-    with (runtime(settings) / "up.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StackError(f"an `evergreen up` or `restore` is at work in {settings.home}: wait for it") from None
-        yield
-
-
 def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -> Plan:
     with steps.step("ports and supervisor") as step:
         plan = Plan(settings, specs, tuple(programs(settings)), Supervisor(settings))
@@ -107,7 +95,7 @@ def _start_data(plan: Plan, steps: Steps) -> None:
     settings = plan.settings
     _start_mariadb(plan, steps)
     with steps.step("databases and tables") as step:
-        from db import bootstrap
+        from db.admin import bootstrap
 
         bootstrap.create_databases_and_users(settings)
         plan.supervisor.start([program.name for program in plan.named("mlflow")])  # makes its own tables meanwhile
@@ -146,9 +134,9 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
 
 def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) -> None:
     """The example world of every model that has one and no data yet. Raises: Unreachable, AccessDenied."""
-    from db.sample import WORLDS
-    from db.store import latest_commit_seq
-    from pipelines.load import load_example
+    from db.store.loads import latest_commit_seq
+    from stack.example_data.load_example import load_example
+    from stack.example_data.worlds import WORLDS
 
     for spec in specs:
         if spec.name not in WORLDS or latest_commit_seq(settings, spec.name):

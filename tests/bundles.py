@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from catboost import CatBoostClassifier, CatBoostRegressor
 
-from pipelines.bundle import bundle_hash, write_companions
-from pipelines.features import pool_from_frame, score
-from pipelines.profile import build_profile
+from pipelines.artifact.bundle import bundle_hash, write_companions
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.profile import build_profile
 from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
 
 TEXTS = ["Auto Loan", "Home Equity Loan, Auto Loan", "Student Loan", "Payday Loan, Student Loan"]

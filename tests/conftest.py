@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from db import bootstrap
-from db.schema import Column, StoreSchema
+from db.admin import bootstrap
+from db.store.schema import Column, StoreSchema
 from pipelines.spec import ModelSpec, find_spec
 from tests.servers import MariaDB, mariadb_server
 from utils.settings import Settings, load_settings

@@ -16,14 +16,17 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from db import bootstrap, sample
+from db.admin import bootstrap
 from db.session import session
-from pipelines import deploy, promote, runs, training
-from pipelines.load import load_file
+from pipelines.deployment import promote, rollout
+from pipelines.loading.loader import load_file
+from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec, find_spec
-from stack import airflow_programs, ports
-from stack.programs import programs
-from stack.supervisor import Supervisor
+from pipelines.training import training_steps
+from stack.example_data import worlds
+from stack.programs import airflow_programs, ports
+from stack.programs.program_list import programs
+from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.services import wait_for
 from utils.settings import Settings, load_settings
@@ -129,16 +132,16 @@ def train_and_deploy(stack: Stack) -> None:
     """The example world up to `END`, one training by it, and its version in service."""
     settings, spec = stack.settings, stack.spec
     world = settings.home / "world.parquet"
-    sample.example_world("credit_score", end=END, customers=600).to_parquet(world)
+    worlds.example_world("credit_score", end=END, customers=600).to_parquet(world)
     load_file(world, spec=spec, settings=settings, caused_by="test", now=END + timedelta(hours=1))
-    runs.record_decision(settings, model=MODEL, cause="manual", reason="a test", caused_by="t/kept", now=END)
-    runs.claim(settings, spec=spec, run_id="t/kept", now=END, window_end=END)
-    for step in training.STEPS:
-        training.do(step, "t/kept", settings=settings, now=END)
-    assert runs.verdict(settings, "t/kept") == "promote"
+    training_runs.record_decision(settings, model=MODEL, cause="manual", reason="a test", caused_by="t/kept", now=END)
+    training_runs.claim(settings, spec=spec, run_id="t/kept", now=END, window_end=END)
+    for step in training_steps.STEPS:
+        training_steps.do(step, "t/kept", settings=settings, now=END)
+    assert training_runs.verdict(settings, "t/kept") == "promote"
     decision = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
     version = promote.promote(settings, decision_id=decision["id"])
-    deploy.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)
+    rollout.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)
 
 
 def root(settings: Settings, sql: str) -> list[Any]:

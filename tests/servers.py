@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pymysql
 
-from stack.ports import free_ports
+from stack.programs.ports import free_ports
 
 START_SECONDS = 60
 

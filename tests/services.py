@@ -18,15 +18,17 @@ import yaml
 from sqlalchemy import RowMapping, text
 
 from api.launch import serve_command
-from api.schemas import example
-from api.shelf import Shelf
-from db import bootstrap, history
-from db.schema import StoreSchema
+from api.requests.schemas import example
+from api.versions.bento_store import Shelf
+from db import history
+from db.admin import bootstrap
+from db.history import deployments
 from db.session import session
+from db.store.schema import StoreSchema
 from db.tables import deployment
 from pipelines.spec import ModelSpec, find_spec
-from stack import mariadb
-from stack.programs import settings_environment
+from stack.programs import mariadb
+from stack.programs.program import settings_environment
 from tests.bundles import write_bundle
 from tests.servers import free_port
 from utils.clock import utc_now
@@ -172,7 +174,7 @@ class Service:
 
     def workers(self) -> list[RowMapping]:
         with session(self.settings, "reader") as connection:
-            return history.instances(connection, self.spec.name)
+            return deployments.instances(connection, self.spec.name)
 
     def is_ready(self) -> bool:
         try:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import psutil
 from sqlalchemy import RowMapping
 
-from stack.processes import is_alive, ours
-from stack.programs import base_environment
+from stack.programs.processes import is_alive, ours
+from stack.programs.program import base_environment
 from tests.chaos.accounts import Killed
 from tests.services import Service, wait_for
 

@@ -14,8 +14,8 @@ import pymysql
 import requests
 
 from pipelines.spec import find_spec
-from stack.processes import end
-from stack.programs import mlflow_program
+from stack.programs.processes import end
+from stack.programs.program_list import mlflow_program
 from tests.chaos.accounts import Run
 from tests.chaos.instance import Instance
 from tests.chaos.traffic import Traffic

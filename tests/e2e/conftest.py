@@ -16,9 +16,9 @@ import pytest
 import requests
 import yaml
 
-from stack.ports import free_ports
-from stack.programs import serving_ports
-from stack.webhook import webhook
+from stack.demo.webhook import webhook
+from stack.programs.ports import free_ports
+from stack.programs.program_list import serving_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 

@@ -12,17 +12,17 @@ import requests
 from rich.console import Console
 from sqlalchemy import text
 
-from api.schemas import example
-from db import sample, scenarios
-from db.scenario_names import Scenario
+from api.requests.schemas import example
 from db.session import session
 from pipelines import registry
-from pipelines.features import pool_from_frame, score
-from pipelines.metrics import judge, value
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.measures.metrics import judge, value
 from pipelines.spec import find_spec
-from stack.airflow import Airflow
-from stack.demo import play
-from stack.demo_stack import shorten
+from stack.demo.own_stack import shorten
+from stack.demo.play import play
+from stack.example_data import scenarios, worlds
+from stack.example_data.scenario_names import Scenario
+from stack.programs.airflow_client import Airflow
 from tests.e2e.conftest import MODEL, Stack, wait_for
 from utils.clock import utc_now
 from utils.settings import RESULTS_DB
@@ -132,7 +132,7 @@ def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(
     a restart."""
     champion, pids = predict(stack)["version"], worker_pids(stack)
     later = utc_now() + timedelta(days=60)
-    world = sample.example_world(MODEL, end=later)
+    world = worlds.example_world(MODEL, end=later)
     newer = stack.folder / "newer.csv"
     world[world["date"] > utc_now()].to_csv(newer, index=False)
     loaded = json.loads(stack.run("load", MODEL, str(newer), "--json").stdout)

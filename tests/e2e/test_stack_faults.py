@@ -17,12 +17,12 @@ import requests
 import yaml
 from sqlalchemy import text
 
-from api.schemas import example
+from api.requests.schemas import example
 from db.session import session
-from pipelines import runs
+from pipelines.runs import training_runs
 from pipelines.spec import find_spec
-from stack.airflow import Airflow
-from stack.supervisor import Supervisor
+from stack.programs.airflow_client import Airflow
+from stack.programs.supervisor import Supervisor
 from tests.e2e.conftest import Stack, wait_for
 from utils.clock import utc_now
 
@@ -68,7 +68,7 @@ def rows(stack: Stack, query: str, **values: object) -> list[Any]:
 def decide(stack: Stack) -> int:
     """Append what monitoring appends for a drift, and tell nobody; its id."""
     name = uuid4()
-    return runs.record_decision(
+    return training_runs.record_decision(
         stack.settings,
         model=MODEL,
         cause="drift",

@@ -13,12 +13,14 @@ import pytest
 import requests
 import yaml
 
-from db import bootstrap, history, sample
+from db import history
+from db.admin import bootstrap
 from db.session import session
 from db.tables import deployment
 from pipelines import registry
-from pipelines.load import load_file
+from pipelines.loading.loader import load_file
 from pipelines.spec import ModelSpec, find_spec
+from stack.example_data import worlds
 from tests.bundles import write_bundle
 from tests.conftest import ROLES
 from tests.servers import free_port
@@ -86,7 +88,7 @@ def small(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
     settings = mlflow_settings.model_copy(update={"models_dir": folder})
     spec = find_spec(folder, "small_score")
     bootstrap.migrate(settings, [spec.store])
-    world = sample.example_world("credit_score", end=END, customers=600)
+    world = worlds.example_world("credit_score", end=END, customers=600)
     world.to_parquet(folder / "world.parquet")
     load_file(folder / "world.parquet", spec=spec, settings=settings, caused_by="test", now=END + timedelta(hours=1))
     return Small(spec, settings, END)

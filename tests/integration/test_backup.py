@@ -22,19 +22,20 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api.spool import Spool, orphans
-from db import history
+from api.log.spool import Spool, orphans
+from db.history import trainings
 from db.session import session
-from pipelines import registry, runs
-from pipelines.extract import read_rows
-from pipelines.snapshot import content_hash, read_snapshot
+from pipelines import registry
+from pipelines.runs import training_runs
+from pipelines.runs.extract import read_rows
+from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.spec import find_spec
-from stack import airflow_programs, secrets
-from stack.archive import Archive, opened
-from stack.backup import DUMP, SETTINGS, BackupReport, backup
+from stack.backup.archive import Archive, opened
+from stack.backup.backup import DUMP, SETTINGS, BackupReport, backup
+from stack.backup.restore import restore
 from stack.down import down
-from stack.processes import ours
-from stack.restore import restore
+from stack.programs import airflow_programs, secrets
+from stack.programs.processes import ours
 from tests.private_stack import (
     END,
     MODEL,
@@ -138,13 +139,13 @@ def test_every_snapshot_has_its_recorded_hash_from_its_file_and_from_the_store(r
     assert found
     for row in found:
         snapshot = read_snapshot(row["snapshot_id"], settings=restored.settings)
-        run = runs.load_run(restored.settings, "t/kept")
+        run = training_runs.load_run(restored.settings, "t/kept")
         assert content_hash(read_rows(run, settings=restored.settings)) == snapshot.manifest.content_sha256
 
 
 def test_an_old_prediction_still_leads_back_to_its_run_and_its_model_in_mlflow(before: Before, restored: Stack) -> None:
     with session(restored.settings, "reader") as connection:
-        row = history.lineage(connection, before.answer["prediction_id"])
+        row = trainings.lineage(connection, before.answer["prediction_id"])
     assert row is not None
     tags = registry.version_tags(restored.settings, MODEL, before.answer["version"])
     assert tags["run_id"] == "t/kept"

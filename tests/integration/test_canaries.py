@@ -18,12 +18,13 @@ import requests
 import yaml
 from sqlalchemy import text
 
-from api.schemas import example
-from db import bootstrap, sample
+from api.requests.schemas import example
+from db.admin import bootstrap
 from db.session import session
-from pipelines import deploy, promote
+from pipelines.deployment import promote, rollout
 from pipelines.spec import find_spec
-from stack.programs import settings_environment
+from stack.example_data import worlds
+from stack.programs.program import settings_environment
 from tests.integration.conftest import END
 from tests.integration.test_dags import probe
 from tests.services import Service, free_port, wait_for
@@ -52,7 +53,7 @@ class World:
         self.spec = find_spec(folder / "models", MODEL)
         self.folder, self.files = folder, files
         self.said = []  # what commands and answers said
-        people = sample.example_world("credit_score", end=END, customers=300)
+        people = worlds.example_world("credit_score", end=END, customers=300)
         private = {"name": f"{PRIVATE}-name", "ssn": f"{PRIVATE}-ssn", "unknown": f"{PRIVATE}-unknown"}
         self.people = people.assign(**private, occupation=SEEN)
         bootstrap.migrate(self.settings, [self.spec.store])
@@ -120,7 +121,7 @@ def tasks(world):
     assert world.task("training", conf)["tasks"]["pull"] == "failed"
     decision = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
     world.version = promote.promote(world.settings, decision_id=decision["id"])
-    deploy.roll_out(world.settings, model=MODEL, version=world.version, caused_by="d/canary", reason="a test", now=END)
+    rollout.roll_out(world.settings, model=MODEL, version=world.version, caused_by="d/canary", reason="a test", now=END)
     for name, state in (("people.csv", "success"), ("wrong.csv", "failed")):
         conf = {"file": str(world.files / name), "table": "canary_scores", "out": str(world.folder / "out.parquet")}
         assert world.task("scoring", conf)["tasks"] == {"score": state}

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import yaml
 
-from db import bootstrap, history, logged
-from db.predictions import Client, add_feedback, created_at, insert, new_id, shadow_id
+from db import history
+from db.admin import bootstrap
+from db.driver import Client
+from db.log import reading
+from db.log.prediction_ids import created_at, new_id, shadow_id
+from db.log.writing import add_feedback, insert
 from db.session import session
 from db.tables import shadow
-from pipelines import compare as comparing
-from pipelines.compare import compare
+from pipelines.monitoring import comparison as comparing
+from pipelines.monitoring.comparison import compare
 from pipelines.spec import ModelSpec
 from tests.integration.conftest import EVERGREEN, environment_of
 from tests.services import spec_like_credit_score
@@ -69,7 +73,7 @@ def spec(settings, tmp_path):
 
 
 def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(settings, spec, monkeypatch):
-    monkeypatch.setattr(logged, "CHUNK", 70)  # pairs of a millisecond lie in two chunks
+    monkeypatch.setattr(reading, "CHUNK", 70)  # pairs of a millisecond lie in two chunks
     start = utc_now() - timedelta(minutes=5)
     shadow_since(settings, spec.name, start)
     # Of 300, 60 differ, all of them where credit_mix is Bad; the champion is right about 10 of those.

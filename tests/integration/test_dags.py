@@ -17,12 +17,13 @@ import yaml
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from db import bootstrap
+from db.admin import bootstrap
 from db.session import session
-from pipelines import registry, runs
-from pipelines.maintenance import DUTIES
+from pipelines import registry
+from pipelines.maintenance.duties import DUTIES
+from pipelines.runs import training_runs
 from pipelines.spec import find_spec
-from stack.webhook import webhook
+from stack.demo.webhook import webhook
 from tests.integration.conftest import Small, put_into_service
 from tests.services import spec_like_credit_score
 from utils.settings import RESULTS_DB, STORE_DB, Settings
@@ -332,10 +333,10 @@ def test_monitoring_announces_what_waits_and_releases_the_decisions_of_a_run_tha
     assert idle["tasks"] | expected == idle["tasks"]
     assert idle["events"] == []
     run_id = "unserved_training/gone"
-    runs.record_decision(
+    training_runs.record_decision(
         small.settings, model="unserved", cause="manual", reason="a test", caused_by=run_id, now=small.end
     )
-    runs.claim(small.settings, spec=spec, run_id=run_id, now=small.end, window_end=small.end)
+    training_runs.claim(small.settings, spec=spec, run_id=run_id, now=small.end, window_end=small.end)
     ran = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
     assert ran["state"] == "success"
     assert ran["tasks"]["announce"] == "success"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.spec import load_spec
-from stack.programs import settings_environment
+from stack.programs.program import settings_environment
 from utils.settings import Settings
 from utils.version import ROOT
 

@@ -13,20 +13,24 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import event, insert, select, text
 
-from db import bootstrap, sample
-from db import forget as rows
-from db.predictions import LOG_COLUMNS, LOG_NEW, new_id
-from db.results import appended
+from db import tombstones
+from db.admin import bootstrap
+from db.admin import erase as rows
+from db.log.prediction_ids import new_id
+from db.log.writing import LOG_COLUMNS, LOG_NEW
 from db.session import session
+from db.store.result_tables import appended
 from db.tables import dead_letter, forgotten, prediction_feedback, snapshot
-from pipelines import runs, training
-from pipelines.forget import PLACES, forget
-from pipelines.load import load_file
-from pipelines.redact import redact_forgotten
-from pipelines.rejects import rejects_path
-from pipelines.snapshot import read_snapshot
-from pipelines.verify import verify
-from stack.programs import settings_environment
+from pipelines.loading.loader import load_file
+from pipelines.loading.rejects import rejects_path
+from pipelines.maintenance.forget import PLACES, forget
+from pipelines.runs import training_runs
+from pipelines.runs.redact import redact_forgotten
+from pipelines.runs.snapshot import read_snapshot
+from pipelines.runs.verify import verify
+from pipelines.training import training_steps
+from stack.example_data import worlds
+from stack.programs.program import settings_environment
 from tests.services import spec_like_credit_score
 from utils.errors import IntegrityError
 from utils.settings import RESULTS_DB
@@ -42,10 +46,12 @@ def load(world, folder, spec, settings, *, now=NOW):
 
 def extracted(spec, settings, *, run_id, name=None):
     """A training run, or one of a replay called `name`, up to its snapshot."""
-    runs.record_decision(settings, model=name or spec.name, cause="manual", reason="test", caused_by=run_id, now=NOW)
-    runs.claim(settings, spec=spec, model=name, run_id=run_id, now=NOW, window_end=END)
-    training.do("extract", run_id, settings=settings, now=NOW)
-    return runs.load_run(settings, run_id)
+    training_runs.record_decision(
+        settings, model=name or spec.name, cause="manual", reason="test", caused_by=run_id, now=NOW
+    )
+    training_runs.claim(settings, spec=spec, model=name, run_id=run_id, now=NOW, window_end=END)
+    training_steps.do("extract", run_id, settings=settings, now=NOW)
+    return training_runs.load_run(settings, run_id)
 
 
 def log(settings, model, entity_id, *, at=END):
@@ -79,7 +85,7 @@ class Place:
         self.settings = settings.model_copy(update={"models_dir": folder, "home": folder / "home"})
         self.folder = folder
         bootstrap.migrate(settings, [self.spec.store])
-        self.world = sample.example_world("credit_score", end=END, customers=40)
+        self.world = worlds.example_world("credit_score", end=END, customers=40)
         load(self.world, folder, self.spec, self.settings)
         self.who = self.world["customer_id"].iloc[0]
         self.run = extracted(self.spec, self.settings, run_id=f"{name}/run")
@@ -169,7 +175,7 @@ def test_a_snapshot_says_how_many_rows_are_gone_and_the_store_still_gives_what_i
 def test_the_tombstone_holds_counts_and_never_the_id(place):
     place.forget()
     (row,) = place.tombstones()
-    assert row["entity_sha256"] == rows.entity_sha256(place.spec.name, place.who)
+    assert row["entity_sha256"] == tombstones.entity_sha256(place.spec.name, place.who)
     assert set(row["found"]) == set(PLACES)
     assert (row["forgotten_at"], row["caused_by"]) == (NOW, "t")
     assert place.who not in json.dumps({name: str(value) for name, value in row.items()})
@@ -281,7 +287,7 @@ def test_data_without_time_stays_away_altogether(new_schema, settings):
     with rows.deleting(settings) as connection:
         rows.open_tombstone(connection, model=schema.model, entity_id="e1", places=PLACES, caused_by="t", now=NOW)
         table = pa.table({"entity_id": ["e1", "e2"], "event_time": pa.array([0, 0], pa.timestamp("us"))})
-        kept, left_out = rows.leave_out(rows.tombstones(connection, schema.model), schema.model, table)
+        kept, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
     assert (kept["entity_id"].to_pylist(), left_out) == (["e2"], 1)
 
 
@@ -289,15 +295,15 @@ def test_rows_are_left_out_up_to_the_moment_of_forgetting_and_only_those_of_the_
     schema = new_schema()
     with rows.deleting(settings) as connection:
         table = some_rows()
-        assert rows.leave_out(rows.tombstones(connection, schema.model), schema.model, table)[0] is table
+        assert tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)[0] is table
         for moment in (NOW - timedelta(days=9), NOW):
             tombstone, _ = rows.open_tombstone(
                 connection, model=schema.model, entity_id="e1", places=(), caused_by="t", now=moment
             )
             rows.record_found(connection, tombstone, dict.fromkeys(PLACES, 0))
-        kept, left_out = rows.leave_out(rows.tombstones(connection, schema.model), schema.model, table)
+        kept, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
         other = f"{schema.model}x"
-        assert rows.leave_out(rows.tombstones(connection, other), other, table) == (table, 0)
+        assert tombstones.leave_out(tombstones.tombstones(connection, other), other, table) == (table, 0)
     assert left_out == 2
     assert kept["n"].to_pylist() == [2, 3]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from db.sample import example_world
 from pipelines.spec import ModelSpec, load_spec
-from stack.programs import settings_environment
+from stack.example_data.worlds import example_world
+from stack.programs.program import settings_environment
 from tests.integration.test_real_data import DATA, needs
 from utils.settings import Settings
 from utils.version import ROOT

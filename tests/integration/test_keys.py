@@ -8,7 +8,7 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from stack.programs import settings_environment
+from stack.programs.program import settings_environment
 from tests.integration.conftest import EVERGREEN
 from tests.integration.test_canaries import files
 from tests.services import make_service, wait_for

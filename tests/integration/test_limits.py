@@ -12,9 +12,9 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
-from api.connections import MAX_HEAD
-from api.guard import MAX_BODY
-from api.schemas import BATCH_ROWS
+from api.http.connections import MAX_HEAD
+from api.http.guard import MAX_BODY
+from api.requests.schemas import BATCH_ROWS
 from tests.services import make_service, wait_for
 
 MANY = 60  # slow clients of each kind

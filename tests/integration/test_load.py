@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 from sqlalchemy import text
 
-from db import bootstrap
-from db.sample import example_world
+from db.admin import bootstrap
 from db.session import session
-from db.store import latest_commit_seq
-from pipelines import files
-from pipelines.load import NOT_GIVEN, load_example, load_file
+from db.store.loads import latest_commit_seq
+from pipelines.loading import files
+from pipelines.loading.loader import NOT_GIVEN, load_file
 from pipelines.spec import ModelSpec
+from stack.example_data.load_example import load_example
+from stack.example_data.worlds import example_world
 from tests.integration.conftest import EVERGREEN, environment_of
 from utils.errors import DataRefused, MissingColumns, NotFound, RowsRefused
 from utils.settings import STORE_DB, Settings

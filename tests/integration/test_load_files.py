@@ -17,13 +17,13 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from db import bootstrap
-from db.batch import LoadReport
+from db.admin import bootstrap
 from db.session import session
-from db.store import latest_commit_seq
-from pipelines import files
-from pipelines.load import Options, load_file, overlaid
-from pipelines.rejects import MaxRejects
+from db.store.batch import LoadReport
+from db.store.loads import latest_commit_seq
+from pipelines.loading import files
+from pipelines.loading.loader import Options, load_file, overlaid
+from pipelines.loading.rejects import MaxRejects
 from pipelines.spec import ModelSpec
 from tests.integration.conftest import EVERGREEN, environment_of
 from utils.errors import DataRefused, NotFound, RowsRefused

@@ -9,15 +9,16 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
-from api.drain import Drainer
-from api.prediction_log import Breaker, PredictionLog
-from api.spool import Spool
-from db import monitoring
-from db.forget import deleting, open_tombstone
-from db.predictions import AT_ONCE, created_at, new_id
+from api.log.drain import Drainer
+from api.log.prediction_log import Breaker, PredictionLog
+from api.log.spool import Spool
+from db.admin.erase import deleting, open_tombstone
+from db.driver import AT_ONCE
+from db.history import alerts
+from db.log.prediction_ids import created_at, new_id
 from db.session import session
-from pipelines.monitoring import send_dead_letters
-from stack.webhook import webhook
+from pipelines.monitoring.monitoring_steps import send_dead_letters
+from stack.demo.webhook import webhook
 from tests.services import own_mariadb, wait_for
 from utils.clock import utc_now
 from utils.errors import NotLogged, NotNow
@@ -221,4 +222,4 @@ def test_spooled_rows_of_an_entity_that_was_forgotten_meanwhile_are_not_logged(s
 
 def test_monitoring_finds_no_dead_letter_where_there_is_none(server):
     with session(server.settings, "pipeline") as connection:
-        assert monitoring.unheard_dead_letters(connection, "nobody") == []
+        assert alerts.unheard_dead_letters(connection, "nobody") == []

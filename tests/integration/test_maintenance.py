@@ -15,14 +15,17 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.main import app
-from db import bootstrap, history
-from db.retention import cuts, store_partitions
+from db import history
+from db.admin import bootstrap
+from db.admin.retention import cuts, store_partitions
+from db.history import trainings
 from db.session import session
 from db.tables import deployment, promotion_decision
-from pipelines import registry, runs
-from pipelines.extract import extract, window
-from pipelines.maintenance import DUTIES, Job
-from pipelines.snapshot import read_snapshot
+from pipelines import registry
+from pipelines.maintenance.duties import DUTIES, Job
+from pipelines.runs import training_runs
+from pipelines.runs.extract import extract, window
+from pipelines.runs.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from tests.bundles import write_bundle
 from tests.integration.test_store import feature, label, load
@@ -61,18 +64,18 @@ class Store:
     def train(self, version: int, *, window_end: datetime, at: datetime, verdict: str = "promote") -> str:
         """A training as far as its snapshot, which is real, and rows that say what came of it; returns its snapshot."""
         run_id = f"{self.spec.name}/{version}"
-        runs.record_decision(
+        training_runs.record_decision(
             self.settings, model=self.spec.name, cause="manual", reason="test", caused_by=run_id, now=at
         )
-        run = runs.claim(self.settings, spec=self.spec, run_id=run_id, now=at, window_end=window_end)
+        run = training_runs.claim(self.settings, spec=self.spec, run_id=run_id, now=at, window_end=window_end)
         extract(run, settings=self.settings, now=at)
         with session(self.settings, "pipeline") as connection:
-            history.update_run(connection, run_id, state="finished", candidate_version=version)
+            trainings.update_run(connection, run_id, state="finished", candidate_version=version)
             row = {"model": self.spec.name, "candidate_version": version, "verdict": verdict, "reason": "t",
                    "gates": {}, "run_id": run_id, "decided_at": at}  # fmt: skip
             done = {"deployment_run_id": "d", "claimed_at": at, "promoted_version": version}
             history.add(connection, promotion_decision, row | (done if verdict == "promote" else {}))
-        return str(runs.load_run(self.settings, run_id).snapshot_id)
+        return str(training_runs.load_run(self.settings, run_id).snapshot_id)
 
     def deploy(self, version: int, *, previous: int | None, at: datetime) -> None:
         row = {"model": self.spec.name, "action": "deploy", "version": version, "previous_version": previous,
@@ -107,8 +110,10 @@ def test_months_go_that_no_label_of_a_training_can_need_any_more(made: Store) ->
     assert made.months() == ("p202607", "p202608")
     assert DUTIES["features"](made.job()) == f"{made.spec.name}: nothing is older than it may be"
     run_id = f"{made.spec.name}/after"
-    runs.record_decision(made.settings, model=made.spec.name, cause="manual", reason="t", caused_by=run_id, now=NOW)
-    run = runs.claim(made.settings, spec=made.spec, run_id=run_id, now=NOW, window_end=NOW)
+    training_runs.record_decision(
+        made.settings, model=made.spec.name, cause="manual", reason="t", caused_by=run_id, now=NOW
+    )
+    run = training_runs.claim(made.settings, spec=made.spec, run_id=run_id, now=NOW, window_end=NOW)
     assert window(run)[0] == NOW - 100 * DAY  # "all" is what is kept, whether the rest has gone yet or not
     manifest = extract(run, settings=made.settings, now=NOW)
     assert not read_snapshot(manifest.snapshot_id, settings=made.settings).frame["amount"].isna().any()
@@ -150,8 +155,10 @@ def test_nothing_goes_for_a_version_whose_training_is_not_known_or_while_a_train
     made.train(8, window_end=NOW, at=NOW)
     made.deploy(8, previous=None, at=NOW)
     reading = f"{made.spec.name}/9"
-    runs.record_decision(made.settings, model=made.spec.name, cause="manual", reason="t", caused_by=reading, now=NOW)
-    runs.claim(made.settings, spec=made.spec, run_id=reading, now=NOW, window_end=datetime(2026, 5, 1))
+    training_runs.record_decision(
+        made.settings, model=made.spec.name, cause="manual", reason="t", caused_by=reading, now=NOW
+    )
+    training_runs.claim(made.settings, spec=made.spec, run_id=reading, now=NOW, window_end=datetime(2026, 5, 1))
     assert f"training {reading} is reading" in DUTIES["features"](made.job())
     assert made.months() == ("p202512", "p202601")  # 40 and 140 days before 1 May: what that training reads stays
     assert "held back" in DUTIES["features"](made.job())
@@ -175,7 +182,7 @@ def test_files_of_snapshots_that_nothing_came_of_go_and_their_rows_stay(made: St
     left = {file.name for file in made.settings.snapshots.iterdir()}
     assert left == {".now.parquet", *(f"{ids[n]}{end}" for n in (1, 2, 4) for end in (".parquet", ".json"))}
     with session(made.settings, "reader") as connection:
-        assert history.find_snapshot(connection, ids[3]) is not None
+        assert trainings.find_snapshot(connection, ids[3]) is not None
 
 
 def test_refused_versions_leave_mlflow_after_a_month_and_what_served_never(

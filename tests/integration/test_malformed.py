@@ -15,7 +15,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode, checks
 
-from db import bootstrap
+from db.admin import bootstrap
 from tests.services import make_service
 
 JSON = {"Content-Type": "application/json"}

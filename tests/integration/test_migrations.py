@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Connection, text
 from uuid6 import UUID, uuid7
 
-from db import bootstrap
+from db.admin import bootstrap
 from db.partitions import first_id_of
-from db.schema import Column
 from db.session import session
+from db.store.schema import Column
 from db.tables import metadata
 from utils.settings import PLATFORM_DB, STORE_DB, Settings
 

@@ -19,17 +19,18 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from db import bootstrap, store_plan
-from db.schema import Column
+from db.admin import bootstrap
 from db.session import session
-from db.store_tables import load_lock
-from pipelines import runs
-from pipelines.extract import extract, read_rows
-from pipelines.load import load_file
-from pipelines.runs import Run
-from pipelines.snapshot import content_hash, read_snapshot
+from db.store import plan
+from db.store.schema import Column
+from db.store.store_tables import load_lock
+from pipelines.loading.loader import load_file
+from pipelines.runs import training_runs
+from pipelines.runs.extract import extract, read_rows
+from pipelines.runs.snapshot import content_hash, read_snapshot
+from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
-from stack.programs import settings_environment
+from stack.programs.program import settings_environment
 from utils.errors import NotFound, SpecInvalid, StackError, UnknownModel
 from utils.settings import STORE_DB, Settings
 
@@ -122,10 +123,10 @@ def loaded(file: dict[str, Any], settings: Settings, tmp_path: Path) -> dict[str
 def trained_on(spec: ModelSpec, settings: Settings) -> Run:
     """A run of `spec` with its snapshot taken."""
     run_id = f"t/{secrets.token_hex(4)}"
-    runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
-    run = runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW)
+    training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
+    run = training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW)
     extract(run, settings=settings, now=NOW)
-    return runs.load_run(settings, run_id)
+    return training_runs.load_run(settings, run_id)
 
 
 def frame_of(run: Run, settings: Settings) -> pd.DataFrame:
@@ -292,7 +293,7 @@ def test_only_a_column_that_is_not_used_can_be_dropped(named: str, loaded: dict[
 def test_a_column_is_not_dropped_under_a_load_or_a_reader(
     busy: str, loaded: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_plan, "WAIT_SECONDS", 1)
+    monkeypatch.setattr(plan, "WAIT_SECONDS", 1)
     schema = spec_of(loaded, without_kind).store
     hold = {
         "load": f"SELECT GET_LOCK('{load_lock(schema.model)}', 1)",

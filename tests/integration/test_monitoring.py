@@ -13,11 +13,14 @@ import pytest
 import yaml
 from sqlalchemy import RowMapping, select, text, update
 
-from db import bootstrap, history, sample
-from db import monitoring as rows
-from db.predictions import LOG_COLUMNS, new_id
+from db import history
+from db.admin import bootstrap
+from db.history import deployments, trainings
+from db.history import window_rows as rows
+from db.log.prediction_ids import new_id
+from db.log.writing import LOG_COLUMNS
 from db.session import session
-from db.store import append
+from db.store.appending import append
 from db.tables import (
     drift_result,
     performance_result,
@@ -27,11 +30,16 @@ from db.tables import (
     training_run,
     window_profile,
 )
-from pipelines import circumstances, deploy, monitoring, promote, registry, runs, training
-from pipelines.features import pool_from_frame, score
-from pipelines.load import load_file
+from pipelines import registry
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.deployment import promote, rollout
+from pipelines.loading.loader import load_file
+from pipelines.monitoring import evidence, monitoring_steps
+from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec, find_spec
-from stack.webhook import webhook
+from pipelines.training import training_steps
+from stack.demo.webhook import webhook
+from stack.example_data import worlds
 from tests.integration.conftest import END, Small
 from utils.errors import NothingToDo
 from utils.settings import Settings
@@ -66,11 +74,11 @@ def model_of(small: Small, folder: Path, name: str, **monitoring: Any) -> tuple[
 
 
 def train(settings: Settings, spec: ModelSpec, run_id: str, *, window_end: datetime, now: datetime) -> str:
-    runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=now)
-    runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=window_end)
-    for name in training.STEPS:
-        training.do(name, run_id, settings=settings, now=now)
-    return runs.verdict(settings, run_id)
+    training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=now)
+    training_runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=window_end)
+    for name in training_steps.STEPS:
+        training_steps.do(name, run_id, settings=settings, now=now)
+    return training_runs.verdict(settings, run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ def trained(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("bundle")
     registry.download(settings, spec.name, version, folder)
     with session(settings, "pipeline") as connection:
-        run = history.find_run(connection, "watched/first")
+        run = trainings.find_run(connection, "watched/first")
     assert run is not None
     return Trained(run, folder, registry.version_tags(settings, spec.name, version))
 
@@ -108,8 +116,8 @@ def watched(small: Small, trained: Trained, tmp_path: Path) -> Watched:
     version = registry.register(
         settings, model=name, mlflow_run_id=run["mlflow_run_id"], folder=trained.folder, tags=tags, description=""
     )
-    deploy.roll_out(settings, model=name, version=version, caused_by="test", reason="a test", now=END)
-    world = sample.example_world("credit_score", end=END, customers=600)
+    rollout.roll_out(settings, model=name, version=version, caused_by="test", reason="a test", now=END)
+    world = worlds.example_world("credit_score", end=END, customers=600)
     assert world is not None
     return Watched(settings, spec, version, world.groupby("customer_id").tail(1).reset_index(drop=True))
 
@@ -161,11 +169,11 @@ def look(watched: Watched, until: datetime, caused_by: str = "") -> RowMapping:
     """A monitoring run, every step of it done twice."""
     now = until + timedelta(minutes=1)
     for _ in range(2):
-        for do in monitoring.STEPS.values():
+        for do in monitoring_steps.STEPS.values():
             do(watched.settings, watched.spec, until=until, now=now)
     caused_by = caused_by or f"monitoring/{until}"
-    first = monitoring.decide(watched.settings, watched.spec, caused_by=caused_by, now=now)
-    assert monitoring.decide(watched.settings, watched.spec, caused_by=caused_by, now=now) == first
+    first = monitoring_steps.decide(watched.settings, watched.spec, caused_by=caused_by, now=now)
+    assert monitoring_steps.decide(watched.settings, watched.spec, caused_by=caused_by, now=now) == first
     return first
 
 
@@ -207,30 +215,30 @@ def test_drift_is_found_decided_on_once_and_kept_until_a_training_takes_it(watch
     assert {"annual_income", "monthly_inhand_salary"} <= set(found[0]["evidence"]["drifted"])
     # Killed before the event: the next run decides nothing new, and announces the row that is there.
     assert look(watched, now, "monitoring/next")["cause"] == "under_way"
-    assert monitoring.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
+    assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
     # The event came; the training claims, and dies without a word.
-    runs.claim(settings, spec=watched.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
+    training_runs.claim(settings, spec=watched.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
     with pytest.raises(NothingToDo):
-        monitoring.due(settings, model=name)
+        monitoring_steps.due(settings, model=name)
     alive = {"state_of": lambda run_id: "running", "now": now}
-    assert monitoring.release(settings, model=name, **alive) == []
+    assert monitoring_steps.release(settings, model=name, **alive) == []
     assert look(watched, now, "monitoring/training")["cause"] == "under_way"
     dead = {"state_of": lambda run_id: "failed", "now": now}
-    assert monitoring.release(settings, model=name, **dead) == [f"{name}_training/dies"]
-    assert monitoring.release(settings, model=name, **dead) == []
-    assert monitoring.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
+    assert monitoring_steps.release(settings, model=name, **dead) == [f"{name}_training/dies"]
+    assert monitoring_steps.release(settings, model=name, **dead) == []
+    assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
     # Another one claims the same decision and finishes: its newest rows are as rich as the requests, so drift is
     # answered, whether or not the candidate was better.
     train(settings, watched.spec, f"{name}_training/heir", window_end=now, now=now)
     assert look(watched, now, "monitoring/after")["cause"] == "no_reason"
-    gathered = circumstances.gather(settings, watched.spec, now=now)
+    gathered = evidence.gather(settings, watched.spec, now=now)
     assert [window.answered for window in gathered.windows] == [True, True]
     # Not where it had to wait for labels.
     with session(settings, "admin") as connection:
         judged = promotion_decision.c.run_id == f"{name}_training/heir"
         verdict = connection.scalar(select(promotion_decision.c.verdict).where(judged))
         connection.execute(update(promotion_decision).where(judged).values(verdict="wait"))
-    gathered = circumstances.gather(settings, watched.spec, now=now)
+    gathered = evidence.gather(settings, watched.spec, now=now)
     assert [window.answered for window in gathered.windows] == [False, False]
     with session(settings, "admin") as connection:
         connection.execute(update(promotion_decision).where(judged).values(verdict=verdict))
@@ -270,8 +278,8 @@ def test_an_alert_that_could_not_be_sent_is_sent_by_the_next_run(watched: Watche
     look(Watched(nobody, watched.spec, watched.version, watched.world), END + DAY)
     with webhook() as (address, taken):
         reachable = watched.settings.model_copy(update={"alert_webhook": address})
-        assert monitoring.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 1
-        assert monitoring.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 0
+        assert monitoring_steps.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 1
+        assert monitoring_steps.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 0
     assert [told["cause"] for told in taken] == ["broken_source"]
 
 
@@ -357,7 +365,7 @@ def test_nothing_is_decided_before_something_serves(small: Small, tmp_path: Path
     watched = Watched(settings, spec, 0, pd.DataFrame())
     assert look(watched, END)["cause"] == "no_version"
     with session(settings, "pipeline") as connection:
-        assert history.champion(connection, spec.name) is None
+        assert deployments.champion(connection, spec.name) is None
         assert rows.versions(connection, model=spec.name, after=END - 9 * DAY) == []
 
 
@@ -366,25 +374,25 @@ def test_a_candidate_whose_event_was_lost_is_announced_until_a_deployment_claims
     run = {"model": name, "candidate_version": 7, "verdict": "promote", "reason": "a test", "gates": []}
     with session(settings, "pipeline") as connection:
         history.add(connection, promotion_decision, {**run, "run_id": f"{name}/lost", "decided_at": END})
-    assert monitoring.due_candidate(settings, model=name) == "candidate version 7"
+    assert monitoring_steps.due_candidate(settings, model=name) == "candidate version 7"
     promote.claim(settings, model=name, run_id=f"{name}/deploy", now=END)
     with pytest.raises(NothingToDo):
-        monitoring.due_candidate(settings, model=name)
+        monitoring_steps.due_candidate(settings, model=name)
 
 
 def test_a_training_from_the_command_line_is_taken_for_dead_after_a_day(watched: Watched) -> None:
     settings, name = watched.settings, watched.spec.name
-    runs.record_decision(settings, model=name, cause="manual", reason="a test", caused_by="cli/9", now=END)
-    runs.claim(settings, spec=watched.spec, run_id=f"cli/{name}", now=END, window_end=END)
+    training_runs.record_decision(settings, model=name, cause="manual", reason="a test", caused_by="cli/9", now=END)
+    training_runs.claim(settings, spec=watched.spec, run_id=f"cli/{name}", now=END, window_end=END)
 
     def unasked(run_id: str) -> str | None:
         raise AssertionError(run_id)
 
-    assert monitoring.release(settings, model=name, state_of=unasked, now=END + DAY) == []
-    assert monitoring.release(settings, model=name, state_of=unasked, now=END + DAY + timedelta(seconds=1)) == [
+    assert monitoring_steps.release(settings, model=name, state_of=unasked, now=END + DAY) == []
+    assert monitoring_steps.release(settings, model=name, state_of=unasked, now=END + DAY + timedelta(seconds=1)) == [
         f"cli/{name}"
     ]
-    assert monitoring.due(settings, model=name)
+    assert monitoring_steps.due(settings, model=name)
 
 
 def test_a_window_of_a_night_without_requests_says_nothing(watched: Watched) -> None:

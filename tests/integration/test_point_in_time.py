@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from db import online, reading, store
-from db.predictions import Client
-from db.reading import statement, training_frame, training_queries, training_rows
-from db.schema import TIMELESS, StoreSchema
-from pipelines.snapshot import content_hash
+from db.arrow import statement
+from db.driver import Client
+from db.store import loads, online, point_in_time
+from db.store.point_in_time import training_frame, training_queries, training_rows
+from db.store.schema import TIMELESS, StoreSchema
+from pipelines.runs.snapshot import content_hash
 from tests.integration.test_store import feature, label, load, rows
 from utils.settings import STORE_DB, Settings
 
@@ -107,19 +108,19 @@ def test_two_thousand_histories_are_read_as_the_reference_says(settings: Setting
     read_by_end: dict[tuple[datetime, datetime, int], dict[str, pd.DataFrame]] = {}
     different = []
     for number, history in enumerate(all_histories):
-        for loads in range(1, LOADS + 1):
-            stands = (history.window_end, history.until, loads)
+        for count in range(1, LOADS + 1):
+            stands = (history.window_end, history.until, count)
             if stands not in read_by_end:
                 frame = training_frame(settings, schema, start=None, until=history.until,
-                                       window_end=history.window_end, commit_seq=loads)  # fmt: skip
+                                       window_end=history.window_end, commit_seq=count)  # fmt: skip
                 read_by_end[stands] = dict(list(frame.groupby("entity_id")))
             found = read_by_end[stands].get(f"h{number:05}")
             got = {} if found is None else {
                 row.event_time.to_pydatetime(): (row.outcome, None if pd.isna(row.amount) else row.amount)
                 for row in found.itertuples()
             }  # fmt: skip
-            if got != expected(history, loads):
-                different.append((history, loads, got, expected(history, loads)))
+            if got != expected(history, count):
+                different.append((history, count, got, expected(history, count)))
     assert not different, different[0]
 
 
@@ -145,7 +146,7 @@ def test_rows_are_the_same_however_many_parts_they_are_read_in(settings: Setting
     frame = training_frame(settings, schema, **window)
     assert frame["amount"].to_list() == [float(whose.index(entity)) for entity in frame["entity_id"]]
     for labels, parts in ((1, len(whose)), (5, 6), (len(features), 1)):
-        monkeypatch.setattr(reading, "CHUNK_LABELS", labels)
+        monkeypatch.setattr(point_in_time, "CHUNK_LABELS", labels)
         assert len(list(training_rows(settings, schema, **window))) == parts
         assert state(settings, schema, 1) == whole
 
@@ -210,13 +211,13 @@ def test_every_state_is_read_again_exactly_while_four_writers_load_and_correct(s
     for each in writers:
         each.start()
     while any(each.is_alive() for each in writers):
-        newest = store.latest_commit_seq(settings, schema.model)
+        newest = loads.latest_commit_seq(settings, schema.model)
         seen.setdefault(newest, state(settings, schema, newest))
         assert all(state(settings, schema, seq) == digest for seq, digest in list(seen.items())[-3:])
     for each in writers:
         each.join()
     assert not failed
-    assert store.latest_commit_seq(settings, schema.model) == 24
+    assert loads.latest_commit_seq(settings, schema.model) == 24
     assert {seq: state(settings, schema, seq) for seq in seen} == seen
     assert len(seen) > 3
 

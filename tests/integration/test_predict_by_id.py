@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from api.schemas import BATCH_ROWS, example
-from db import bootstrap, store
-from db.schema import TIMELESS
-from pipelines.forget import forget
+from api.requests.schemas import BATCH_ROWS, example
+from db.admin import bootstrap
+from db.store import appending
+from db.store.schema import TIMELESS
+from pipelines.maintenance.forget import forget
 from pipelines.spec import find_spec
 from tests.servers import free_port
 from tests.services import Service, make_service, own_mariadb, wait_for
@@ -28,7 +29,7 @@ def load(service, rows, *, days_old=1.0):
     typical = {name: value for name, value in example(spec).items() if name != spec.entity}
     frame = pd.DataFrame([{"entity_id": who, "event_time": at, **typical, **row} for who, row in rows.items()])
     numbers = spec.columns_of("numeric")
-    store.append(
+    appending.append(
         service.settings,
         spec.store,
         features=frame.astype(dict.fromkeys(numbers, "float64")),

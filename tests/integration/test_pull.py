@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from db import bootstrap
+from db.admin import bootstrap
 from db.session import session
-from pipelines.pull import pull
+from pipelines.loading.pull import pull
 from pipelines.spec import ModelSpec
 from utils.errors import AccessDenied, DataRefused, MissingColumns, RowsRefused, Unreachable
 from utils.settings import STORE_DB, Settings

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stack.programs import settings_environment
+from stack.programs.program import settings_environment
 from utils.settings import Settings
 from utils.version import ROOT
 

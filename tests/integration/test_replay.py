@@ -11,12 +11,13 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from db import bootstrap
+from db.admin import bootstrap
 from db.session import session
-from pipelines import registry, runs
-from pipelines.load import load_file
+from pipelines import registry
+from pipelines.loading.loader import load_file
 from pipelines.replay import Replay, replay
-from pipelines.snapshot import read_snapshot
+from pipelines.runs import training_runs
+from pipelines.runs.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from utils.errors import DataRefused
 from utils.settings import Settings
@@ -95,7 +96,7 @@ def test_what_was_retrained_is_far_better_than_the_first_version_left_alone(walk
 def test_how_far_back_was_learned_is_searched_and_the_fits_keep_to_it(walked: Walked, tmp_path: Path) -> None:
     last = walked.done.steps[-1]
     assert last.learned_from in {"30d", "60d", "90d"}  # all there is would mix two rules
-    run = runs.load_run(walked.settings, f"{walked.done.name}/{last.window_end:%Y-%m-%dT%H:%M:%S}")
+    run = training_runs.load_run(walked.settings, f"{walked.done.name}/{last.window_end:%Y-%m-%dT%H:%M:%S}")
     assert run.best_params is not None
     days = int(run.best_params["window"].removesuffix("d"))
     snapshot = read_snapshot(str(run.snapshot_id), settings=walked.settings)

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from db.predictions import new_id
-from db.results import appended
+from db.log.prediction_ids import new_id
 from db.session import session
+from db.store.result_tables import appended
 from utils.errors import DataRefused
 from utils.settings import RESULTS_DB
 

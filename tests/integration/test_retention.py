@@ -6,10 +6,8 @@ from datetime import date, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from db import bootstrap, store
-from db.batch import Origin
-from db.partitions import LATER, first_id_of
-from db.retention import (
+from db.admin import bootstrap
+from db.admin.retention import (
     DAYS_AHEAD,
     MONTHS_AHEAD,
     PREDICTIONS,
@@ -20,8 +18,11 @@ from db.retention import (
     drop_partitions,
     store_partitions,
 )
-from db.schema import Column, StoreSchema
+from db.partitions import LATER, first_id_of
 from db.session import engine, session
+from db.store import appending
+from db.store.batch import Origin
+from db.store.schema import Column, StoreSchema
 from tests.integration.test_store import feature, label, load
 from tests.services import own_mariadb
 from utils.errors import HeldBack
@@ -134,7 +135,7 @@ def test_changes_of_partitions_take_turns(settings):
     holding = engine(settings, "reader")
     with holding.connect() as other, pytest.MonkeyPatch.context() as patch:
         other.execute(text("SELECT GET_LOCK('evergreen_partitions', 0)"))
-        patch.setattr("db.retention.TURN_SECONDS", 0)
+        patch.setattr("db.admin.retention.TURN_SECONDS", 0)
         with pytest.raises(HeldBack, match="others are being changed"):
             add_partitions(settings, PREDICTIONS, today=START + 70 * DAY)
     holding.dispose()
@@ -171,8 +172,8 @@ def test_a_month_of_a_store_is_dropped_only_when_all_of_it_is_old(settings):
 def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(settings):
     origin = Origin("test", "0" * 64, "test", datetime(2026, 9, 1))
     load(settings, SCHEMA, labels=[label("e", datetime(2026, 9, 1), "yes")])
-    with store.open_batch(settings, SCHEMA, origin):
-        assert store.remove_dead(settings, SCHEMA) is None
+    with appending.open_batch(settings, SCHEMA, origin):
+        assert appending.remove_dead(settings, SCHEMA) is None
     killed = engine(settings, "admin", STORE_DB)
     with killed.begin() as connection:  # as a loader that was killed leaves it: rows, an open batch, no turn
         connection.execute(
@@ -183,8 +184,8 @@ def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(sett
         )
         connection.execute(text("INSERT INTO kept_labels VALUES ('f', '2026-09-01', '2026-09-01', 77, 'no')"))
     killed.dispose()
-    assert store.remove_dead(settings, SCHEMA) == 1
-    assert store.remove_dead(settings, SCHEMA) == 0
+    assert appending.remove_dead(settings, SCHEMA) == 1
+    assert appending.remove_dead(settings, SCHEMA) == 0
     with session(settings, "reader", STORE_DB) as connection:
         assert connection.scalars(text("SELECT entity_id FROM kept_labels")).all() == ["e"]
         state = text("SELECT state FROM evergreen.load_batch WHERE batch_id = 77")

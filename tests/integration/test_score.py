@@ -13,17 +13,18 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from api.schemas import build_schemas
-from api.scoring import Origin, Version, predict
-from db import bootstrap, sample
-from db.predictions import new_id
+from api.requests.schemas import build_schemas
+from api.scoring.predict import Origin, Version, predict
+from db.admin import bootstrap
+from db.log.prediction_ids import new_id
 from db.session import session
-from pipelines.features import rows_of
-from pipelines.files import numbered
-from pipelines.load import load_file
-from pipelines.score import score_rows, score_source, serving
-from pipelines.score_files import Source, file_source, query_source
-from stack.programs import settings_environment
+from pipelines.artifact.features import rows_of
+from pipelines.batch_scoring.score import score_rows, score_source, serving
+from pipelines.batch_scoring.sources import Source, file_source, query_source
+from pipelines.loading.files import numbered
+from pipelines.loading.loader import load_file
+from stack.example_data import worlds
+from stack.programs.program import settings_environment
 from tests.integration.conftest import put_into_service
 from tests.services import spec_like_credit_score
 from utils.errors import AccessDenied, DataRefused, MissingColumns, NotFound, RowsRefused
@@ -52,7 +53,7 @@ def by(ready):
 @pytest.fixture(scope="module")
 def people():
     """One row a customer, with gaps, and with columns that scoring does not read."""
-    world = sample.example_world("credit_score", end=NOW, customers=ROWS)
+    world = worlds.example_world("credit_score", end=NOW, customers=ROWS)
     return world.drop_duplicates("customer_id", keep="last").reset_index(drop=True)
 
 

@@ -12,10 +12,11 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from api.prediction_log import Breaker, PredictionLog
-from api.spool import Spool
-from db.instances import Heartbeat, beat, desired
-from db.predictions import Client, created_at, new_id
+from api.log.prediction_log import Breaker, PredictionLog
+from api.log.spool import Spool
+from db.driver import Client
+from db.history.heartbeats import Heartbeat, beat, desired
+from db.log.prediction_ids import created_at, new_id
 from db.session import session
 from db.tables import instance
 from tests.services import make_service, wait_for

@@ -14,14 +14,15 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from api.shelf import Shelf
+from api.versions.bento_store import Shelf
 from db import history
-from db.instances import Deployment
+from db.history import deployments
+from db.history.heartbeats import Deployment
 from db.session import session
 from db.tables import deployment
 from pipelines import registry
-from pipelines.bundle import bundle_hash
-from stack.programs import settings_environment
+from pipelines.artifact.bundle import bundle_hash
+from stack.programs.program import settings_environment
 from tests.bundles import write_bundle
 from tests.integration.conftest import put_into_service
 from tests.servers import free_port
@@ -144,7 +145,7 @@ def test_it_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tm
 
 def pull(settings, model, version):
     environment = {**inherited_environment(), **settings_environment(settings, secrets=("db_api_password",))}
-    command = [sys.executable, "-m", "api.pull", model, str(version)]
+    command = [sys.executable, "-m", "api.versions.download", model, str(version)]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
@@ -178,7 +179,7 @@ def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back
     shelf.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
     version = put_into_service(spec, tmp_path / "bundle", settings=settings, now=utc_now())
     with session(settings, "pipeline") as connection:
-        wanted = dict(history.desired(connection, spec.name))
+        wanted = dict(deployments.desired(connection, spec.name))
         del wanted["id"]
         history.add(connection, deployment, wanted | {"previous_version": 93})
     down = settings.model_copy(update={"mariadb_port": free_port()})

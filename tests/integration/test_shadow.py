@@ -14,17 +14,22 @@ import numpy as np
 import psutil
 import pytest
 
-from api import challenger
-from api.shadow import Shadow
-from db import forget, history, logged, story
-from db.instances import Deployment
-from db.predictions import EPOCH, Client, insert, new_id, shadow_id
+from api.versions import challenger
+from api.versions.shadow_feed import Shadow
+from db import history
+from db.admin import erase
+from db.driver import Client
+from db.history import timeline
+from db.history.heartbeats import Deployment
+from db.log import reading
+from db.log.prediction_ids import EPOCH, new_id, shadow_id
+from db.log.writing import insert
 from db.session import session
 from db.tables import shadow
-from pipelines import shadow as shadows
-from pipelines.bundle import read_bundle
-from pipelines.features import pool_from_rows, score
-from stack.programs import settings_environment
+from pipelines.artifact.bundle import read_bundle
+from pipelines.artifact.features import pool_from_rows, score
+from pipelines.deployment import shadow as shadows
+from stack.programs.program import settings_environment
 from tests.integration.conftest import put_into_service
 from tests.servers import free_port
 from tests.services import make_service, spec_like_credit_score, wait_for
@@ -107,7 +112,7 @@ def test_a_challenger_that_dies_is_started_again_and_ends_with_its_worker(settin
     def challengers():
         found = [psutil.Process(worker["pid"]).children() for worker in service.workers()]
         alive = [child for children in found for child in children if child.status() != psutil.STATUS_ZOMBIE]
-        return [child for child in alive if "api.challenger" in child.cmdline()]
+        return [child for child in alive if "api.versions.challenger" in child.cmdline()]
 
     with service.running():
         put_into_shadow(service, 2, service.store(2, seed=2))
@@ -204,9 +209,9 @@ def test_a_worker_with_a_thousand_connections_has_a_challenger_too(settings, tmp
 def test_who_is_forgotten_while_the_challenger_gathers_rows_is_not_logged_by_it(settings, tmp_path, monkeypatch):
     service = make_service(settings, tmp_path, "shadow_forgets")
     rows = [row_of(service, "stays"), row_of(service, "goes")]
-    with forget.deleting(settings) as connection:
+    with erase.deleting(settings) as connection:
         told = {"entity_id": "goes", "places": ("log",), "caused_by": "test", "now": utc_now()}
-        forget.open_tombstone(connection, model=service.spec.name, **told)
+        erase.open_tombstone(connection, model=service.spec.name, **told)
     rows.append(row_of(service, "goes", prediction_id=new_id(utc_now() + timedelta(seconds=1))))  # came back
     counts = scored_by_challenger(service, rows, settings=service.settings, monkeypatch=monkeypatch)
     assert counts == {"sent": 3, "scored": 2, "unlogged": 1}
@@ -222,14 +227,16 @@ def test_what_is_read_for_monitoring_and_histories_is_the_champions_and_forgetti
     client.run(lambda link: insert(link, [champion, other]))
     client.close()
     end = utc_now()
-    read = [chunk["prediction_id"].to_pylist() for chunk in logged.predictions(
+    read = [chunk["prediction_id"].to_pylist() for chunk in reading.predictions(
         settings, "shadow_read", start=start, end=end)]  # fmt: skip
     assert read == [[champion[0]]]
     with session(settings, "reader") as connection:
-        answered = [story.first_answer(connection, "shadow_read", version=version, since=start) for version in (1, 2)]
+        answered = [
+            timeline.first_answer(connection, "shadow_read", version=version, since=start) for version in (1, 2)
+        ]
     assert [each is not None for each in answered] == [True, False]
-    with forget.deleting(settings) as connection:
-        assert forget.in_log(connection, "shadow_read", "someone", delete=True) == (2, 0)
+    with erase.deleting(settings) as connection:
+        assert erase.in_log(connection, "shadow_read", "someone", delete=True) == (2, 0)
     assert service.logged() == {}
 
 

@@ -7,15 +7,15 @@ from uuid import UUID, uuid4
 import pandas as pd
 import pytest
 
-from db import bootstrap
-from db.predictions import created_at
-from db.reading import training_frame
-from db.scenario_names import Scenario
-from db.store import latest_commit_seq
+from db.admin import bootstrap
+from db.log.prediction_ids import created_at
+from db.store.loads import latest_commit_seq
+from db.store.point_in_time import training_frame
 from pipelines.spec import find_spec
-from stack.late_labels import LateLabels
-from stack.simulate import People, simulate
-from stack.traffic import Answer, Traffic
+from stack.demo.late_labels import LateLabels
+from stack.demo.simulate import People, simulate
+from stack.demo.traffic import Answer, Traffic
+from stack.example_data.scenario_names import Scenario
 from tests.servers import free_port
 from tests.services import make_service
 from utils.clock import utc_now

@@ -14,12 +14,13 @@ import psutil
 import pymysql
 import pytest
 
-from stack import mariadb, secrets
 from stack.down import clean, down
-from stack.folders import runtime
-from stack.processes import MARKER, is_alive, is_ours, ours, pss_mb
-from stack.programs import Launch, Program, base_environment, mariadb_program
-from stack.supervisor import Supervisor
+from stack.programs import mariadb, secrets
+from stack.programs.folders import runtime
+from stack.programs.processes import MARKER, is_alive, is_ours, ours, pss_mb
+from stack.programs.program import Launch, Program, base_environment
+from stack.programs.program_list import mariadb_program
+from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.servers import free_port
 from utils.errors import AccessDenied, StackError

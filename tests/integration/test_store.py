@@ -13,11 +13,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from db import store
-from db.batch import LoadReport, Origin
-from db.reading import training_frame
-from db.schema import TIMELESS, StoreSchema
 from db.session import session
+from db.store import appending, loads
+from db.store.batch import LoadReport, Origin
+from db.store.point_in_time import training_frame
+from db.store.schema import TIMELESS, StoreSchema
 from tests.servers import free_port
 from utils.errors import AccessDenied, DataRefused, NotFound, StackError, Unreachable
 from utils.settings import STORE_DB, Settings
@@ -45,7 +45,7 @@ def load(
     now: datetime = NOW,
     given: bool = False,
 ) -> LoadReport:
-    return store.append(
+    return appending.append(
         settings,
         schema,
         features=pd.DataFrame(features) if features else None,
@@ -60,7 +60,7 @@ def load(
 
 def read(settings: Settings, schema: StoreSchema, commit_seq: int | None = None, **window: Any) -> pd.DataFrame:
     window = {"start": None, "until": FOREVER, "window_end": FOREVER} | window
-    seq = store.latest_commit_seq(settings, schema.model) if commit_seq is None else commit_seq
+    seq = loads.latest_commit_seq(settings, schema.model) if commit_seq is None else commit_seq
     return training_frame(settings, schema, commit_seq=seq, **window)
 
 
@@ -174,7 +174,7 @@ def test_another_value_for_a_given_time_of_availability_is_refused(settings, new
 
 def test_a_load_that_contradicts_itself_across_chunks_is_refused(settings, new_schema):
     schema = new_schema()
-    with store.open_batch(settings, schema, origin()) as batch:
+    with appending.open_batch(settings, schema, origin()) as batch:
         batch.add(batch.prepare(features=staged(["a"])))
         with pytest.raises(DataRefused, match="entity 'a'"):
             batch.add(batch.prepare(features=staged(["a"], amount=2)))
@@ -184,7 +184,7 @@ def test_a_load_that_contradicts_itself_across_chunks_is_refused(settings, new_s
 def test_a_load_is_visible_whole_or_not_at_all(settings, new_schema):
     schema = new_schema()
     load(settings, schema, labels=[label(entity, T0, "yes") for entity in "abc"])
-    with store.open_batch(settings, schema, origin()) as batch:
+    with appending.open_batch(settings, schema, origin()) as batch:
         batch.add(batch.prepare(features=staged(["a"])))
         batch.add(batch.prepare(features=staged(["b"])))
         assert read(settings, schema)["amount"].isna().all()
@@ -197,7 +197,7 @@ def test_a_load_is_visible_whole_or_not_at_all(settings, new_schema):
 
 def test_a_load_that_fails_leaves_nothing_behind(settings, new_schema):
     schema = new_schema()
-    with suppress(RuntimeError), store.open_batch(settings, schema, origin()) as batch:
+    with suppress(RuntimeError), appending.open_batch(settings, schema, origin()) as batch:
         batch.add(batch.prepare(features=staged(["a", "b"])))
         raise RuntimeError
     assert batches(settings, schema) == [("abandoned", None)]
@@ -207,7 +207,7 @@ def test_a_load_that_fails_leaves_nothing_behind(settings, new_schema):
 def test_the_next_load_clears_away_what_a_killed_one_left(settings, new_schema):
     schema = new_schema()
     turn_lost = pytest.raises(StackError, match="its turn: run it again")
-    with turn_lost, store.open_batch(settings, schema, origin()) as batch:
+    with turn_lost, appending.open_batch(settings, schema, origin()) as batch:
         batch.add(batch.prepare(features=staged(["a", "b"])))
         with session(settings, "root", "information_schema") as connection:
             (mine,) = connection.scalars(text("SELECT id FROM processlist WHERE user = 'evergreen_loader'")).all()
@@ -225,7 +225,7 @@ def test_loads_of_one_model_take_turns(settings, new_schema):
     schema = new_schema()
     reports: list[LoadReport] = []
     other = threading.Thread(target=lambda: reports.append(load(settings, schema, [feature("b", T0, 1)])))
-    with store.open_batch(settings, schema, origin()) as batch:
+    with appending.open_batch(settings, schema, origin()) as batch:
         other.start()
         batch.add(batch.prepare(features=staged(["a"])))
         other.join(0.3)

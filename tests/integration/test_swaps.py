@@ -14,10 +14,11 @@ import requests
 import yaml
 from catboost import sum_models
 
-from db import history
+from db.history import deployments
 from db.session import session
-from pipelines import deploy, registry
-from pipelines.bundle import bundle_hash, read_bundle, write_companions
+from pipelines import registry
+from pipelines.artifact.bundle import bundle_hash, read_bundle, write_companions
+from pipelines.deployment import rollout
 from pipelines.spec import ModelSpec
 from tests.bundles import rows_for, write_bundle
 from tests.integration.conftest import put_into_service
@@ -107,19 +108,19 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         bad = registry.register(settings, model=name, mlflow_run_id=run, folder=tmp_path / "bad", tags={},
                                 description="")  # fmt: skip
         told = {"model": name, "caused_by": "test/1", "now": utc_now()}
-        deploy.roll_out(settings, version=bad, reason="test", **told)
+        rollout.roll_out(settings, version=bad, reason="test", **told)
         with pytest.raises(DeploymentFailed, match="golden rows"):
-            deploy.verify(settings, model=name, version=bad, caused_by="test/1")
+            rollout.verify(settings, model=name, version=bad, caused_by="test/1")
         assert service.predict().json()["version"] == good
-        assert deploy.undo(settings, **told) == good
-        deploy.verify(settings, model=name, version=good, caused_by="test/1")
+        assert rollout.undo(settings, **told) == good
+        rollout.verify(settings, model=name, version=good, caused_by="test/1")
     rows = service.query("SELECT action, version, reason FROM deployment WHERE model = :model ORDER BY id")
     assert [(row["action"], row["version"]) for row in rows] == [
         ("deploy", good), ("deploy", bad), ("refused", bad), ("failed", bad), ("rollback", good), ("live", good),
     ]  # fmt: skip
     assert all("golden rows: expected the recorded predictions" in row["reason"] for row in rows[2:5])
     with session(settings, "pipeline") as connection:
-        assert history.champion(connection, name)["version"] == good
+        assert deployments.champion(connection, name)["version"] == good
 
 
 def test_a_worker_that_is_told_to_end_twice_still_answers_what_is_asked_of_its_connections(settings, tmp_path):

@@ -10,15 +10,21 @@ import pytest
 import yaml
 from sqlalchemy import text
 
-from db import bootstrap, history, sample
+from db.admin import bootstrap
+from db.history import decisions
 from db.session import session
-from pipelines import deploy, promote, registry, runs, training
-from pipelines.evaluate import load_evaluation
-from pipelines.load import load_example, load_file
-from pipelines.runs import Run
-from pipelines.snapshot import read_snapshot
+from pipelines import registry
+from pipelines.deployment import promote, rollout
+from pipelines.loading.loader import load_file
+from pipelines.runs import training_runs
+from pipelines.runs.snapshot import read_snapshot
+from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec, find_spec
-from pipelines.split import split_rows
+from pipelines.training import training_steps
+from pipelines.training.evaluate import load_evaluation
+from pipelines.training.split import split_rows
+from stack.example_data import worlds
+from stack.example_data.load_example import load_example
 from utils.errors import NothingToDo
 from utils.settings import Settings
 from utils.version import ROOT
@@ -40,11 +46,11 @@ class Served:
 
 
 def trained(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
-    runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
-    runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
-    for step in training.STEPS:
-        training.do(step, run_id, settings=settings, now=NOW)
-    return runs.load_run(settings, run_id)
+    training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
+    training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
+    for step in training_steps.STEPS:
+        training_steps.do(step, run_id, settings=settings, now=NOW)
+    return training_runs.load_run(settings, run_id)
 
 
 @pytest.fixture(scope="module", params=["churn", "insurance"])
@@ -61,12 +67,12 @@ def served(
     run = trained(spec, mlflow_settings, f"t/{spec.name}")
     decision = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
     version = promote.promote(mlflow_settings, decision_id=decision["id"])
-    deploy.roll_out(mlflow_settings, model=spec.name, version=version, caused_by="d", reason="a test", now=NOW)
+    rollout.roll_out(mlflow_settings, model=spec.name, version=version, caused_by="d", reason="a test", now=NOW)
     return Served(spec, mlflow_settings, run, version)
 
 
 def test_the_shipped_gates_pass_a_first_model(served: Served) -> None:
-    assert runs.verdict(served.settings, served.run.run_id) == "promote"
+    assert training_runs.verdict(served.settings, served.run.run_id) == "promote"
     found = load_evaluation(served.run, settings=served.settings)
     assert found.rows > 1000
     metric, reached = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served.spec.name]
@@ -85,7 +91,7 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
     """New people arrive; those who judged stay judges, so `evaluated_as` stands in for the champion's final fit."""
     tags = registry.version_tags(served.settings, served.spec.name, served.version)
     assert tags["evaluated_as"] == str(served.run.candidate_version)
-    world = sample.example_world(served.spec.name, end=NOW, customers=6600)
+    world = worlds.example_world(served.spec.name, end=NOW, customers=6600)
     assert world is not None
     newer = tmp_path / "newer.csv"
     world.to_csv(newer, index=False, quoting=csv.QUOTE_MINIMAL)
@@ -108,15 +114,15 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
     # A final fit has seen its test rows and would look far better than the version that was judged on them.
     assert found.champion[metric].value == pytest.approx(first.candidate[metric].value, rel=0.1)
     with session(served.settings, "pipeline") as connection:
-        verdict = history.find_verdict(connection, again.run_id)
+        verdict = decisions.find_verdict(connection, again.run_id)
     assert verdict is not None
     assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}
 
 
 def test_a_run_by_cron_trains_only_where_a_label_has_come_or_the_model_file_changed(served: Served) -> None:
     def scheduled(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
-        runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)
-        made = runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
+        training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)
+        made = training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
         with session(served.settings, "pipeline") as connection:
             query = text("SELECT id, action, cause FROM retrain_decision WHERE caused_by = :by")
             (row,) = connection.execute(query, {"by": caused_by}).mappings()
@@ -126,6 +132,6 @@ def test_a_run_by_cron_trains_only_where_a_label_has_come_or_the_model_file_chan
     name = served.spec.name
     assert scheduled(served.spec, f"{name} repeated") == ("hold", "no_new_labels")
     with pytest.raises(NothingToDo):
-        runs.claim(served.settings, spec=served.spec, run_id=f"{name} repeated", now=NOW, window_end=NOW)
+        training_runs.claim(served.settings, spec=served.spec, run_id=f"{name} repeated", now=NOW, window_end=NOW)
     edited = ModelSpec.parse(served.spec.to_json() | {"description": "edited"}, file="edited.yaml")
     assert scheduled(edited, f"{name} edited") == ("retrain", "schedule")

@@ -6,15 +6,18 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import delete, insert, update
 
-from db import history
+from db.history import decisions, deployments
 from db.session import session
-from db.store_tables import store_tables
+from db.store.store_tables import store_tables
 from db.tables import retention
-from pipelines import decide, deploy, promote, registry, runs, training
-from pipelines.extract import read_rows
-from pipelines.runs import Run
-from pipelines.snapshot import content_hash, read_snapshot
-from pipelines.verify import verify
+from pipelines import registry
+from pipelines.deployment import promote, rollout
+from pipelines.runs import training_runs
+from pipelines.runs.extract import read_rows
+from pipelines.runs.snapshot import content_hash, read_snapshot
+from pipelines.runs.training_runs import Run
+from pipelines.runs.verify import verify
+from pipelines.training import training_steps, verdict
 from tests.integration.conftest import Small
 from utils.errors import EmptyWindow, IntegrityError, NotFound, NothingToDo, Unreachable
 from utils.settings import STORE_DB
@@ -22,21 +25,21 @@ from utils.version import code_commit
 
 
 def claimed(small: Small, run_id: str, window_end: datetime, trials: int | None = None) -> Run:
-    runs.record_decision(
+    training_runs.record_decision(
         small.settings, model=small.spec.name, cause="manual", reason="a test", caused_by=run_id, now=small.end
     )
-    return runs.claim(
+    return training_runs.claim(
         small.settings, spec=small.spec, run_id=run_id, now=small.end, window_end=window_end, trials=trials
     )
 
 
 def trained(small: Small, run_id: str, window_end: datetime) -> str:
     claimed(small, run_id, window_end)
-    for step in training.STEPS:
-        done = training.do(step, run_id, settings=small.settings, now=small.end)
-        again = training.do(step, run_id, settings=small.settings, now=small.end)
+    for step in training_steps.STEPS:
+        done = training_steps.do(step, run_id, settings=small.settings, now=small.end)
+        again = training_steps.do(step, run_id, settings=small.settings, now=small.end)
         assert (again.summary, again.url) == (done.summary, done.url), f"{step} did something else the second time"
-    return runs.verdict(small.settings, run_id)
+    return training_runs.verdict(small.settings, run_id)
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,10 @@ def first(small: Small) -> Run:
     version = promote.promote(small.settings, decision_id=decision["id"])
     assert promote.promote(small.settings, decision_id=decision["id"]) == version
     for _ in range(2):
-        deploy.roll_out(
+        rollout.roll_out(
             small.settings, model=small.spec.name, version=version, caused_by="d/first", reason="a test", now=small.end
         )
-    return runs.load_run(small.settings, "t/first")
+    return training_runs.load_run(small.settings, "t/first")
 
 
 def test_a_version_carries_everything_that_serving_it_and_tracing_it_back_takes(small: Small, first: Run) -> None:
@@ -72,7 +75,7 @@ def test_a_version_carries_everything_that_serving_it_and_tracing_it_back_takes(
 
 def test_what_serves_is_the_final_fit_of_what_was_judged_and_the_aliases_say_so(small: Small, first: Run) -> None:
     with session(small.settings, "pipeline") as connection:
-        serving = history.champion(connection, first.model)
+        serving = deployments.champion(connection, first.model)
     assert serving is not None
     tags = registry.version_tags(small.settings, first.model, serving["version"])
     assert tags["evaluated_as"] == str(first.candidate_version)
@@ -151,28 +154,30 @@ def test_two_who_share_a_search_try_each_trial_once_and_what_one_leaves_is_done_
     run_id = "t/shared"
     claimed(small, run_id, small.end, trials=5)
     for step in ("extract", "validate", "open"):
-        training.do(step, run_id, settings=small.settings, now=small.end)
+        training_steps.do(step, run_id, settings=small.settings, now=small.end)
     with ThreadPoolExecutor(2) as workers:
-        shared = [workers.submit(training.do, "explore", run_id, settings=small.settings, now=small.end) for _ in "ab"]
+        shared = [
+            workers.submit(training_steps.do, "explore", run_id, settings=small.settings, now=small.end) for _ in "ab"
+        ]
         assert "5 of 5 trials are complete" in {done.result().summary for done in shared}
-    again = training.do("explore", run_id, settings=small.settings, now=small.end)
+    again = training_steps.do("explore", run_id, settings=small.settings, now=small.end)
     assert again.summary == "5 of 5 trials are complete"
-    training.do("search", run_id, settings=small.settings, now=small.end)
-    run = runs.load_run(small.settings, run_id)
+    training_steps.do("search", run_id, settings=small.settings, now=small.end)
+    run = training_runs.load_run(small.settings, run_id)
     assert run.mlflow_run_id
     mlflow = registry.client(small.settings)
     experiment = mlflow.get_run(run.mlflow_run_id).info.experiment_id
     tried = mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}'")
     assert len({trial.data.params["learning_rate"] for trial in tried}) == len(tried) == 5
     assert run.best_params
-    training.give_up(run_id, settings=small.settings, now=small.end)
+    training_steps.give_up(run_id, settings=small.settings, now=small.end)
 
 
 def test_a_second_training_is_judged_on_rows_newer_than_the_champion_knows(small: Small, first: Run) -> None:
     verdict = trained(small, "t/second", small.end)
     with session(small.settings, "pipeline") as connection:
-        row = history.find_verdict(connection, "t/second")
-        serving = history.champion(connection, first.model)
+        row = decisions.find_verdict(connection, "t/second")
+        serving = deployments.champion(connection, first.model)
     assert row is not None
     assert serving is not None
     assert row["champion_version"] == serving["version"]
@@ -186,7 +191,7 @@ def test_a_second_training_is_judged_on_rows_newer_than_the_champion_knows(small
 def test_the_same_data_again_waits_for_labels_that_the_champion_has_not_seen(small: Small, first: Run) -> None:
     assert trained(small, "t/again", first.window_end) == "wait"
     with session(small.settings, "pipeline") as connection:
-        row = history.find_verdict(connection, "t/again")
+        row = decisions.find_verdict(connection, "t/again")
     assert row is not None
     assert row["reason"].startswith("waiting for 300 more labels newer than")
 
@@ -200,23 +205,23 @@ def test_a_retry_keeps_the_window_and_the_budget_that_the_first_try_fixed(small:
 def test_nothing_is_trained_where_no_decision_is_open(small: Small) -> None:
     claimed(small, "t/takes-all", small.end)
     with pytest.raises(NothingToDo):
-        runs.claim(small.settings, spec=small.spec, run_id="t/late", now=small.end, window_end=small.end)
+        training_runs.claim(small.settings, spec=small.spec, run_id="t/late", now=small.end, window_end=small.end)
     with pytest.raises(NotFound):
-        runs.load_run(small.settings, "t/late")
+        training_runs.load_run(small.settings, "t/late")
 
 
 def test_decisions_of_a_failed_run_are_claimed_by_the_next(small: Small) -> None:
     claimed(small, "t/dies", small.end)
-    runs.fail(small.settings, "t/dies", now=small.end)
-    taken = runs.claim(small.settings, spec=small.spec, run_id="t/heir", now=small.end, window_end=small.end)
+    training_runs.fail(small.settings, "t/dies", now=small.end)
+    taken = training_runs.claim(small.settings, spec=small.spec, run_id="t/heir", now=small.end, window_end=small.end)
     assert "a test" in taken.reason
 
 
 def test_an_empty_window_is_refused_and_leaves_no_snapshot(small: Small) -> None:
     run = claimed(small, "t/empty", datetime(2001, 1, 1))
     with pytest.raises(EmptyWindow, match="2000-12-31"):
-        training.do("extract", run.run_id, settings=small.settings, now=small.end)
-    assert runs.load_run(small.settings, "t/empty").snapshot_id is None
+        training_steps.do("extract", run.run_id, settings=small.settings, now=small.end)
+    assert training_runs.load_run(small.settings, "t/empty").snapshot_id is None
 
 
 def test_an_mlflow_that_is_down_is_named_at_once(small: Small) -> None:
@@ -229,33 +234,33 @@ def test_a_deployment_that_no_service_takes_up_fails_and_is_undone(small: Small,
     from utils.errors import DeploymentFailed
 
     with session(small.settings, "pipeline") as connection:
-        before = history.champion(connection, first.model)
+        before = deployments.champion(connection, first.model)
     assert before is not None
     assert first.candidate_version
     settings, model = small.settings, first.model
-    deploy.roll_out(
+    rollout.roll_out(
         settings, model=model, version=first.candidate_version, caused_by="d/bad", reason="a test", now=small.end
     )
     with pytest.raises(DeploymentFailed, match=f"version {before['version']} serves on"):
-        deploy.verify(
+        rollout.verify(
             settings, model=model, version=first.candidate_version, caused_by="d/bad", timeout=timedelta(seconds=1)
         )
-    assert deploy.undo(settings, model=model, caused_by="d/bad", now=small.end) == before["version"]
+    assert rollout.undo(settings, model=model, caused_by="d/bad", now=small.end) == before["version"]
     with session(settings, "pipeline") as connection:
-        assert (history.champion(connection, model) or {})["version"] == before["version"]
+        assert (deployments.champion(connection, model) or {})["version"] == before["version"]
     aliases = registry.client(settings).get_registered_model(model).aliases
     assert aliases["champion"] == str(before["version"])
     with pytest.raises(NothingToDo):
-        deploy.undo(settings, model=model, caused_by="d/bad", now=small.end)
+        rollout.undo(settings, model=model, caused_by="d/bad", now=small.end)
 
 
 def test_an_older_candidate_is_superseded_by_a_newer_one(small: Small, first: Run) -> None:
     with session(small.settings, "pipeline") as connection:
-        old = history.find_verdict(connection, "t/first")
+        old = decisions.find_verdict(connection, "t/first")
     assert old is not None
-    evaluation = decide.Evaluation(99, None, 9, 9, {}, {}, None, ())
+    evaluation = verdict.Evaluation(99, None, 9, 9, {}, {}, None, ())
     run = claimed(small, "t/newer", small.end)
-    verdict = decide.Decision("promote", "a test", ())
-    decide.record_verdict(run, verdict, evaluation, settings=small.settings, now=small.end)
+    decision = verdict.Decision("promote", "a test", ())
+    verdict.record_verdict(run, decision, evaluation, settings=small.settings, now=small.end)
     with pytest.raises(NothingToDo, match="99 superseded"):
         promote.promote(small.settings, decision_id=old["id"])

@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 from sqlalchemy import select
 
-from db import bootstrap, history
+from db.admin import bootstrap
+from db.history import deployments
 from db.session import session
 from db.tables import retrain_decision, validation_report
-from pipelines import registry, runs, training
-from pipelines.load import load_file
+from pipelines import registry
+from pipelines.loading.loader import load_file
+from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec
+from pipelines.training import training_steps
 from tests.integration.conftest import put_into_service
 from utils.errors import ValidationFailed
 from utils.settings import Settings
@@ -68,14 +71,14 @@ class Orders:
     def claim(self, run_id: str, *, window_end: datetime, **policy: str) -> None:
         given = self.spec.to_json() | {"validation": policy}
         spec = ModelSpec.parse(given, file="checked_orders.yaml")
-        runs.record_decision(
+        training_runs.record_decision(
             self.settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=window_end
         )
-        runs.claim(self.settings, spec=spec, run_id=run_id, now=window_end, window_end=window_end)
-        training.do("extract", run_id, settings=self.settings, now=window_end)
+        training_runs.claim(self.settings, spec=spec, run_id=run_id, now=window_end, window_end=window_end)
+        training_steps.do("extract", run_id, settings=self.settings, now=window_end)
 
-    def validate(self, run_id: str, *, now: datetime = FIRST) -> training.Done:
-        return training.do("validate", run_id, settings=self.settings, now=now)
+    def validate(self, run_id: str, *, now: datetime = FIRST) -> training_steps.Done:
+        return training_steps.do("validate", run_id, settings=self.settings, now=now)
 
     def row(self, run_id: str) -> Any:
         with session(self.settings, "reader") as connection:
@@ -84,7 +87,7 @@ class Orders:
 
     def artifact(self, run_id: str, name: str) -> str:
         path = mlflow.artifacts.download_artifacts(
-            run_id=runs.load_run(self.settings, run_id).mlflow_run_id,
+            run_id=training_runs.load_run(self.settings, run_id).mlflow_run_id,
             artifact_path=f"validation/{name}",
             tracking_uri=self.settings.mlflow_tracking_url,
         )
@@ -101,7 +104,7 @@ def orders(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     made.load(after=FIRST - 4 * WEEK, until=FIRST)
     made.claim("o/first", window_end=FIRST)
     made.validate("o/first")
-    runs.finish(mlflow_settings, "o/first", now=FIRST)
+    training_runs.finish(mlflow_settings, "o/first", now=FIRST)
     return made
 
 
@@ -110,7 +113,7 @@ def test_a_first_training_passes_and_its_report_is_a_row_and_two_artifacts(order
     assert (row["errors"], row["warnings"], row["snapshot_id"]) == (
         0,
         0,
-        runs.load_run(orders.settings, "o/first").snapshot_id,
+        training_runs.load_run(orders.settings, "o/first").snapshot_id,
     )
     assert row["report"]["compared_with"] is None
     assert row["report"]["statistics"]["columns"]["km"]["missing"] == 0
@@ -134,7 +137,7 @@ def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Order
         orders.validate("o/broken", now=until)
     assert "km is missing in 100% of the 672 newest rows; in the last training it was in 0%" in str(stopped.value)
     assert "checked_orders: training data breaks" in str(stopped.value)
-    run = runs.load_run(orders.settings, "o/broken")
+    run = training_runs.load_run(orders.settings, "o/broken")
     assert f"/#/runs/{run.mlflow_run_id}" in str(stopped.value)
     row = orders.row("o/broken")
     assert row["errors"] == len(stopped.value.violations) == row["report"]["errors"]
@@ -142,11 +145,11 @@ def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Order
     assert json.loads(orders.artifact("o/broken", "report.json")) == row["report"]
     assert "<b>km</b> is missing in 100%" in orders.artifact("o/broken", "report.html")
 
-    training.give_up("o/broken", settings=orders.settings, now=until)
+    training_steps.give_up("o/broken", settings=orders.settings, now=until)
     with session(orders.settings, "reader") as connection:
         waiting = select(retrain_decision.c.run_id).where(retrain_decision.c.caused_by == "o/broken")
         assert connection.execute(waiting).scalar_one() is None
-        assert (history.champion(connection, orders.spec.name) or {})["version"] == orders.version
+        assert (deployments.champion(connection, orders.spec.name) or {})["version"] == orders.version
     assert registry.client(orders.settings).get_run(run.mlflow_run_id).info.status == "FAILED"
 
 
@@ -157,14 +160,14 @@ def test_what_a_failed_training_saw_is_no_measure_and_a_policy_lets_the_next_one
     row = orders.row("o/accepted")
     assert row["report"]["compared_with"]["run_id"] == "o/first"
     assert [(found["rule"], found["severity"]) for found in row["report"]["violations"]] == [("null_share", "warning")]
-    runs.finish(orders.settings, "o/accepted", now=until)
+    training_runs.finish(orders.settings, "o/accepted", now=until)
 
     later = until + WEEK
     orders.load(after=until, until=later, km=[None] * 7 * 24 * 4)
     orders.claim("o/next", window_end=later)
     with pytest.raises(ValidationFailed, match="km is missing in 100%"):
         orders.validate("o/next", now=later)
-    training.give_up("o/next", settings=orders.settings, now=later)
+    training_steps.give_up("o/next", settings=orders.settings, now=later)
 
 
 def test_features_that_stopped_coming_are_told_though_labels_still_come(orders: Orders) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from sqlalchemy import select
 
 from db.session import session
-from db.store_tables import store_tables
+from db.store.store_tables import store_tables
 from pipelines.spec import find_spec
-from stack.programs import serving_urls
+from stack.programs.program_list import serving_urls
 from utils.errors import EvergreenError
 from utils.settings import STORE_DB, load_settings
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from catboost import CatBoost
 
-from db import sample
-from pipelines.features import pool_from_frame, pool_from_rows, rows_of, score
-from pipelines.metrics import judge, value
+from pipelines.artifact.features import pool_from_frame, pool_from_rows, rows_of, score
+from pipelines.measures.metrics import judge, value
 from pipelines.spec import ModelSpec
-from pipelines.split import Split, split_rows
-from pipelines.train import fit
+from pipelines.training.fit import fit
+from pipelines.training.split import Split, split_rows
+from stack.example_data import worlds
 
 END = datetime(2026, 9, 30)
 PARAMS = {"depth": 4, "learning_rate": 0.2, "l2_leaf_reg": 3}
@@ -21,7 +21,7 @@ POOR = 0  # its place among the classes
 
 @pytest.fixture(scope="module")
 def parts(credit_score: ModelSpec) -> Split:
-    world = sample.example_world("credit_score", end=END, customers=1500)
+    world = worlds.example_world("credit_score", end=END, customers=1500)
     assert world is not None
     rows = world.rename(columns={"customer_id": "entity_id", "date": "event_time"})
     return split_rows(rows, spec=credit_score, until=pd.Timestamp(END))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from db.reading import as_known, newest_versions
+from db.store.point_in_time import as_known, newest_versions
 
 TIME = st.integers(0, 12)  # few, so that ties are common
 ENTITY = st.integers(0, 3)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.batcher import BATCH, EXPLAINED, QUEUE, SMALL, Batcher
-from api.metrics import Numbers
-from api.scoring import Prediction
+from api.prometheus import Numbers
+from api.scoring.batcher import BATCH, EXPLAINED, QUEUE, SMALL, Batcher
+from api.scoring.predict import Prediction
 from utils.errors import NotLogged, NotNow
 
 NUMBERS = Numbers("batched", endpoints=["/predict"])

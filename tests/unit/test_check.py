@@ -5,8 +5,8 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
-from pipelines.check import Checked, check
-from pipelines.columns import Columns
+from pipelines.loading.checking import Checked, check
+from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec
 from utils.errors import DataRefused, MissingColumns
 

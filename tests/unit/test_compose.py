@@ -14,8 +14,8 @@ import yaml
 from cryptography.fernet import Fernet
 
 from pipelines.spec import model_names
-from stack import mariadb
-from stack.airflow_programs import airflow_environment
+from stack.programs import mariadb
+from stack.programs.airflow_programs import airflow_environment
 from utils.settings import load_settings
 from utils.version import ROOT
 

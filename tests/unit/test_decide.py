@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.decide import Decision, decide
-from pipelines.evaluate import Estimate, Evaluation, SliceDifference, from_json
 from pipelines.spec import Gates
+from pipelines.training.evaluate import Estimate, Evaluation, SliceDifference, from_json
+from pipelines.training.verdict import Decision, decide
 
 GATES = Gates.model_validate(
     {

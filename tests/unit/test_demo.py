@@ -3,8 +3,8 @@
 import shutil
 
 from pipelines.spec import find_spec
-from stack.demo import CALM, JUDGED, RATE
-from stack.demo_stack import MODEL, ONLY_FOUND, SHORT, shorten
+from stack.demo.own_stack import MODEL, ONLY_FOUND, SHORT, shorten
+from stack.demo.play import CALM, JUDGED, RATE
 from utils.duration import duration
 from utils.version import ROOT
 

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from pipelines.drift import PREDICTION, Difference, benjamini_hochberg, compare, p_value, worst_first
-from pipelines.profile import build_profile, counts
-from pipelines.spec import ModelSpec
-from pipelines.spec_monitoring import Drift
+from pipelines.artifact.profile import build_profile, counts
+from pipelines.measures.drift import PREDICTION, Difference, benjamini_hochberg, compare, p_value, worst_first
+from pipelines.spec import Drift, ModelSpec
 
 POLICY = Drift()
 FEATURES = 22

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from stack.dump import count_rows
+from stack.backup.dump import count_rows
 from utils.errors import StackError
 
 DUMP = b"""USE `evergreen`;

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines import files
-from pipelines.files import readable
+from pipelines.loading import files
+from pipelines.loading.files import readable
 from utils.errors import DataRefused, NotFound
 
 HEADER = "a,b\n"

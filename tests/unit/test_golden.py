@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.bundle import bundle_hash, golden_rows, read_bundle
-from pipelines.features import rows_of
-from pipelines.profile import build_profile
+from pipelines.artifact.bundle import bundle_hash, golden_rows, read_bundle
+from pipelines.artifact.features import rows_of
+from pipelines.artifact.profile import build_profile
 from pipelines.spec import Categorical, Numeric
 from tests.bundles import rows_for, write_bundle
 from utils.errors import IntegrityError

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from api.guard import MAX_ARRIVING, MAX_BODY, Guard
-from api.keys import Keys
-from api.metrics import Numbers
-from api.rejects import Rejects
-from api.schemas import build_schemas, example
+from api.http.bearer_keys import Keys
+from api.http.guard import MAX_ARRIVING, MAX_BODY, Guard
+from api.prometheus import Numbers
+from api.requests.reject_counts import Rejects
+from api.requests.schemas import build_schemas, example
 from pipelines.spec import find_spec
 from utils.settings import load_settings
 from utils.version import ROOT

@@ -1,6 +1,10 @@
-"""The arrow of imports: utils <- db <- pipelines <- {api, dags}; stack starts the services, cli uses them all."""
+"""Imports go one way, between packages and between the rooms of a package; a worker stays light; names are unique."""
 
 import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +21,42 @@ MAY_IMPORT = {
     "cli": {"cli", "stack", "api", "pipelines", "db", "utils"},
 }
 PACKAGES = set(MAY_IMPORT) | {"tests", "benchmarks"}
-API_MAY_USE = {"spec", "profile", "features", "bundle"}
-API_SUBPROCESS = {"registry"}  # heavy: only a module that runs in a process of its own may use it
+# The rooms of a package, sub-packages and single modules, from the ground up: each imports only from floors below its
+# own, wherever in a file the import stands. Rooms on one floor know nothing of each other.
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "db": (
+        ("literals", "partitions", "session", "tables"),
+        ("arrow", "driver", "migrations", "tombstones"),
+        ("log", "store", "history"),
+        ("admin",),
+    ),
+    "pipelines": (
+        ("spec", "explanations"),
+        ("loading", "runs", "artifact"),
+        ("init", "measures", "registry"),
+        ("validation", "batch_scoring", "maintenance"),
+        ("training",),
+        ("deployment", "monitoring"),
+        ("replay",),
+    ),
+    "api": (
+        ("requests", "log", "prometheus"),
+        ("scoring", "http"),
+        ("versions", "serve"),
+        ("service", "launch"),
+    ),
+    "stack": (
+        ("programs", "example_data", "progress"),
+        ("run", "status", "summary", "down", "backup"),
+        ("first_training",),
+        ("up",),
+        ("demo",),
+    ),
+}
+API_MAY_USE = {"spec", "artifact"}
+# It runs in a process of its own, which may carry MLflow.
+OWN_PROCESS = {"api/versions/download.py"}
+HEAVY = ("mlflow", "pipelines.registry")
 READS_ENVIRONMENT = {"utils/settings.py", "utils/version.py"}
 
 
@@ -26,14 +64,50 @@ def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of all modules that the file imports, wherever in it."""
-    found: set[str] = set()
+def module_of(path: Path) -> str:
+    """The dotted name of a file; a package's own is that of its `__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names of all that the file imports, wherever in it."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@cache
+def modules(package: str) -> dict[str, Path]:
+    return {module_of(path): path for path in sources(package)}
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Our own modules that the file imports from: `a.b.c` of `from a.b.c import d` and of `from a.b import c`."""
+    for name in imports(path):
+        package = name.split(".")[0]
+        while package in MAY_IMPORT and name:
+            if name in modules(package):
+                yield name
+                break
+            name = name.rpartition(".")[0]
+
+
+def between_rooms(package: str) -> dict[tuple[str, str], set[str]]:
+    """The files that import from another room of the package, by both rooms."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for module, path in modules(package).items():
+        for other in imported_modules(path):
+            if other.startswith(f"{package}.") and room_of(other) != room_of(module):
+                found[room_of(module), room_of(other)].add(path.relative_to(ROOT).as_posix())
     return found
 
 
@@ -45,10 +119,69 @@ def test_imports_go_one_way(package):
         assert not outside, f"{path.relative_to(ROOT)} imports {sorted(outside)}"
 
 
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_stands_on_one_floor(package):
+    rooms = [room for floor in FLOORS[package] for room in floor]
+    there = {room_of(module).split(".")[1] for module in modules(package) if module != package}
+    assert sorted(rooms) == sorted(there)
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_a_room_imports_only_from_floors_below_its_own(package):
+    floor_of = {f"{package}.{room}": level for level, floor in enumerate(FLOORS[package]) for room in floor}
+    up = {pair: files for pair, files in between_rooms(package).items() if floor_of[pair[0]] <= floor_of[pair[1]]}
+    assert not up, "; ".join(f"{sorted(files)}: {one} imports {other}" for (one, other), files in up.items())
+
+
+def test_the_floors_are_shown(capsys):
+    """Files, floors and imports, for people: what the checks of everything print."""
+    with capsys.disabled():
+        sys.stdout.write(f"\n{shown()}\n")
+
+
+def shown() -> str:
+    lines = []
+    for package, floors in FLOORS.items():
+        edges = len(between_rooms(package))
+        lines.append(f"{package}: {len(modules(package))} files, {len(floors)} floors, {edges} imports between rooms")
+        for level, floor in enumerate(floors, start=1):
+            counts = [(room, sum(room_of(m) == f"{package}.{room}" for m in modules(package))) for room in floor]
+            lines.append(f"  {level}  " + ", ".join(f"{room} {count}" for room, count in counts))
+    return "\n".join(lines)
+
+
 def test_the_service_uses_only_what_it_needs_of_pipelines():
     for path in sources("api"):
         used = {name.split(".")[1] for name in imports(path) if name.startswith("pipelines.")}
-        assert used <= API_MAY_USE | API_SUBPROCESS, f"{path.name} imports {sorted(used)} from pipelines"
+        allowed = API_MAY_USE | ({"registry"} if path.relative_to(ROOT).as_posix() in OWN_PROCESS else set())
+        assert used <= allowed, f"{path.relative_to(ROOT)} imports {sorted(used)} from pipelines"
+
+
+@pytest.mark.parametrize("program", ["api.service", "api.serve", "api.launch", "api.versions.challenger"])
+def test_no_process_that_serves_can_come_to_import_mlflow(program):
+    reached, waiting = set(), [program]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imported_modules(modules(module.split(".")[0])[module])
+    heavy = {name for module in reached for name in imports(modules(module.split(".")[0])[module])}
+    assert not [name for name in heavy if name.startswith(HEAVY)]
+
+
+def test_no_file_name_stands_for_two_things():
+    """Only a command and a DAG are named after what they call."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for package in ("utils", *FLOORS):
+        for path in sources(package):
+            if path.stem != "__init__":
+                places[path.stem].append(path.relative_to(ROOT).as_posix())
+    assert not [paths for paths in places.values() if len(paths) > 1]
+    for package in ("cli", "dags"):
+        for path in sources(package):
+            if path.stem in places:
+                (same,) = places[path.stem]
+                assert module_of(ROOT / same) in set(imported_modules(path)), f"{path} does not call {same}"
 
 
 def test_nothing_is_imported_relatively():

@@ -17,9 +17,9 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from pipelines.guess import Asked, sample_of
-from pipelines.guess_columns import model_names
-from pipelines.init import refused, write_model_file
+from pipelines.init.column_facts import model_names
+from pipelines.init.draft import Asked, sample_of
+from pipelines.init.write import refused, write_model_file
 from pipelines.spec import ModelSpec, load_spec
 from utils.errors import DataRefused, NotFound, SpecInvalid
 

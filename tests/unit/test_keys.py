@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from api import keys
-from api.keys import KeyFile, Keys
+from api.http import bearer_keys
+from api.http.bearer_keys import KeyFile, Keys
 from utils.errors import IntegrityError, NotFound
 from utils.settings import load_settings
 
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 22)
 
 @pytest.fixture(autouse=True)
 def looks_every_time(monkeypatch):
-    monkeypatch.setattr(keys, "LOOK", 0.0)
+    monkeypatch.setattr(bearer_keys, "LOOK", 0.0)
 
 
 @pytest.fixture

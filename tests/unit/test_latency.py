@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.latency import FLOOR, LIMIT, RATIO, Latency, measure, too_slow
-from pipelines.bundle import read_bundle
+from api.versions.latency import FLOOR, LIMIT, RATIO, Latency, measure, too_slow
+from pipelines.artifact.bundle import read_bundle
 from tests.bundles import write_bundle
 
 USUAL = Latency(alone=0.0001, together=0.00001)

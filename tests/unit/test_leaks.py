@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from pipelines.leaks import auc, codes_of, leak, target_of
 from pipelines.spec import ModelSpec
+from pipelines.validation.leaks import auc, codes_of, leak, target_of
 
 ROWS = 600
 DRAW = np.random.default_rng(7)

@@ -11,7 +11,8 @@ from pymysql.err import ProgrammingError
 
 from db import literals
 from db.literals import statements
-from db.predictions import EPOCH, LOG, LOG_AFTER, LOG_BEFORE, created_at, new_ids
+from db.log.prediction_ids import EPOCH, created_at, new_ids
+from db.log.writing import LOG, LOG_AFTER, LOG_BEFORE
 from utils.clock import utc_now
 
 LITERAL = re.compile(r"_utf8mb4 x'((?:[0-9a-f]{2})*)'|(NULL)|([-+.0-9e]+)|'([-0-9 :.]{19,26})'")

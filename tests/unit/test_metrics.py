@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipelines.metrics import Judged, drawn_together, entity_weights, value, weighted
+from pipelines.measures.metrics import Judged, drawn_together, entity_weights, value, weighted
 
 CLASSES = 3
 

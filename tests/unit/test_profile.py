@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.profile import build_profile, counts, psi, reference
+from pipelines.artifact.profile import build_profile, counts, psi, reference
 from pipelines.spec import ModelSpec
 
 SPEC = ModelSpec.parse(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from api.reasons import TOP, contributions, with_reasons
-from api.scoring import Version
-from pipelines.bundle import read_bundle
-from pipelines.features import pool_from_rows, score
+from api.scoring.predict import Version
+from api.scoring.reasons import TOP, contributions, with_reasons
+from pipelines.artifact.bundle import read_bundle
+from pipelines.artifact.features import pool_from_rows, score
 from pipelines.spec import ModelSpec
 from tests.bundles import write_bundle
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.repeats import FORM, NEWEST, OLDEST, parse_key
-from db.predictions import EPOCH, created_at, new_id, repeatable_id
+from api.requests.idempotency import FORM, NEWEST, OLDEST, parse_key
+from db.log.prediction_ids import EPOCH, created_at, new_id, repeatable_id
 
 NOW = datetime(2026, 6, 1, 12)
 SECONDS = (NOW - EPOCH) // timedelta(seconds=1)

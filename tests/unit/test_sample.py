@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from db.sample import MISSING, WORLDS, World, example_world
-from pipelines.check import check
-from pipelines.columns import Columns
+from pipelines.loading.checking import check
+from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec
+from stack.example_data.credit_score import MISSING, World
+from stack.example_data.worlds import WORLDS, example_world
 
 END = datetime(2026, 11, 21, 9, 30)
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from db.scenario_names import Scenario
-from db.scenarios import CREDIT, LEVERS, traffic
-from pipelines.check import check
-from pipelines.columns import Columns
-from pipelines.profile import build_profile, counts, psi, reference
+from pipelines.artifact.profile import build_profile, counts, psi, reference
+from pipelines.loading.checking import check
+from pipelines.loading.columns import Columns
 from pipelines.spec import find_spec
+from stack.example_data.scenario_names import Scenario
+from stack.example_data.scenarios import CREDIT, LEVERS, traffic
 from utils.errors import NotFound
 from utils.version import ROOT
 

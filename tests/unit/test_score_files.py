@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.score_files import Source
+from pipelines.batch_scoring.sources import Source
 from pipelines.spec import ModelSpec
 from utils.errors import MissingColumns
 

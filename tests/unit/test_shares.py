@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from api import shares
-from api.shares import Shares
+from api.http import balance
+from api.http.balance import Shares
 
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
     made: dict[str, str] = {}
-    shares.offer(made)
+    balance.offer(made)
     yield made
-    os.close(int(made[shares.VARIABLE]))
+    os.close(int(made[balance.VARIABLE]))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_who_comes_in_a_workers_place_does_not_inherit_its_connections(environme
     assert not one.is_others_turn()
 
 
-@pytest.mark.parametrize(("known", "worker"), [(False, 1), (True, None), (True, shares.PLACES)])
+@pytest.mark.parametrize(("known", "worker"), [(False, 1), (True, None), (True, balance.PLACES)])
 def test_without_a_place_a_worker_has_no_others(environment, known, worker):
     given = environment if known else {}
     Shares(environment, 2).put(0)

@@ -11,8 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.spec import ModelSpec, find_spec, load_spec, model_names
-from pipelines.spec_types import margin_at
+from pipelines.spec import ModelSpec, find_spec, load_spec, margin_at, model_names
 from utils.duration import parse_duration, show_duration
 from utils.errors import SpecInvalid, UnknownModel
 from utils.version import ROOT

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.spec import ModelSpec
-from pipelines.split import entity_share, split_rows
+from pipelines.training.split import entity_share, split_rows
 from utils.errors import MissingLabels
 
 BASE = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.spool import Depth, Spool, orphans
+from api.log.spool import Depth, Spool, orphans
 from utils.errors import NotNow
 
 NOW = datetime(2026, 11, 1, 12)
@@ -32,7 +32,7 @@ def test_rows_come_back_exactly_and_in_their_order(rows, tmp_path_factory):
 
 def test_what_was_put_is_there_after_the_process_was_killed_and_only_then_for_others(tmp_path):
     script = (
-        "import sys, time; from datetime import datetime; from pathlib import Path; from api.spool import Spool\n"
+        "import sys, time; from datetime import datetime; from pathlib import Path; from api.log.spool import Spool\n"
         f"spool = Spool(Path({str(tmp_path)!r}), 'a'); spool.put([(1,), (2,)], now=datetime(2026, 1, 1))\n"
         "print('put', flush=True); time.sleep(60)"
     )

@@ -10,11 +10,12 @@ import pytest
 from pydantic import SecretStr
 
 from pipelines.spec import model_names
-from stack import ports, programs, secrets
-from stack.airflow_programs import airflow_programs
-from stack.logs import show
-from stack.processes import MARKER
-from stack.supervisor import LAUNCH
+from stack.programs import ports, program_list, secrets
+from stack.programs.airflow_programs import airflow_programs
+from stack.programs.logs import show
+from stack.programs.processes import MARKER
+from stack.programs.program import settings_environment
+from stack.programs.supervisor import LAUNCH
 from utils.errors import NotFound, StackError
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -39,7 +40,7 @@ def secrets_in(text: str, settings: Settings) -> set[str]:
 
 
 def test_no_secret_is_on_a_command_line_or_in_a_repr(settings: Settings) -> None:
-    for program in programs.programs(settings):
+    for program in program_list.programs(settings):
         launch = program.launch()
         assert secrets_in(" ".join(launch.argv), settings) == set(), program.name
         assert secrets_in(repr(program) + repr(launch), settings) == set(), program.name
@@ -48,7 +49,7 @@ def test_no_secret_is_on_a_command_line_or_in_a_repr(settings: Settings) -> None
 def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings) -> None:
     given = {
         program.name: secrets_in(json.dumps(dict(program.launch().environment)), settings)
-        for program in programs.programs(settings)
+        for program in program_list.programs(settings)
     }
     own = {"airflow_jwt_secret", "airflow_fernet_key"}
     assert given == {
@@ -63,7 +64,7 @@ def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings)
 
 
 def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) -> None:
-    environment = programs.settings_environment(settings, secrets=("db_api_password",))
+    environment = settings_environment(settings, secrets=("db_api_password",))
     script = "from utils.settings import load_settings; print(load_settings().model_dump_json())"
     ran = subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
@@ -75,7 +76,7 @@ def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) ->
 
 def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
     theirs = {"mariadb_host": "db.example", "mlflow_url": "http://mlflow.example", "airflow_url": "http://air.example"}
-    names = [program.name for program in programs.programs(settings.model_copy(update=theirs))]
+    names = [program.name for program in program_list.programs(settings.model_copy(update=theirs))]
     assert names == [f"serve-{model}" for model in model_names(ROOT / "models")]
 
 
@@ -84,11 +85,11 @@ def test_a_model_keeps_its_port_when_others_come_and_go(settings: Settings, tmp_
     folder.mkdir()
     here = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})
     (folder / "m.yaml").touch()
-    assert programs.serving_ports(here) == {"m": 4000}
+    assert program_list.serving_ports(here) == {"m": 4000}
     (folder / "a.yaml").touch()
-    assert programs.serving_ports(here) == {"a": 4001, "m": 4000}
+    assert program_list.serving_ports(here) == {"a": 4001, "m": 4000}
     (folder / "m.yaml").unlink()
-    assert programs.serving_ports(here) == {"a": 4001}
+    assert program_list.serving_ports(here) == {"a": 4001}
 
 
 def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
@@ -99,14 +100,14 @@ def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
     with pytest.raises(
         StackError, match=rf"port {port} \(mlflow\) is taken by process {os.getpid()} .*EVERGREEN_MLFLOW_PORT"
     ):
-        ports.check([programs.mlflow_program(moved)], moved)
+        ports.check([program_list.mlflow_program(moved)], moved)
 
 
 def test_two_parts_that_want_one_port_are_named(settings: Settings, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     moved = settings.model_copy(update={"mlflow_port": port, "airflow_port": port})
-    wanting = [programs.mlflow_program(moved), *airflow_programs(moved)]
+    wanting = [program_list.mlflow_program(moved), *airflow_programs(moved)]
     with pytest.raises(StackError, match=rf"port {port} is wanted by mlflow and airflow-api-server"):
         ports.check(wanting, moved)
 
@@ -136,5 +137,5 @@ def test_logs_show_the_last_lines_of_one_part_or_of_all(settings: Settings, caps
 
 
 def test_every_program_carries_the_mark_of_its_stack(settings: Settings) -> None:
-    for program in programs.programs(settings):
+    for program in program_list.programs(settings):
         assert program.launch().environment[MARKER] == str(settings.home.resolve()), program.name

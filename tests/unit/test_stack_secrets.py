@@ -7,7 +7,7 @@ from cryptography.fernet import Fernet
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
-from stack import secrets
+from stack.programs import secrets
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipelines.check import check
-from pipelines.columns import Columns
+from pipelines.loading.checking import check
+from pipelines.loading.columns import Columns
+from pipelines.loading.times import STAMP, placed
 from pipelines.spec import ModelSpec
-from pipelines.times import STAMP, placed
 from utils.errors import SpecInvalid
 
 ZONES = [

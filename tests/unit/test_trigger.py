@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipelines.spec_monitoring import Drift, Retrain
-from pipelines.trigger import History, Measured, Policy, Window, decide
+from pipelines.monitoring.trigger import History, Measured, Policy, Window, decide
+from pipelines.spec import Drift, Retrain
 
 NOW = datetime(2026, 9, 30, 12)
 DAY = timedelta(days=1)

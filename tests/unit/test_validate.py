@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.rules import Finding
-from pipelines.spec import ModelSpec
-from pipelines.spec_validation import Validation
-from pipelines.validate import examine
-from pipelines.validation_report import judged, page
+from pipelines.spec import ModelSpec, Validation
+from pipelines.validation.report import judged, page
+from pipelines.validation.rules import Finding
+from pipelines.validation.validate import examine
 from utils.errors import SpecInvalid
 from utils.version import ROOT
 

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.drift import PREDICTION, compare, worst_first
-from pipelines.monitor import EPOCH, grid, merge
-from pipelines.performance import match_labels
-from pipelines.profile import build_profile, counts
-from pipelines.quality import defects, rejected
-from pipelines.spec import ModelSpec
-from pipelines.spec_monitoring import Drift
-from pipelines.tally import Tally
+from pipelines.artifact.profile import build_profile, counts
+from pipelines.measures.defects import defects, rejected
+from pipelines.measures.drift import PREDICTION, compare, worst_first
+from pipelines.monitoring.counts import Tally
+from pipelines.monitoring.truths import match_labels
+from pipelines.monitoring.windows import EPOCH, grid, merge
+from pipelines.spec import Drift, ModelSpec
 
 DAY = timedelta(days=1)
 NOON = datetime(2026, 9, 30, 12)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from pipelines.spec import ModelSpec
-from pipelines.split import Split, split_rows
-from pipelines.windows import lengths, recent
+from pipelines.training.lookback import lengths, recent
+from pipelines.training.split import Split, split_rows
 
 UNTIL = pd.Timestamp("2026-06-01")
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
-from db.sample import WORLDS, example_world
-from pipelines.check import check
-from pipelines.columns import Columns
+from pipelines.loading.checking import check
+from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec, find_spec
+from stack.example_data.worlds import WORLDS, example_world
 from utils.version import ROOT
 
 END = datetime(2026, 11, 21)

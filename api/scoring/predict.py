@@ -1,0 +1,140 @@
+"""From validated rows to answers and log rows, by one version of the model."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from api.requests.idempotency import Key
+from api.requests.schemas import Row, features_json
+from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
+from pipelines.artifact.bundle import Bundle
+from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.profile import warnings_of
+
+FEW = 1_000  # rows up to which one thread scores faster than several
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version that serves: never changed, only replaced as a whole. Times are UTC; `tags` are the registry's."""
+
+    model: str
+    number: int
+    bundle: Bundle
+    categories: Mapping[str, frozenset[str]]
+    tags: Mapping[str, str]
+    deployed_at: datetime
+    serving_since: datetime
+
+    @property
+    def fitted_until(self) -> datetime | None:
+        """The newest label it learned from; None where data have no time."""
+        fitted = self.tags.get("fitted_until") if self.bundle.spec.timed else None
+        return datetime.fromisoformat(fitted) if fitted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row came from: its place in the request, the request's key; `arrived` in seconds of `perf_counter`.
+
+    `doubts` are warnings about it that its values do not show.
+    """
+
+    arrived: float
+    place: int = 0
+    key: Key | None = None
+    doubts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer, and the row that must be in the log before it leaves (`db.log.writing.LOG_COLUMNS`)."""
+
+    answer: dict[str, Any]
+    log_row: tuple[Any, ...]
+
+
+def predict(
+    version: Version,
+    rows: Sequence[Row],
+    *,
+    instance: UUID,
+    origins: Sequence[Origin],
+    now: datetime,
+) -> list[Prediction]:
+    """Score `rows`, each with its origin. `now` is UTC."""
+    values = [tuple(row.values()) for row in rows]
+    spec = version.bundle.spec
+    threads = 1 if len(rows) <= FEW else -1
+    pool = pool_from_rows([each[1:] for each in values], spec=spec, threads=threads)
+    scores = score(version.bundle.model, pool, spec=spec, threads=threads)
+    scored = time.perf_counter()
+    features = [features_json(row) for row in rows]
+    ids = _ids(version, values, features, origins=origins, now=now)
+    by_class: list[dict[str, float] | None] = [None] * len(rows)
+    if scores.probabilities is not None:
+        by_class = [dict(zip(spec.label.classes, each, strict=True)) for each in scores.probabilities.tolist()]
+    doubts = warnings_of(spec, version.categories)
+    name, number, by = version.model, version.number, str(instance)
+    made = []
+    for i, (prediction_id, created) in enumerate(ids):
+        predicted, probabilities, origin = scores.predictions[i], by_class[i], origins[i]
+        confidence = max(probabilities.values()) if probabilities else None
+        warnings = [*origin.doubts, *doubts(values[i][1:])]
+        answer = {
+            "prediction_id": prediction_id,
+            "entity_id": values[i][0],
+            "prediction": predicted,
+            "confidence": confidence,
+            "probabilities": probabilities,
+            "warnings": warnings,
+            "model": name,
+            "version": number,
+        }
+        log_row = (
+            prediction_id,
+            name,
+            number,
+            "champion",
+            values[i][0],
+            features[i],
+            str(predicted),
+            confidence,
+            _json(probabilities) if probabilities else None,
+            _json(warnings) if warnings else "[]",
+            (scored - origin.arrived) * 1000,
+            by,
+            created,
+            now,
+        )
+        made.append(Prediction(answer, log_row))
+    return made
+
+
+def _ids(
+    version: Version,
+    values: Sequence[Sequence[Any]],
+    features: Sequence[str],
+    *,
+    origins: Sequence[Origin],
+    now: datetime,
+) -> list[tuple[str, datetime]]:
+    """A prediction's id and the time in it, for each row: new ones, or those that its request's key makes."""
+    created = to_millisecond(now)
+    ids = [(each, created) for each in new_ids(now, len(values))]
+    for i, origin in enumerate(origins):
+        if origin.key is not None:
+            content = [origin.key.name, origin.place, version.model, version.number, values[i][0], features[i]]
+            made = repeatable_id(origin.key.first, json.dumps(content))
+            ids[i] = (str(made), created_at(made))
+    return ids
+
+
+def _json(content: object) -> str:
+    return to_json(content).decode()

@@ -1,0 +1,200 @@
+"""The version that a worker serves, and the thread that keeps it the one that should be served.
+
+About once a second: read which version is wanted, fetch and check it if it is new, swap it in, and report.
+"""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
+
+from api.log.spool import Depth
+from api.prometheus import Numbers
+from api.requests.reject_counts import Rejects
+from api.requests.schemas import same_requests
+from api.scoring.predict import Version
+from api.versions.bento_store import Shelf
+from api.versions.fetching import Attempt, read_version
+from api.versions.latency import check_latency
+from api.versions.shadow_feed import Shadow
+from db import driver
+from db.history import heartbeats
+from db.history.heartbeats import Deployment, Heartbeat
+from pipelines.spec import ModelSpec
+from utils.clock import utc_now
+from utils.errors import EvergreenError, NotNow, TooSlow
+from utils.settings import Settings
+
+POLL = 1.0  # seconds between two looks
+TURN = 60.0  # seconds that a worker may take to be replaced before the next one goes
+
+log = logging.getLogger(__name__)
+
+
+class ModelSlot:
+    """`version` is None before the first model. It is replaced as a whole, so a batch that holds one keeps it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        spec: ModelSpec,
+        url: str,
+        instance_id: UUID,
+        rejects: Rejects,
+        numbers: Numbers,
+        spooled: Callable[[], Depth],
+    ) -> None:
+        self.version: Version | None = None
+        self.instance_id = instance_id
+        self._spec, self._url, self._rejects = spec, url, rejects
+        self._numbers, self._spooled = numbers, spooled
+        self._shelf = Shelf(settings, spec.name)
+        self._client = driver.Client(settings)
+        self._started_at = utc_now()
+        self._wanted: Deployment | None = None
+        self._serving: Deployment | None = None
+        self._attempt: Attempt | None = None
+        self.shadow = Shadow(spec, self.instance_id)
+        self._challenger: Deployment | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model-slot", daemon=True)
+
+    def start(self) -> None:
+        """Serve what was found good here before, if anything; then follow the deployments in a thread."""
+        self._wanted = self._shelf.current()
+        self._fall_back()
+        self._shelf.end_turn()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=POLL + 4 * driver.TIMEOUT)
+        if self._attempt is not None:
+            self._attempt.abandon()
+        self.shadow.stop()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._ask_mariadb()
+                if self._wanted is not None and self._wanted != self._serving:
+                    self._approach(self._wanted)
+                self._shadow()
+                self._tell_mariadb()
+            except Exception:  # the thread must outlive whatever it is
+                log.exception("following the deployments failed; trying again")
+            self._stopped.wait(POLL)
+        with suppress(NotNow):
+            self._write_rejects()
+
+    def _ask_mariadb(self) -> None:
+        """While MariaDB is away, or knows no deployment, what was wanted last stays wanted."""
+        with suppress(NotNow):
+            wanted, self._challenger = self._client.run(lambda link: heartbeats.followed(link, self._spec.name))
+            self._wanted = wanted or self._wanted
+
+    def _shadow(self) -> None:
+        """Let the challenger score along, unless it is what serves."""
+        serving, challenger = self._serving, self._challenger
+        shadows = serving is not None and challenger is not None and challenger.version != serving.version
+        self.shadow.follow(challenger if shadows else None)
+
+    def _approach(self, wanted: Deployment) -> None:
+        """One step towards serving `wanted`: load it, fetch it first, or wait after it was refused."""
+        if self._attempt is None or self._attempt.wanted != wanted:
+            self._attempt = Attempt(self._spec.name, wanted)
+        if self._attempt.is_busy():
+            return
+        try:
+            version = read_version(self._shelf, wanted)
+            if version is not None:
+                self._check_latency(version)
+        except TooSlow as error:
+            self._attempt.refuse(str(error))
+        except EvergreenError as error:
+            self._attempt.go_on(str(error))
+        else:
+            self._attempt.go_on(None) if version is None else self._take(wanted, version)
+        if self._attempt and self._attempt.refusal:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Where nothing serves yet, serve what was last found good on this machine."""
+        good = self._shelf.current()
+        if self.version is not None or good is None:
+            return
+        try:
+            if version := read_version(self._shelf, good):
+                self._take(good, version)  # it was fast enough when it first came
+        except EvergreenError as error:
+            log.warning("version %d on disk can't be served: %s", good.version, error)
+
+    def _check_latency(self, version: Version) -> None:
+        """Raises: TooSlow. The version is warm afterwards: all shapes of batches have been scored by it."""
+        serving = self.version.bundle if self.version else None
+        comparable = serving is not None and same_requests(version.bundle.spec, serving.spec)
+        check_latency(version.bundle, serving=serving if comparable else None)
+
+    def _take(self, wanted: Deployment, version: Version) -> None:
+        """Serve `version` from the next batch on, or go where it takes other requests than this worker."""
+        self._shelf.set_current(wanted)
+        if not same_requests(version.bundle.spec, self._spec):
+            self._be_replaced(version)
+            return
+        first = self.version is None
+        self.version, self._serving, self._attempt = version, wanted, None
+        self._numbers.set_version(version.number, deployed_at=version.deployed_at, fitted_until=version.fitted_until)
+        log.info("%s: serving version %d", self._spec.name, wanted.version)
+        if first:  # what the imports left lives for good: the collector walking it again and again pauses for 90 ms
+            gc.collect()
+            gc.freeze()
+
+    def _be_replaced(self, version: Version) -> None:
+        """End this worker, in its turn: the one started in its place takes the requests of `version`."""
+        if self._shelf.take_turn(now=time.time(), seconds=TURN):
+            log.warning("version %d takes other requests: this worker ends, to be started anew", version.number)
+            self._stopped.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _tell_mariadb(self) -> None:
+        refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
+        reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
+        spooled = self._spooled()
+        waits = (utc_now() - spooled.oldest).total_seconds() if spooled.oldest else 0.0
+        self._numbers.set_spool(spooled.rows, waits, spooled.filled)
+        heartbeat = Heartbeat(
+            instance_id=self.instance_id,
+            model=self._spec.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            url=self._url,
+            started_at=self._started_at,
+            version=self.version.number if self.version else None,
+            serving_since=self.version.serving_since if self.version else None,
+            refused_version=refused,
+            refused_reason=reason,
+            spool_rows=spooled.rows,
+            spool_oldest=spooled.oldest,
+            shadow_version=self.shadow.version,
+            shadow_refused=self.shadow.refusal,
+        )
+        with suppress(NotNow):
+            self._client.run(lambda link: heartbeats.beat(link, heartbeat))
+            self._write_rejects()
+
+    def _write_rejects(self) -> None:
+        counted = self._rejects.take()
+        if not counted:
+            return
+        try:
+            self._client.run(lambda link: heartbeats.add_rejects(link, self._spec.name, counted))
+        except NotNow:
+            self._rejects.give_back(counted)
+            raise

@@ -1,0 +1,120 @@
+"""`why` and `history`: what was decided on a model and what it served, in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import Json, as_json, as_table, out
+from pipelines.spec import find_spec
+from utils.settings import load_settings
+
+Model = Annotated[str, typer.Argument(help="Name of a model: a file in models/ without its ending.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to `app`."""
+    app.command()(why)
+    app.command()(history)
+
+
+def why(model: Model, json: Json = False) -> None:
+    """Say why the model is as it is: the last decisions to train, promote and deploy, with what they went by.
+
+    Examples:
+
+        evergreen why credit_score
+
+        evergreen why credit_score --json
+    """
+    from pipelines import explanations
+
+    settings = load_settings()
+    find_spec(settings.models_dir, model)
+    found = explanations.why(settings, model)
+    if json:
+        return as_json(asdict(found))
+    _say("Training", explanations.retraining_words(found.training) if found.training else "none was asked for yet.")
+    if found.training:
+        _evidence(found.training)
+    _say(
+        "Promotion",
+        explanations.promotion_words(found.promotion) if found.promotion else "no candidate was judged yet.",
+    )
+    if found.promotion:
+        _gates(found.promotion["gates"])
+    _say(
+        "Deployment",
+        explanations.deployment_words(found.deployment) if found.deployment else "nothing was deployed yet.",
+    )
+    if found.hold:
+        _say("Since then", explanations.retraining_words(found.hold))
+        _evidence(found.hold)
+    return None
+
+
+def history(model: Model, json: Json = False) -> None:
+    """Tell what served when, why, and by whom or what; the newest first, times in UTC.
+
+    Examples:
+
+        evergreen history credit_score
+
+        evergreen history credit_score --json
+    """
+    from pipelines import explanations
+
+    settings = load_settings()
+    find_spec(settings.models_dir, model)
+    rows = explanations.served(settings, model)
+    if json:
+        return as_json(rows)
+    if not rows:
+        out.print(f"{model} has served nothing yet")
+    for row in rows:
+        until = explanations.moment(row["until"]) if row["until"] else "now"
+        out.print(
+            f"[bold]version {row['version']}[/bold]  {explanations.moment(row['since'])} to {until}", soft_wrap=True
+        )
+        _line("how", f"{row['action']}; {explanations.outcome_words(row)}")
+        _line("why", row["reason"])
+        if row["promoted_because"] and row["promoted_because"] not in row["reason"]:
+            _line("promoted", row["promoted_because"])
+        if row["trained_because"]:
+            _line("trained", f"{row['trained_because']} (run {row['run_id']})")
+        _line("by", row["caused_by"])
+    return None
+
+
+def _say(what: str, words: str) -> None:
+    out.print(f"[bold]{what}[/bold] ", end="")
+    out.print(words, markup=False, soft_wrap=True)
+
+
+def _evidence(decision: Mapping[str, Any]) -> None:
+    from pipelines.explanations import inputs
+
+    for name, value in inputs(decision["evidence"]):
+        _line(name, value)
+    if decision.get("alert"):
+        _line("alert", decision["alert"])
+
+
+def _line(name: str, value: str) -> None:
+    out.print(f"{name:>15}  {value}", markup=False, soft_wrap=True)
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> None:
+    """Every gate, but of the slices only those that did not pass."""
+    shown = [gate for gate in gates if not (gate["passed"] and gate["name"].startswith("slice."))]
+    if shown:
+        as_table([_gate(gate) for gate in shown])
+    if len(shown) < len(gates):
+        out.print(f"and {len(gates) - len(shown)} slice(s) passed")
+
+
+def _gate(gate: Mapping[str, Any]) -> dict[str, str]:
+    passed = {True: "yes", False: "no", None: "not known"}[gate["passed"]]
+    value, threshold = ("" if number is None else f"{number:,.4g}" for number in (gate["value"], gate["threshold"]))
+    return {"gate": gate["name"], "found": value, "asked": threshold, "passed": passed}

@@ -1,0 +1,14 @@
+"""What the platform's tables have in common."""
+
+from sqlalchemy import BigInteger, Column, MetaData, String
+from sqlalchemy.dialects.mysql import DATETIME
+
+metadata = MetaData()
+Moment = DATETIME(fsp=6)
+MODEL = String(48)
+RUN_ID = String(250)
+
+
+def id_column() -> Column[int]:
+    """A key that counts rows."""
+    return Column("id", BigInteger, primary_key=True, autoincrement=True)

@@ -1,0 +1,157 @@
+"""Deploy: say which version should serve, wait until every living service does, go back where one can't.
+
+The newest `deploy` or `rollback` row is what services follow. Rows come first, MLflow's aliases after them.
+"""
+
+import logging
+import time
+from datetime import datetime, timedelta
+
+from sqlalchemy import RowMapping
+
+from db import history
+from db.history import deployments
+from db.session import session
+from db.tables import deployment
+from pipelines import registry
+from utils.clock import utc_now
+from utils.errors import DeploymentFailed, NotFound, NothingToDo
+from utils.settings import Settings
+
+POLL = 0.5  # seconds between two looks at the heartbeats
+TIMEOUT = timedelta(minutes=3)
+
+log = logging.getLogger(__name__)
+
+
+def roll_out(
+    settings: Settings,
+    *,
+    model: str,
+    version: int,
+    caused_by: str,
+    reason: str,
+    now: datetime,
+    decision_id: int | None = None,
+) -> None:
+    """Append the row that makes services fetch `version`, and move the aliases. A second call changes nothing.
+
+    Raises: NotFound where MLflow has no such version; Unreachable.
+    """
+    sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
+    with session(settings, "pipeline") as connection:
+        serving = deployments.desired(connection, model)
+        if serving is None or serving["version"] != version:
+            row = _row(
+                model, "deploy", version, serving["version"] if serving else None, sha256, caused_by, reason, now
+            )
+            history.add(connection, deployment, {**row, "promotion_decision_id": decision_id})
+    registry.reconcile(settings, model)
+
+
+def verify(settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = TIMEOUT) -> None:
+    """Wait until all living workers serve `version`, at least one of them, and record it as live, or why it is not.
+
+    Raises: DeploymentFailed where one refuses it or they don't come in time.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    workers: list[RowMapping] = []
+    while time.monotonic() < deadline:
+        with session(settings, "pipeline") as connection:
+            workers = deployments.instances(connection, model)
+        if refusal := next((w for w in workers if w["refused_version"] == version), None):
+            reason = f"{refusal['host']} (process {refusal['pid']}) refused it: {refusal['refused_reason']}"
+            raise _failed(settings, model, version, reason, caused_by)
+        if workers and all(worker["version"] == version for worker in workers):
+            return _record_live(settings, model, version, len(workers), caused_by)
+        time.sleep(POLL)
+    behind = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
+    seconds = timeout.total_seconds()
+    reason = (
+        f"not serving it after {seconds:.0f} s: {', '.join(behind)}" if workers else f"no service of {model} is alive"
+    )
+    raise _failed(settings, model, version, reason, caused_by)
+
+
+def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, now: datetime) -> int | None:
+    """Make the version before the newest deployment serve again, aliases included; returns it.
+
+    None, and nothing is appended, where there is no version before it.
+
+    Raises: NotFound where nothing has been deployed.
+    """
+    with session(settings, "pipeline") as connection:
+        serving = deployments.desired(connection, model)
+        if serving is None:
+            raise NotFound(what=f"deployment of {model}", hint="nothing to roll back")
+        back_to = serving["previous_version"]
+        if back_to is None:
+            return None
+        sha256 = registry.version_tags(settings, model, back_to)["bundle_sha256"]
+        row = _row(model, "rollback", back_to, serving["version"], sha256, caused_by, reason, now)
+        history.add(connection, deployment, row)
+    registry.reconcile(settings, model)
+    return int(back_to)
+
+
+def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int | None:
+    """After `caused_by` failed to deploy: note the failure and roll its version back; returns what serves now.
+
+    Raises: NothingToDo where it never came to a roll-out, or the roll-back has been done.
+    """
+    with session(settings, "pipeline") as connection:
+        newest = deployments.desired(connection, model)
+    if newest is None or newest["caused_by"] != caused_by or newest["action"] != "deploy":
+        raise NothingToDo(model=model, reason="this run rolled nothing out")
+    version = int(newest["version"])
+    with session(settings, "pipeline") as connection:
+        refused = deployments.refusal(connection, newest)
+    reason = f"version {version} did not come up everywhere" + (f": {refused['reason']}" if refused else "")
+    record_failure(settings, model=model, version=version, caused_by=caused_by, reason=reason, now=now)
+    return roll_back(settings, model=model, caused_by=caused_by, reason=reason, now=now)
+
+
+def record_failure(settings: Settings, *, model: str, version: int, caused_by: str, reason: str, now: datetime) -> None:
+    """Append that `version` did not come up, and why."""
+    sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
+    with session(settings, "pipeline") as connection:
+        history.add(connection, deployment, _row(model, "failed", version, None, sha256, caused_by, reason, now))
+
+
+def _record_live(settings: Settings, model: str, version: int, workers: int, caused_by: str) -> None:
+    with session(settings, "pipeline") as connection:
+        desired, live = deployments.desired(connection, model), deployments.live(connection, model)
+        if desired is None or (live and live["version"] == version and live["id"] > desired["id"]):
+            return
+        reason = f"{workers} worker(s) serve it"
+        sha256, previous = desired["artifact_sha256"], desired["previous_version"]
+        row = _row(model, "live", version, previous, sha256, caused_by, reason, utc_now())
+        history.add(connection, deployment, row)
+    log.info("%s: version %d is live: %s", model, version, reason)
+
+
+def _failed(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
+    """The error to raise, after its reason was recorded: who rolls back is another process, and knows none."""
+    with session(settings, "pipeline") as connection:
+        desired = deployments.desired(connection, model)
+        if desired and desired["version"] == version:
+            sha256 = desired["artifact_sha256"]
+            row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
+            history.add(connection, deployment, row)
+    before = desired["previous_version"] if desired else None
+    return DeploymentFailed(model=model, version=version, reason=reason, serving=before)
+
+
+def _row(
+    model: str, action: str, version: int, previous: int | None, sha256: str, caused_by: str, reason: str, now: datetime
+) -> dict[str, object]:
+    return {
+        "model": model,
+        "action": action,
+        "version": version,
+        "previous_version": previous,
+        "artifact_sha256": sha256,
+        "caused_by": caused_by,
+        "reason": reason[:1000],
+        "created_at": now,
+    }

@@ -1,0 +1,51 @@
+"""Shadow: say which challenger the services of a model score along, off their clients' path."""
+
+from datetime import datetime
+
+from sqlalchemy import RowMapping
+
+from db import history
+from db.history import deployments
+from db.session import session
+from db.tables import shadow
+from pipelines import registry
+from utils.errors import NothingToDo
+from utils.settings import Settings
+
+
+def start(settings: Settings, *, model: str, version: int, caused_by: str, now: datetime) -> None:
+    """Append the row that makes services score `version` in the shadow, in place of any other.
+
+    Raises: NotFound where MLflow has no such version; NothingToDo where it serves; Unreachable.
+    """
+    sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
+    with session(settings, "pipeline") as connection:
+        serving = deployments.desired(connection, model)
+        if serving is None or serving["version"] == version:
+            reason = f"version {version} serves" if serving else "no version serves that it could be compared with"
+            raise NothingToDo(model=model, reason=reason)
+        row = {"model": model, "version": version, "artifact_sha256": sha256}
+        history.add(connection, shadow, {**row, "caused_by": caused_by, "created_at": now})
+
+
+def stop(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int:
+    """Append the row that ends the shadow; returns the version that was in it. Raises: NothingToDo; Unreachable."""
+    with session(settings, "pipeline") as connection:
+        running = deployments.shadowing(connection, model)
+        if running is None or running["version"] is None:
+            raise NothingToDo(model=model, reason="no version is in the shadow")
+        history.add(connection, shadow, {"model": model, "caused_by": caused_by, "created_at": now})
+    return int(running["version"])
+
+
+def workers(settings: Settings, model: str) -> list[RowMapping]:
+    """The living workers of `model`: what each scores in the shadow, or why it refuses to."""
+    with session(settings, "reader") as connection:
+        return deployments.instances(connection, model)
+
+
+def current(settings: Settings, model: str) -> RowMapping | None:
+    """The row of what is in the shadow, or None."""
+    with session(settings, "reader") as connection:
+        row = deployments.shadowing(connection, model)
+    return row if row and row["version"] is not None else None

@@ -1,0 +1,145 @@
+"""A snapshot as it was recorded: its manifest, its rows from the file, and the hash that both are held against."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+from db.history import trainings
+from db.session import session
+from utils.errors import IntegrityError, NotFound
+from utils.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What identifies a snapshot; written beside its file as JSON."""
+
+    snapshot_id: str
+    model: str
+    spec_hash: str
+    window_end: datetime
+    commit_seq: int
+    row_count: int
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`frame`: entity_id, event_time, the label and the features, one row a label, sorted by entity and time."""
+
+    manifest: Manifest
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where a snapshot's file is, and what its rows must hash to: fewer than at first where entities were forgotten."""
+
+    path: Path
+    sha256: str
+    redacted_rows: int
+
+
+def find_manifest(snapshot_id: str, *, settings: Settings) -> tuple[Manifest, Recorded]:
+    """What is recorded of a snapshot. Raises: NotFound."""
+    with session(settings, "pipeline") as connection:
+        row = trainings.find_snapshot(connection, snapshot_id)
+    if row is None:
+        raise NotFound(what=f"snapshot {snapshot_id!r}")
+    manifest = Manifest(**{name: row[name] for name in Manifest.__dataclass_fields__})
+    sha256 = row["redacted_sha256"] or manifest.content_sha256
+    return manifest, Recorded(settings.snapshots / row["path"], sha256, row["redacted_rows"])
+
+
+def read_snapshot(snapshot_id: str, *, settings: Settings) -> Snapshot:
+    """A snapshot from its file, its content checked against the recorded SHA-256.
+
+    Raises: NotFound, IntegrityError.
+    """
+    manifest, recorded = find_manifest(snapshot_id, settings=settings)
+    table = pa.concat_tables(file_rows(recorded))
+    expect(snapshot_id, recorded, content_hash([table]))
+    return Snapshot(manifest, table.to_pandas(self_destruct=True))
+
+
+def file_rows(recorded: Recorded) -> Iterator[pa.Table]:
+    """The rows of a snapshot's file in parts. Raises: NotFound; IntegrityError where it is no Parquet file any more."""
+    path = recorded.path
+    if not path.is_file():
+        raise NotFound(what=f"file {path.name}", where=str(path.parent), hint="the snapshot's file is gone")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+    except pa.ArrowException as error:
+        found = " ".join(str(error).split())[:100]
+        raise IntegrityError(what=f"file {path.name}", expected="a Parquet file", found=found) from None
+
+
+def expect(snapshot_id: str, recorded: Recorded, found: str) -> None:
+    """Raises: IntegrityError where `found` is not the recorded hash."""
+    if found != recorded.sha256:
+        raise IntegrityError(what=f"snapshot {snapshot_id}", expected=recorded.sha256[:12], found=found[:12])
+
+
+def content_hash(parts: Iterable[pa.Table]) -> str:
+    """The `ContentHash` of rows that come in parts."""
+    content = ContentHash()
+    for part in parts:
+        content.add(part)
+    return content.hexdigest()
+
+
+@dataclass(slots=True)
+class ContentHash:
+    """SHA-256 over the values of a table: for each column, in the names' order, its name, kind, and values.
+
+    It depends neither on how the rows are cut into parts nor on the file that holds them, its compression and the
+    version of the library that wrote it. One NaN stands for all and for missing numbers, and −0 for 0. Of a column of
+    text the lengths (−1: missing) and the characters in UTF-8 are hashed apart; numbers are little-endian.
+    """
+
+    _rows: int = 0
+    _columns: dict[str, tuple[bytes, list[Any]]] = field(default_factory=dict)
+
+    def add(self, part: pa.Table) -> None:
+        """Add the next rows; every part has the same columns."""
+        self._rows += len(part)
+        for name in part.column_names:
+            kind, pieces = _canonical(part[name])
+            _, digests = self._columns.setdefault(name, (kind, [hashlib.sha256() for _ in pieces]))
+            for digest, piece in zip(digests, pieces, strict=True):
+                digest.update(piece)
+
+    def hexdigest(self) -> str:
+        whole = hashlib.sha256(f"{self._rows}\0".encode())
+        for name in sorted(self._columns):
+            kind, digests = self._columns[name]
+            whole.update(name.encode() + b"\0" + kind + b"".join(digest.digest() for digest in digests))
+        return whole.hexdigest()
+
+
+def _canonical(column: pa.ChunkedArray) -> tuple[bytes, list[Any]]:
+    """The kind of a column and its values as bytes, in one piece or two."""
+    values = column.combine_chunks()
+    if pa.types.is_timestamp(values.type):
+        return b"time", [np.ascontiguousarray(values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), "<i8")]
+    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        numbers = pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy() + 0.0
+        return b"number", [np.ascontiguousarray(np.where(np.isnan(numbers), np.nan, numbers), "<f8")]
+    words = values.cast(pa.large_string())
+    lengths = pc.fill_null(pc.binary_length(words), -1).to_numpy()
+    words = pc.fill_null(words, "")
+    _, offsets, characters = words.buffers()
+    ends = np.frombuffer(offsets, dtype="<i8")[words.offset : words.offset + len(words) + 1]
+    text = memoryview(characters)[ends[0] : ends[-1]] if characters is not None and len(ends) else b""
+    return b"text", [np.ascontiguousarray(lengths, "<i8"), text]

@@ -1,0 +1,45 @@
+"""The model files in `models/`: which there are, and the spec in each."""
+
+from pathlib import Path
+
+import yaml
+
+from pipelines.spec.model_spec import ModelSpec
+from utils.errors import SpecInvalid, UnknownModel
+
+
+def load_spec(path: Path) -> ModelSpec:
+    """The spec in the YAML file at `path`.
+
+    Raises: SpecInvalid where the file can't be read, is not YAML, breaks a rule, or is not named after its model.
+    """
+    try:
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecInvalid(file=str(path), problems=[("the file", error.strerror or "can't be read")]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecInvalid(
+            file=str(path), problems=[("the file", f"is not YAML: {' '.join(str(error).split())}")]
+        ) from None
+    spec = ModelSpec.parse(parsed, file=path.name)
+    if spec.name != path.stem:
+        raise SpecInvalid(
+            file=path.name, problems=[("name", f"expected the file's own name, {path.stem!r}, got {spec.name!r}")]
+        )
+    return spec
+
+
+def model_names(folder: Path) -> list[str]:
+    """Names of the models in `folder`, sorted; their files are not opened."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_spec(folder: Path, model: str) -> ModelSpec:
+    """The spec of `model`.
+
+    Raises: UnknownModel where `folder` has no such file; SpecInvalid.
+    """
+    names = model_names(folder)
+    if model not in names:
+        raise UnknownModel(model=model, available=names)
+    return load_spec(folder / f"{model}.yaml")

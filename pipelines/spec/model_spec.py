@@ -1,0 +1,214 @@
+"""The model file: one YAML file in `models/` is all that Evergreen knows of a model.
+
+It is parsed once into frozen objects. It drives table creation, the point-in-time read, validation, the training pools,
+the request schema and the DAGs. Keys that old files do not have get defaults, so every registered spec still parses.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from db.store.schema import RESERVED_COLUMNS, Column, Kind, StoreSchema
+from pipelines.spec.sections import Features, Gates, Label, Monitoring, Name, Retrain, Source, Training, Validation
+from pipelines.spec.values import METRICS, UNITLESS, Frozen, Period
+from utils.errors import SpecInvalid
+
+SPEC_VERSION: Literal[1] = 1
+KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "category", "text": "text"}
+
+
+class ModelSpec(Frozen):
+    """One model. Build it with `load_spec` or `ModelSpec.parse`; both fill in what depends on the task."""
+
+    spec_version: Literal[1] = SPEC_VERSION
+    name: Name
+    description: str = ""
+    task: Literal["multiclass", "binary", "regression"]
+    entity: str
+    source: Source = Source()
+    label: Label
+    features: Features
+    training: Training
+    validation: Validation = Validation()
+    gates: Gates
+    monitoring: Monitoring = Monitoring()
+    retrain: Retrain = Retrain()
+    keep: Period | None = Field(None, description="How old labels may get, and what they need; empty: all is kept.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_task(cls, given: Any) -> Any:
+        """Defaults that depend on the task or on whether the data has time; never touches what the file says."""
+        if not isinstance(given, dict):
+            raise ValueError("expected keys and values, as in models/credit_score.yaml")
+        filled = {**given}
+        metric = METRICS.get(str(given.get("task")), ("",))[0]
+        timed = bool((given.get("source") or {}).get("event_time")) if isinstance(given.get("source"), dict) else False
+        training = {**_section(filled, "training")}
+        training["split"] = training.get("split") or {"by": "time" if timed else "entity"}
+        search = _section(training, "search")
+        training["search"] = {**search, "metric": search.get("metric") or metric}
+        gates = {**_section(filled, "gates")}
+        champion = _section(gates, "champion")
+        gates["champion"] = champion = {**champion, "metric": champion.get("metric") or metric}
+        if champion["metric"] not in UNITLESS:  # no number fits every label's unit
+            gates["champion"] = {"margin": "3%", **champion}
+            gates["slices"] = {"margin": "15%", **slices} if (slices := _section(gates, "slices")) else None
+        return {**filled, "training": training, "gates": gates}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelSpec":
+        if problems := inconsistencies(self):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def parse(cls, given: object, *, file: str) -> "ModelSpec":
+        """A spec from parsed YAML or JSON.
+
+        Raises: SpecInvalid naming `file`, each wrong key's path and what was expected there.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SpecInvalid(file=file, problems=[_problem(detail) for detail in error.errors()]) from None
+
+    @property
+    def timed(self) -> bool:
+        return self.source.event_time is not None
+
+    @property
+    def store(self) -> StoreSchema:
+        """The shape of this model's store tables."""
+        return StoreSchema(
+            model=self.name,
+            features=tuple(Column(name, KINDS[feature.type]) for name, feature in self.features.columns.items()),
+            label=Column(self.label.column, "number" if self.task == "regression" else "category"),
+            timed=self.timed,
+            max_age=self.features.max_age,
+            entity=self.entity,
+        )
+
+    @property
+    def watched_metric(self) -> str:
+        """The metric that monitoring follows. Not filled in while parsing: files without it keep their hash."""
+        return self.monitoring.performance.metric or self.gates.champion.metric
+
+    @property
+    def watched_margin(self) -> float | str:
+        """The loss of it that matters."""
+        given = self.monitoring.performance.margin
+        return given if given is not None else (0.05 if self.watched_metric in UNITLESS else "5%")
+
+    def to_json(self) -> dict[str, Any]:
+        """What the file said, as plain JSON; `parse` reads it back to an equal spec."""
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return {"spec_version": self.spec_version, **dumped}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 in hex of the spec without its defaults, so a later Evergreen with more keys gives the same one."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def columns_of(self, kind: str) -> list[str]:
+        """Names of the features of type `kind` (`numeric`, `categorical`, `text`), in the file's order."""
+        return [name for name, feature in self.features.columns.items() if feature.type == kind]
+
+
+def _section(given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = given.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _problem(detail: Any) -> tuple[str, str]:
+    # Discriminated unions put the branch's tag into the path; a user knows only the file's own keys.
+    path = ".".join(str(part) for part in detail["loc"] if part not in {"[key]", "numeric", "categorical"})
+    expected = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        expected = "is not a key Evergreen knows here"
+    elif detail["type"] == "missing":
+        expected = "is missing"
+    elif detail["type"] == "string_type" and isinstance(detail["input"], bool):
+        expected = "expected text: put it in quotes, for YAML reads yes, no, on and off as true and false"
+    elif detail["type"] not in {"value_error"}:
+        expected = f"{expected}, got {str(detail['input'])[:60]!r}"
+    return path or "the file", expected
+
+
+def inconsistencies(spec: ModelSpec) -> list[str]:
+    """One line for each contradiction: the path of the key and what was expected there."""
+    return [*_column_problems(spec), *_label_problems(spec), *_time_problems(spec), *_keep_problems(spec)]
+
+
+def _column_problems(spec: ModelSpec) -> Iterator[str]:
+    columns, label = spec.features.columns, spec.label.column
+    if reserved := RESERVED_COLUMNS & {*columns, label}:
+        yield f"features.columns: {_listed(reserved)} is a name Evergreen uses itself; rename it with source.map"
+    for name, role in ((label, "label"), (spec.entity, "entity")):
+        if name in columns:
+            yield f"features.columns: {name} is the {role}, it can't be a feature too"
+    if both := set(columns) & set(spec.features.private):
+        yield f"features.private: {_listed(both)} is also a feature"
+    if spec.gates.slices and (unknown := set(spec.gates.slices.columns) - set(columns)):
+        yield f"gates.slices.columns: {_listed(unknown)} is not a feature"
+
+
+def _label_problems(spec: ModelSpec) -> Iterator[str]:
+    classes, known = spec.label.classes, METRICS[spec.task]
+    if len(set(classes)) != len(classes):
+        yield "label.classes: a class is named twice"
+    fits, wanted = {
+        "multiclass": (len(classes) >= 3, "at least 3 classes"),
+        "binary": (len(classes) == 2, "exactly 2 classes, the positive one last"),
+        "regression": (not classes, "none"),
+    }[spec.task]
+    if not fits:
+        yield f"label.classes: expected {wanted} for a {spec.task} task, got {len(classes)}"
+    asked = {
+        "training.search.metric": spec.training.search.metric,
+        "gates.champion.metric": spec.gates.champion.metric,
+        "monitoring.performance.metric": spec.watched_metric,
+        **{f"gates.minimum.{name}": name for name in spec.gates.minimum},
+    }
+    for path, metric in asked.items():
+        if metric not in known:
+            yield f"{path}: expected one of {', '.join(known)}, got {metric!r}"
+
+
+def _time_problems(spec: ModelSpec) -> Iterator[str]:
+    split, window = spec.training.split, spec.training.window
+    if spec.source.connection and not spec.source.query:
+        yield "source.connection: needs source.query, the SQL to run over it"
+    if spec.source.time_of_day and not spec.timed:
+        yield "source.time_of_day: needs source.event_time, the column with the date"
+    if (spec.source.time_zone or spec.source.lag is not None) and not spec.timed:
+        yield "source.time_zone, a lag as source.available_at: need source.event_time"
+    if not spec.timed:
+        if split.by == "time":
+            yield "training.split.by: data without source.event_time can only be split by entity"
+        if window or spec.features.max_age or spec.label.maturity:
+            yield "training.window, features.max_age, label.maturity: need source.event_time"
+    if split.by == "entity" and split.validation + split.test >= 1:
+        yield "training.split: validation and test leave nothing to train on"
+    if split.by == "time" and isinstance(window, timedelta) and split.validation + split.test >= window:
+        yield "training.split: validation and test are as long as training.window and leave nothing to train on"
+
+
+def _keep_problems(spec: ModelSpec) -> Iterator[str]:
+    split, window = spec.training.split, spec.training.window
+    if spec.keep is None:
+        return
+    if not spec.timed or spec.features.max_age is None:
+        yield "keep: needs source.event_time and features.max_age, which says what a label still needs"
+    if isinstance(window, timedelta) and spec.keep < window:
+        yield "keep: expected at least training.window, which needs the labels of that time"
+    if split.by == "time" and spec.keep <= split.validation + split.test + spec.label.maturity:
+        yield "keep: expected more than training.split and label.maturity, else nothing is left to train on"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,66 @@
+"""Values that model files spell in a way of their own: durations, how far back to learn from, margins."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from utils.duration import parse_duration, show_duration
+
+AUTO: Literal["auto"] = "auto"
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's default
+    "multiclass": ("macro_f1", "accuracy", "log_loss"),
+    "binary": ("roc_auc", "f1", "accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+
+UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # a margin in their unit fits any label
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def _window(given: object) -> object:
+    return given if given == AUTO else parse_duration(given)
+
+
+def _show_window(window: object) -> object:
+    return show_duration(window) if isinstance(window, timedelta) else window
+
+
+def _some_time(duration: timedelta) -> timedelta:
+    if duration <= timedelta(0):
+        raise ValueError("expected at least 1s")
+    return duration
+
+
+def _margin(given: object) -> object:
+    if isinstance(given, str):
+        if not PERCENT.fullmatch(given.strip()):
+            raise ValueError(f"expected a number in the metric's own unit, or a share like 2%, got {given!r}")
+        return given.strip()
+    if isinstance(given, int | float) and given < 0:
+        raise ValueError(f"expected a number that is not negative, got {given}")
+    return given
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
+]
+Period = Annotated[Duration, AfterValidator(_some_time)]
+Window = Annotated[
+    timedelta | Literal["auto"] | None, BeforeValidator(_window), PlainSerializer(_show_window, when_used="json")
+]
+Margin = Annotated[float | str, BeforeValidator(_margin)]
+
+
+def margin_at(margin: float | str, reference: float) -> float:
+    """`margin` in the metric's own unit; a share like `2%` is one of `reference`, the champion's value."""
+    if isinstance(margin, str):
+        return float(margin.rstrip("% ")) / 100 * abs(reference)
+    return margin

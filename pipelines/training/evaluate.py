@@ -1,0 +1,204 @@
+"""Evaluate: candidate and champion on the same test rows, all newer than anything either has learned from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from db.history import deployments
+from db.session import session
+from pipelines import registry
+from pipelines.artifact.bundle import Bundle
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.measures.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
+from pipelines.runs.snapshot import Snapshot
+from pipelines.runs.training_runs import Run
+from pipelines.spec import METRICS, EntitySplit
+from pipelines.training import plots, tracking
+from pipelines.training.fit import SEED, newest_label
+from pipelines.training.split import split_rows
+from utils.errors import NotFound
+from utils.settings import Settings
+
+INTERVAL = 0.95  # two-sided, of the metrics that are shown
+SLICE_ROWS = 50  # a slice with fewer says nothing
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its bootstrap interval and standard error, in the metric's own unit."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDifference:
+    """How much better the candidate is than the champion on the rows where `column` is `level`."""
+
+    column: str
+    level: str
+    rows: int
+    better_by: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Evidence for `decide`. `better_by` is positive where the candidate is better, whichever way the metric points.
+
+    rows: test rows of the candidate. compared_rows: those of them newer than the champion's `fitted_until` too; the
+    paired difference and the slices are over these.
+    """
+
+    candidate_version: int
+    champion_version: int | None
+    rows: int
+    compared_rows: int
+    candidate: Mapping[str, Estimate]
+    champion: Mapping[str, Estimate]
+    better_by: Estimate | None
+    slices: tuple[SliceDifference, ...]
+
+
+def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
+    """Score the candidate, and the champion where there is one, and show both in MLflow.
+
+    With a split by entity the test entities are always the same, so the champion's `evaluated_as` version, which never
+    saw them, stands in for its final fit.
+
+    Raises: NotFound where the run has no candidate; Unreachable; IntegrityError.
+    """
+    if not (run.candidate_version and run.mlflow_run_id):
+        raise NotFound(what="candidate", where=f"training run {run.run_id}", hint="the training step did not finish")
+    spec = run.spec
+    test = split_rows(snapshot.frame, spec=spec, until=newest_label(run)).test
+    candidate = _judged(registry.load(settings, run.model, run.candidate_version), test, run=run)
+    champion_version, champion, shared = _champion(run, test, settings=settings)
+    both = _both(candidate, champion, test, shared, run=run) if champion and shared.any() else {}
+    entities = _drawn_together(test)
+    evaluation = Evaluation(
+        candidate_version=run.candidate_version,
+        champion_version=champion_version,
+        rows=len(test),
+        compared_rows=int(shared.sum()),
+        candidate=_estimates(candidate, entities, METRICS[spec.task]),
+        champion=_estimates(_part(champion, shared), entities[shared], METRICS[spec.task]) if both and champion else {},
+        better_by=both.get("better_by"),
+        slices=both.get("slices", ()),
+    )
+    _show(evaluation, candidate, run=run, settings=settings)
+    return evaluation
+
+
+def load_evaluation(run: Run, *, settings: Settings) -> Evaluation:
+    """The evaluation that `evaluate` left in the run's MLflow artifacts."""
+    import mlflow.artifacts
+
+    registry.client(settings)  # a quick refusal where MLflow is down
+    path = mlflow.artifacts.download_artifacts(
+        run_id=run.mlflow_run_id, artifact_path=EVALUATION_FILE, tracking_uri=settings.mlflow_tracking_url
+    )
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        return from_json(json.load(file))
+
+
+def from_json(given: dict[str, Any]) -> Evaluation:
+    """The inverse of `dataclasses.asdict`."""
+    estimates = {side: {name: Estimate(**e) for name, e in given[side].items()} for side in ("candidate", "champion")}
+    slices = tuple(SliceDifference(**{**s, "better_by": Estimate(**s["better_by"])}) for s in given["slices"])
+    better_by = Estimate(**given["better_by"]) if given["better_by"] else None
+    return Evaluation(**{**given, **estimates, "slices": slices, "better_by": better_by})
+
+
+def _champion(run: Run, test: pd.DataFrame, *, settings: Settings) -> tuple[int | None, Judged | None, np.ndarray]:
+    """The champion's version, its judged predictions of all test rows, and which rows are new to it too."""
+    with session(settings, "pipeline") as connection:
+        row = deployments.champion(connection, run.model)
+    if row is None:
+        return None, None, np.zeros(len(test), dtype=bool)
+    version = judging = int(row["version"])
+    tags = registry.version_tags(settings, run.model, version)
+    new = np.ones(len(test), dtype=bool)
+    if isinstance(run.spec.training.split, EntitySplit):
+        judging = int(tags.get("evaluated_as", version))
+    else:
+        new = (test["event_time"] > pd.Timestamp(registry.fitted_until(tags))).to_numpy()
+    return version, _judged(registry.load(settings, run.model, judging), test, run=run), new
+
+
+def _judged(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> Judged:
+    # A champion with other features than the snapshot's gets missing values for those it would not be sent any more.
+    known = test.reindex(columns=[*test.columns, *(set(bundle.spec.features.columns) - set(test.columns))])
+    scores = score(bundle.model, pool_from_frame(known, spec=bundle.spec, label=False), spec=bundle.spec)
+    return judge(test[run.spec.label.column].to_numpy(), scores, spec=run.spec)
+
+
+def _drawn_together(rows: pd.DataFrame) -> np.ndarray:
+    return drawn_together(rows["entity_id"].to_numpy(), rows["event_time"].to_numpy())
+
+
+def _part(judged: Judged, rows: np.ndarray) -> Judged:
+    probabilities = judged.probabilities[rows] if judged.probabilities is not None else None
+    return Judged(judged.truth[rows], judged.predicted[rows], probabilities, judged.classes)
+
+
+def _estimates(judged: Judged, entities: np.ndarray, metrics: tuple[str, ...]) -> dict[str, Estimate]:
+    blocks = entity_weights(entities, seed=SEED)
+    tail = (1 - INTERVAL) / 2
+    return {
+        m: _estimate(value(m, judged), np.concatenate([weighted(m, judged, w) for w in blocks]), tail) for m in metrics
+    }
+
+
+def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.ndarray, *, run: Run) -> dict[str, Any]:
+    """The paired difference over the shared rows and over each slice, from the same resamples of entities."""
+    gate, slicing = run.spec.gates.champion, run.spec.gates.slices
+    rows = test[shared]
+    pair = _part(candidate, shared), _part(champion, shared)
+    blocks = entity_weights(_drawn_together(rows), seed=SEED)
+    tail = 1 - gate.confidence  # one-sided, as the gate asks
+    slices = []
+    for column in slicing.columns if slicing else ():
+        for level in sorted(rows[column].dropna().unique()):
+            inside = (rows[column] == level).to_numpy()
+            if (count := int(inside.sum())) >= SLICE_ROWS:
+                within = _part(pair[0], inside), _part(pair[1], inside)
+                better_by = difference(gate.metric, within, [w[:, inside] for w in blocks], tail)
+                slices.append(SliceDifference(column, str(level), count, better_by))
+    return {"better_by": difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
+
+
+def difference(metric: str, pair: tuple[Judged, Judged], blocks: list[np.ndarray], tail: float) -> Estimate:
+    """How much better the first of `pair` is than the second on the same rows, over resamples (`entity_weights`).
+
+    `tail` is what the interval leaves out on each side.
+    """
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    drawn = np.concatenate([weighted(metric, pair[0], w) - weighted(metric, pair[1], w) for w in blocks])
+    return _estimate(sign * (value(metric, pair[0]) - value(metric, pair[1])), sign * drawn, tail)
+
+
+def _estimate(point: float, drawn: np.ndarray, tail: float) -> Estimate:
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return Estimate(point, float(low), float(high), float(np.nanstd(drawn, ddof=1)))
+
+
+def _show(evaluation: Evaluation, candidate: Judged, *, run: Run, settings: Settings) -> None:
+    assert run.mlflow_run_id  # noqa: S101
+    mlflow = registry.client(settings)
+    shown = {f"test_{name}": estimate.value for name, estimate in evaluation.candidate.items()}
+    shown |= {f"champion_test_{name}": estimate.value for name, estimate in evaluation.champion.items()}
+    if evaluation.better_by:
+        shown["better_by"] = evaluation.better_by.value
+    tracking.log(run.mlflow_run_id, settings=settings, metrics=shown)
+    mlflow.log_dict(run.mlflow_run_id, asdict(evaluation), EVALUATION_FILE)
+    if run.spec.task == "regression":
+        mlflow.log_figure(run.mlflow_run_id, plots.residuals(candidate), "residuals.png")
+    else:
+        mlflow.log_figure(run.mlflow_run_id, plots.confusion(candidate, run.spec.label.classes), "confusion_matrix.png")

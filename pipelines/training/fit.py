@@ -1,0 +1,153 @@
+"""Train: fit CatBoost on given rows, and register what was fitted as a version that serving needs nothing else for."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
+
+from pipelines import registry
+from pipelines.artifact.bundle import write_companions
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.profile import build_profile
+from pipelines.runs import training_runs
+from pipelines.runs.snapshot import Manifest, Snapshot
+from pipelines.runs.training_runs import Run
+from pipelines.spec import ModelSpec
+from pipelines.training import plots, tracking
+from pipelines.training.lookback import recent
+from pipelines.training.split import split_rows
+from utils.errors import DataRefused, NotFound
+from utils.settings import Settings
+
+SEED = 7  # of CatBoost; the same rows and parameters then give the same predictions
+PATIENCE = 30  # trees without a better validation score before a fit stops
+LOSS = {"multiclass": "MultiClass", "binary": "Logloss", "regression": "RMSE"}
+
+
+def fit(
+    train: pd.DataFrame,
+    *,
+    spec: ModelSpec,
+    params: Mapping[str, Any],
+    trees: int,
+    validation: pd.DataFrame | None = None,
+) -> CatBoost:
+    """A CatBoost model of `train`. With `validation` it stops early and keeps its best trees; without, all `trees`."""
+    kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
+    fixed = {"loss_function": LOSS[spec.task], "random_seed": SEED, "allow_writing_files": False, "verbose": False}
+    model = kind(iterations=trees, **fixed, **_text_processing(train, spec=spec), **params)
+    stopping: dict[str, Any] = {}
+    if validation is not None:
+        stopping = {"eval_set": pool_from_frame(validation, spec=spec, label=True), "early_stopping_rounds": PATIENCE}
+    model.fit(pool_from_frame(train, spec=spec, label=True), **stopping)
+    return model
+
+
+def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
+    """Words and nothing else: CatBoost's own setting refuses a column without pairs of words that occur often.
+
+    Raises: DataRefused where a text feature has no words to learn from.
+    """
+    if empty := [name for name in spec.columns_of("text") if not train[name].fillna("").str.strip().any()]:
+        raise DataRefused(f"{spec.name}: no training row has words in the text feature {', '.join(empty)}: load rows "
+                          "that have, or take it out of features.columns")  # fmt: skip
+    if not spec.columns_of("text"):
+        return {}
+    calcers = ["BoW"] if spec.task == "regression" else ["BoW", "NaiveBayes"]
+    return {
+        "text_processing": {
+            "tokenizers": [{"tokenizer_id": "Words", "separator_type": "ByDelimiter", "delimiter": " "}],
+            "dictionaries": [{"dictionary_id": "Word", "occurrence_lower_bound": "1", "max_dictionary_size": "10000"}],
+            "feature_processing": {
+                "default": [{"tokenizers_names": ["Words"], "dictionaries_names": ["Word"], "feature_calcers": calcers}]
+            },
+        }
+    }
+
+
+def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Register the candidate: the best trial's parameters refitted on train and validation rows, alias `challenger`.
+
+    Raises: NotFound where the search has not recorded its best parameters.
+    """
+    if run.candidate_version:
+        return run
+    if not (run.best_params and run.mlflow_run_id):
+        raise NotFound(what="best parameters", where=f"training run {run.run_id}", hint="the search did not finish")
+    parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
+    fitted = pd.concat([parts.train, parts.validation])
+    version = registry.find_version(settings, run.model, run_id=run.run_id, evaluated_as=None)
+    if version is None:
+        model, fitted = fit_recipe(fitted, run=run)
+        version = register(model, fitted, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
+        mlflow = registry.client(settings)
+        mlflow.log_figure(run.mlflow_run_id, plots.importance(model), "feature_importance.png")
+        tracking.log(
+            run.mlflow_run_id, settings=settings, params=run.best_params, tags={"candidate_version": str(version)}
+        )
+    registry.set_alias(settings, run.model, registry.CHALLENGER, version)
+    return training_runs.record(settings, run, candidate_version=version)
+
+
+def newest_label(run: Run) -> pd.Timestamp:
+    """The newest instant that a label of the run may have: its window's end less the time labels need to arrive."""
+    return pd.Timestamp(run.window_end - run.spec.label.maturity)
+
+
+def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[CatBoost, pd.DataFrame]:
+    """Fit the run's best parameters with its number of trees, no stopping; returns the rows that were fitted, too.
+
+    They are all of `rows`, or the newest of them where the search found how far back to learn from.
+    """
+    assert run.best_params  # noqa: S101  (callers checked)
+    params = {name: value for name, value in run.best_params.items() if name not in {"trees", "window"}}
+    fitted = recent(rows, run.best_params.get("window"))
+    return fit(fitted, spec=run.spec, params=params, trees=int(run.best_params["trees"])), fitted
+
+
+def register(
+    model: CatBoost,
+    fitted: pd.DataFrame,
+    *,
+    run: Run,
+    manifest: Manifest,
+    settings: Settings,
+    evaluated_as: int | None,
+) -> int:
+    """Register `model`, fitted on the rows `fitted`, with everything that serving it and tracing it back takes."""
+    spec = run.spec
+    predictions = score(model, pool_from_frame(fitted, spec=spec, label=False), spec=spec).predictions
+    tags = {
+        "run_id": run.run_id,
+        "snapshot_id": manifest.snapshot_id,
+        "snapshot_sha256": manifest.content_sha256,
+        "spec_hash": spec.hash,
+        "code_commit": run.code_commit,
+        "fitted_until": fitted["event_time"].max().isoformat(),
+        "reason": run.reason[:500],
+        **({"evaluated_as": str(evaluated_as)} if evaluated_as else {}),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "model"
+        _save_mlflow_model(model, fitted, spec=spec, target=target)
+        profile = build_profile(fitted, predictions, spec=spec)
+        write_companions(target, model=model, spec=spec, profile=profile, fitted=fitted)
+        return registry.register(
+            settings, model=run.model, mlflow_run_id=str(run.mlflow_run_id), folder=target, tags=tags,
+            description=spec.description,
+        )  # fmt: skip
+
+
+def _save_mlflow_model(model: CatBoost, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
+    import catboost
+    import mlflow.catboost
+    from mlflow.models import infer_signature
+
+    example = fitted[list(spec.features.columns)].head(3)
+    # Without given requirements MLflow spends seconds on guessing them.
+    mlflow.catboost.save_model(
+        model, str(target), signature=infer_signature(example), pip_requirements=[f"catboost=={catboost.__version__}"]
+    )

@@ -1,0 +1,50 @@
+"""Plots that MLflow shows beside a run. Each function returns a matplotlib figure; none touches a screen."""
+
+import numpy as np
+from catboost import CatBoost
+from matplotlib.figure import Figure
+
+from pipelines.measures.metrics import Judged
+
+MOST_FEATURES = 25
+
+
+def importance(model: CatBoost) -> Figure:
+    """CatBoost's feature importance (PredictionValuesChange), in percent, the largest at the top."""
+    values = np.asarray(model.get_feature_importance())
+    order = np.argsort(values)[-MOST_FEATURES:]
+    figure = Figure(figsize=(7, 0.3 * len(order) + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([model.feature_names_[i] for i in order], values[order], color="#2a7f4f")
+    axes.set_xlabel("share of the prediction's changes (%)")
+    return figure
+
+
+def confusion(judged: Judged, classes: tuple[str, ...]) -> Figure:
+    """Rows are the truth, columns what was predicted; the shade is the share of the true class."""
+    k = len(classes)
+    matrix = np.bincount(judged.truth * k + judged.predicted, minlength=k * k).reshape(k, k)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.2 * k + 2, 1.0 * k + 1.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    for row, column in np.ndindex(k, k):
+        ink = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{matrix[row, column]:,}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=ink)
+    axes.set_xticks(range(k), classes)
+    axes.set_yticks(range(k), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def residuals(judged: Judged) -> Figure:
+    """What was predicted against how far it was off, one point a row."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(judged.predicted, judged.truth - judged.predicted, s=6, alpha=0.4, color="#2a7f4f")
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true − predicted")
+    return figure

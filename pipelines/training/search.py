@@ -1,0 +1,181 @@
+"""Search: the best parameters on the validation rows, within the model file's budget of trials and time."""
+
+import logging
+import math
+import time
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import MaxTrialsCallback
+from optuna.trial import TrialState
+
+from pipelines.artifact.features import pool_from_frame, score
+from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, value
+from pipelines.runs import training_runs
+from pipelines.runs.snapshot import Snapshot
+from pipelines.runs.training_runs import Run
+from pipelines.spec import METRICS, Space
+from pipelines.training import tracking
+from pipelines.training.fit import fit, newest_label
+from pipelines.training.lookback import lengths, recent
+from pipelines.training.split import Split, split_rows
+from utils.settings import OPTUNA_DB, Settings
+
+MOST_TREES = 500
+HEARTBEAT = 60  # seconds
+CURVES = ("learn", "validation")
+
+log = logging.getLogger(__name__)
+
+
+def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Record the best trial's parameters and number of trees with the run. A killed search goes on with its own study.
+
+    Raises: MissingLabels (from the split), Unreachable.
+    """
+    run = tracking.open_run(run, snapshot.manifest, settings=settings)
+    if run.best_params:
+        return run
+    study, curves = _optimize(run, snapshot, settings=settings, beside_others=False)
+    return _record_best(run, study, curves, settings=settings)
+
+
+def begin(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Make what those who `explore` share: the run in MLflow and the study. Raises: MissingLabels, Unreachable."""
+    run = tracking.open_run(run, snapshot.manifest, settings=settings)
+    parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
+    _study(run, lengths(parts, spec=run.spec), settings=settings, beside_others=True)
+    return run
+
+
+def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
+    """Share a search with others who do the same at this time; returns how many trials are complete.
+
+    Together they begin no more than the run's trials, each once. What one leaves undone, because it was killed,
+    `search` does afterwards. One has called `begin` before.
+
+    Raises: MissingLabels, Unreachable.
+    """
+    study, _ = _optimize(run, snapshot, settings=settings, beside_others=True)
+    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def _optimize(
+    run: Run, snapshot: Snapshot, *, settings: Settings, beside_others: bool
+) -> tuple[optuna.Study, dict[int, dict[str, list[float]]]]:
+    """Try parameters until the run's trials are complete or its time is over: the study, and loss curves by trial."""
+    parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
+    windows = lengths(parts, spec=run.spec)
+    study = _study(run, windows, settings=settings, beside_others=beside_others)
+    budget = run.spec.training.search
+    curves: dict[int, dict[str, list[float]]] = {}
+    started = time.monotonic()
+
+    def objective(trial: optuna.Trial) -> float:
+        if beside_others and _begun_before(trial) >= run.trials:
+            study.stop()
+            raise optuna.TrialPruned
+        scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, windows=windows, run=run)
+        trial.set_user_attr("trees", trees)
+        metrics = {f"validation_{name}": found for name, found in scores.items()}
+        tracking.log_trial(
+            run, settings=settings, number=trial.number, params={**trial.params, "trees": trees}, metrics=metrics
+        )
+        reached = scores[budget.metric]
+        log.info(
+            "trial %d: %s %.4f with %d trees, %.0f s",
+            trial.number,
+            budget.metric,
+            reached,
+            trees,
+            time.monotonic() - started,
+        )
+        return reached
+
+    stop = MaxTrialsCallback(run.trials, states=(TrialState.COMPLETE,))
+    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if complete < run.trials:
+        study.optimize(objective, timeout=budget.timeout.total_seconds(), callbacks=[stop])
+    return study, curves
+
+
+def _begun_before(trial: optuna.Trial) -> int:
+    """How many trials with a smaller number are complete, or under way anywhere: numbers are given out one by one."""
+    begun = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    return sum(other.number < trial.number for other in begun)
+
+
+def try_parameters(
+    trial: optuna.Trial, *, parts: Split, windows: list[str], run: Run
+) -> tuple[dict[str, float], int, dict[str, list[float]]]:
+    """Fit one point of the search space: validation metrics, number of trees kept, and loss curves by tree.
+
+    `windows`: how far back to learn from is one of these; empty where the model file says it.
+    """
+    spec = run.spec
+    space = spec.training.search.space
+    params: dict[str, Any] = {
+        "depth": trial.suggest_int("depth", *space.depth),
+        "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
+        "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", *space.l2_leaf_reg),
+    }
+    window = trial.suggest_categorical("window", windows) if windows else None
+    model = fit(recent(parts.train, window), spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
+    scored = score(model, pool_from_frame(parts.validation, spec=spec, label=False), spec=spec)
+    judged = judge(parts.validation[spec.label.column].to_numpy(), scored, spec=spec)
+    curves = {name: next(iter(losses.values())) for name, losses in model.get_evals_result().items()}
+    return {name: value(name, judged) for name in METRICS[spec.task]}, int(model.tree_count_), curves
+
+
+def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: bool) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        storage = RDBStorage(
+            settings.db_url("pipeline", OPTUNA_DB),
+            heartbeat_interval=HEARTBEAT,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
+        )
+    study = optuna.create_study(
+        study_name=run.run_id,
+        storage=storage,
+        load_if_exists=True,
+        direction="maximize" if HIGHER_IS_BETTER[run.spec.training.search.metric] else "minimize",
+    )
+    trials = study.get_trials(deepcopy=False)
+    # Two workers with one seed would repeat each other's trials; a retry must not repeat those of the first try.
+    seed = None if beside_others else zlib.crc32(f"{run.run_id} {len(trials)}".encode())
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    if windows and not trials:
+        # How far back matters most: each length once, with nothing else between them but the middle of the space.
+        for window in windows:
+            study.enqueue_trial({"window": window, **_middle(run.spec.training.search.space)})
+    return study
+
+
+def _middle(space: Space) -> dict[str, Any]:
+    depth, rate, leaf = space.depth, space.learning_rate, space.l2_leaf_reg
+    return {
+        "depth": sum(depth) // 2,
+        "learning_rate": math.sqrt(rate[0] * rate[1]),
+        "l2_leaf_reg": sum(leaf) / 2,
+    }
+
+
+def _record_best(
+    run: Run, study: optuna.Study, curves: dict[int, dict[str, list[float]]], *, settings: Settings
+) -> Run:
+    best, tried = study.best_trial, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    known = {f"loss_{name}": losses for name, losses in zip(CURVES, curves.get(best.number, {}).values(), strict=False)}
+    assert run.mlflow_run_id  # noqa: S101
+    tracking.log(
+        run.mlflow_run_id,
+        settings=settings,
+        curves=known,
+        metrics={f"validation_{run.spec.training.search.metric}": float(np.asarray(best.value)), "trials": len(tried)},
+    )
+    return training_runs.record(settings, run, best_params={**best.params, "trees": best.user_attrs["trees"]})

@@ -1,0 +1,90 @@
+"""What a training shows in MLflow: one run a training with its data set, metrics and plots, and a child run a trial."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from pipelines import registry
+from pipelines.runs import training_runs
+from pipelines.runs.snapshot import Manifest
+from pipelines.runs.training_runs import Run
+from utils.settings import Settings
+
+TRAINING_PAGES = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else MLflow shows its pages for language models
+
+
+def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
+    """The run's MLflow run, made the first time: named, tagged, with the snapshot as its data set."""
+    if run.mlflow_run_id:
+        return run
+    mlflow = registry.client(settings)
+    found = mlflow.get_experiment_by_name(run.model)
+    experiment = found.experiment_id if found else mlflow.create_experiment(run.model, tags=TRAINING_PAGES)
+    made = mlflow.create_run(
+        experiment,
+        tags={
+            MLFLOW_RUN_NAME: f"training {run.window_end:%Y-%m-%d %H:%M}",
+            MLFLOW_RUN_NOTE: f"{run.reason}. Snapshot `{manifest.snapshot_id}`, commit `{run.code_commit}`.",
+            "mlflow.source.git.commit": run.code_commit,
+            "evergreen.run_id": run.run_id,
+            "evergreen.snapshot_id": manifest.snapshot_id,
+            "evergreen.spec_hash": run.spec.hash,
+        },
+    ).info.run_id
+    source = {"store": run.spec.name, "commit_seq": run.commit_seq, "window_end": f"{run.window_end:%FT%TZ}"}
+    dataset = Dataset(
+        name=manifest.snapshot_id,
+        digest=manifest.content_sha256[:36],  # MLflow's limit
+        source_type="evergreen_snapshot",
+        source=json.dumps(source),
+        profile=f'{{"num_rows": {manifest.row_count}}}',
+    )
+    mlflow.log_inputs(made, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    return training_runs.record(settings, run, mlflow_run_id=made)
+
+
+def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
+    """End the run's MLflow run, where it came to one."""
+    if run.mlflow_run_id:
+        registry.client(settings).set_terminated(run.mlflow_run_id, "FAILED" if failed else "FINISHED")
+
+
+def log_trial(
+    run: Run, *, settings: Settings, number: int, params: Mapping[str, Any], metrics: Mapping[str, float]
+) -> None:
+    """A finished trial as a child run, so that MLflow's page can compare trials."""
+    assert run.mlflow_run_id  # noqa: S101  (open_run came before)
+    mlflow = registry.client(settings)
+    parent = mlflow.get_run(run.mlflow_run_id).info
+    tags = {MLFLOW_PARENT_RUN_ID: run.mlflow_run_id, MLFLOW_RUN_NAME: f"trial {number}"}
+    child = mlflow.create_run(parent.experiment_id, tags=tags).info.run_id
+    log(child, settings=settings, params=params, metrics=metrics)
+    mlflow.set_terminated(child)
+
+
+def log(
+    mlflow_run_id: str,
+    *,
+    settings: Settings,
+    params: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    curves: Mapping[str, Sequence[float]] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Log everything in one request. `curves`: a value for each tree, thinned to at most a hundred points."""
+    points = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items() if np.isfinite(value)]
+    for name, values in (curves or {}).items():
+        steps = np.unique(np.linspace(0, len(values) - 1, 100).astype(int))
+        points += [Metric(name, float(values[step]), 0, int(step)) for step in steps]
+    registry.client(settings).log_batch(
+        mlflow_run_id,
+        metrics=points,
+        params=[Param(name, str(value)) for name, value in (params or {}).items()],
+        tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+    )

@@ -1,0 +1,152 @@
+"""The steps of a training in their order: Airflow runs them as one task each, the command line in one process.
+
+A step gets the run's id, reads the run's row, and leaves there what it made. Imports are inside the steps, for the
+order is read by processes that never train.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from utils.errors import NotFound
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.runs.snapshot import Snapshot
+    from pipelines.runs.training_runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step did, in a line for people, and where MLflow shows it."""
+
+    summary: str
+    url: str | None = None
+
+
+def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
+    """Do one step of a run; doing it again gives the same.
+
+    Raises: NotFound where there is no such run, and whatever the step's own function raises.
+    """
+    from pipelines.runs import training_runs
+
+    return {**STEPS, **SHARED}[step](training_runs.load_run(settings, run_id), settings, now)
+
+
+def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.runs.extract import extract
+    from pipelines.runs.redact import redact_forgotten
+
+    manifest = extract(run, settings=settings, now=now)
+    redact_forgotten(settings, manifest.snapshot_id, model=run.spec.name)
+    return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
+
+
+def _validate(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.tracking import open_run
+    from pipelines.validation.validate import REPORT_PAGE, validate
+
+    snapshot = _snapshot(run, settings)
+    run = open_run(run, snapshot.manifest, settings=settings)
+    told = len(validate(run, snapshot, settings=settings, now=now))
+    warned = f", but for {told} warning(s) in {REPORT_PAGE}" if told else ""
+    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{warned}"
+    return Done(summary, run_url(settings, run))
+
+
+def _search(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.search import search
+
+    searched = search(run, _snapshot(run, settings), settings=settings)
+    return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
+
+
+def _open(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.search import begin
+
+    return Done("the search can be shared", run_url(settings, begin(run, _snapshot(run, settings), settings=settings)))
+
+
+def _explore(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.search import explore
+
+    complete = explore(run, _snapshot(run, settings), settings=settings)
+    return Done(f"{complete} of {run.trials} trials are complete", run_url(settings, run))
+
+
+def _train(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.fit import train
+
+    version = train(run, _snapshot(run, settings), settings=settings).candidate_version
+    return Done(f"candidate is version {version}", version_url(settings, run.model, version))
+
+
+def _evaluate(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.training.evaluate import evaluate
+
+    evaluation = evaluate(run, _snapshot(run, settings), settings=settings)
+    metric = run.spec.gates.champion.metric
+    found = evaluation.candidate[metric]
+    summary = f"test {metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] over {evaluation.rows:,} rows"
+    if evaluation.better_by:
+        by, than = evaluation.better_by, evaluation.champion_version
+        summary += f"; better than version {than} by {by.value:+.4f} [{by.low:+.4f}, {by.high:+.4f}]"
+    return Done(summary, run_url(settings, run))
+
+
+def _decide(run: "Run", settings: Settings, now: datetime) -> Done:
+    from pipelines.runs import training_runs
+    from pipelines.training.evaluate import load_evaluation
+    from pipelines.training.tracking import close_run
+    from pipelines.training.verdict import decide, record_verdict
+
+    evaluation = load_evaluation(run, settings=settings)
+    decision = decide(evaluation, run.spec.gates)
+    record_verdict(run, decision, evaluation, settings=settings, now=now)
+    training_runs.finish(settings, run.run_id, now=now)
+    close_run(run, settings=settings)
+    return Done(f"{decision.verdict}: {decision.reason}", run_url(settings, run))
+
+
+def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
+    """After a step failed for good: open the run's decisions again for the next run, and end its MLflow run."""
+    from pipelines.runs import training_runs
+    from pipelines.training.tracking import close_run
+
+    training_runs.fail(settings, run_id, now=now)
+    with suppress(NotFound):  # it failed before there was a run
+        close_run(training_runs.load_run(settings, run_id), settings=settings, failed=True)
+
+
+Step = Callable[["Run", Settings, datetime], Done]
+# Before `search` where several workers share its trials: `open` once, then `explore` once a worker.
+SHARED: dict[str, Step] = {"open": _open, "explore": _explore}
+STEPS: dict[str, Step] = {
+    "extract": _extract,
+    "validate": _validate,
+    "search": _search,
+    "train": _train,
+    "evaluate": _evaluate,
+    "decide": _decide,
+}
+
+
+def run_url(settings: Settings, run: "Run") -> str:
+    """MLflow's page of the run; `#` keeps the address of one server's pages."""
+    return f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
+
+
+def version_url(settings: Settings, model: str, version: int | None) -> str:
+    """MLflow's page of a registered version."""
+    return f"{settings.mlflow_pages_url}/#/models/{model}/versions/{version}"
+
+
+def _snapshot(run: "Run", settings: Settings) -> "Snapshot":
+    from pipelines.runs.snapshot import read_snapshot
+
+    if run.snapshot_id is None:
+        raise NotFound(what="snapshot", where=f"training run {run.run_id}", hint="the extract step did not finish")
+    return read_snapshot(run.snapshot_id, settings=settings)

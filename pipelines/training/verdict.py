@@ -1,0 +1,140 @@
+"""Decide: whether a candidate may serve. `decide` is pure; `record_verdict` writes the row that deployment acts on."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from statistics import NormalDist
+from typing import Literal
+
+from db import history
+from db.history import decisions
+from db.session import session
+from db.tables import promotion_decision
+from pipelines.measures.metrics import HIGHER_IS_BETTER
+from pipelines.runs.training_runs import Run
+from pipelines.spec import Gates, margin_at
+from pipelines.training.evaluate import Evaluation
+from utils.settings import Settings
+
+Verdict = Literal["promote", "reject", "wait"]
+NEEDED_PRECISION = 2.5  # a margin must be this many standard errors wide before its absence is evidence
+SLICE_CONFIDENCE = 0.95  # over all slices together
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition: what was measured against what was asked. `passed` None means that evidence is missing."""
+
+    name: str
+    value: float
+    threshold: float
+    passed: bool | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    verdict: Verdict
+    reason: str
+    gates: tuple[Gate, ...]
+
+
+def decide(evaluation: Evaluation, policy: Gates) -> Decision:
+    """Every gate with its value, and the verdict: promote if all pass, reject if one fails, else wait for labels."""
+    gates = (
+        *_enough_rows(evaluation, policy),
+        *_minimum(evaluation, policy),
+        *_champion(evaluation, policy),
+        *_slices(evaluation, policy),
+    )
+    failed = [gate for gate in gates if gate.passed is False]
+    missing = [gate for gate in gates if gate.passed is None]
+    if failed:
+        return Decision("reject", "; ".join(gate.detail for gate in failed), gates)
+    if missing:
+        return Decision("wait", "; ".join(gate.detail for gate in missing), gates)
+    against = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
+    return Decision("promote", f"passed {len(gates)} gates against {against}", gates)
+
+
+def record_verdict(run: Run, decision: Decision, evaluation: Evaluation, *, settings: Settings, now: datetime) -> None:
+    """Append the decision for the run's candidate; a second call leaves the first row as it is."""
+    row = {
+        "model": run.model,
+        "candidate_version": evaluation.candidate_version,
+        "champion_version": evaluation.champion_version,
+        "verdict": decision.verdict,
+        "reason": decision.reason[:1000],
+        "gates": [{**asdict(gate), "value": _finite(gate.value)} for gate in decision.gates],
+        "run_id": run.run_id,
+        "decided_at": now,
+    }
+    with session(settings, "pipeline") as connection:
+        if decisions.find_verdict(connection, run.run_id) is None:
+            history.add(connection, promotion_decision, row)
+
+
+def _enough_rows(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    compared = evaluation.compared_rows if evaluation.champion_version else evaluation.rows
+    short = policy.min_rows - compared
+    detail = f"waiting for {short:,} more labels" if short > 0 else f"{compared:,} test rows"
+    if short > 0 and compared < evaluation.rows:
+        detail += f" newer than what version {evaluation.champion_version} has learned from"
+    yield Gate("min_rows", compared, policy.min_rows, None if short > 0 else True, detail)
+
+
+def _minimum(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    for metric, threshold in policy.minimum.items():
+        found = evaluation.candidate[metric].value
+        passed = found >= threshold if HIGHER_IS_BETTER[metric] else found <= threshold
+        bound = "at least" if HIGHER_IS_BETTER[metric] else "at most"
+        yield Gate(
+            f"minimum.{metric}", found, threshold, passed, f"{metric} {found:.4f}, asked for {bound} {threshold:g}"
+        )
+
+
+def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    """Not worse: the lower confidence bound of the difference lies above −margin. Better: it lies above 0.
+
+    An interval that reaches to both sides says nothing; where it is wide too, evidence is missing rather than negative.
+    """
+    if evaluation.champion_version is None or evaluation.compared_rows < policy.min_rows or not evaluation.better_by:
+        return
+    gate, found = policy.champion, evaluation.better_by
+    margin = margin_at(gate.margin, evaluation.champion[gate.metric].value)
+    threshold = 0.0 if gate.require == "better" else -margin
+    z = NormalDist().inv_cdf(gate.confidence)
+    # For `better` an equal candidate should not pass, so power and precision are those of finding a gain of a margin.
+    power = NormalDist().cdf(margin / found.standard_error - z) if found.standard_error else 1.0
+    precise = found.standard_error <= margin / NEEDED_PRECISION
+    passed: bool | None = found.low > threshold
+    who = "a gain of the margin" if gate.require == "better" else "an equal candidate"
+    detail = (
+        f"{gate.metric} better by {found.value:+.4f}, at {gate.confidence:.0%} by more than {found.low:+.4f}, "
+        f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {who} passes with {power:.0%})"
+    )
+    if not passed and not precise and found.high > threshold:
+        wanted = (found.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
+        more = evaluation.compared_rows * (wanted - 1)
+        passed, detail = None, f"{detail}: too few labels to tell, waiting for about {more:,.0f} more"
+    yield Gate(f"champion.{gate.metric}", found.value, threshold, passed, detail)
+
+
+def _slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    """Refuse only a slice that is significantly worse than the margin, Bonferroni-corrected for the number of slices:
+    asking each slice to be shown not worse would refuse nearly every equal candidate."""
+    if not (policy.slices and evaluation.slices):
+        return
+    z = NormalDist().inv_cdf(1 - (1 - SLICE_CONFIDENCE) / len(evaluation.slices))
+    margin = margin_at(policy.slices.margin, evaluation.champion[policy.champion.metric].value)
+    for found in evaluation.slices:
+        upper = found.better_by.value + z * found.better_by.standard_error
+        passed = not upper < -margin  # an undefined difference refuses nothing
+        place = f"{found.column} = {found.level}"
+        detail = f"{place}: better by {found.better_by.value:+.4f}, surely below {upper:+.4f}, over {found.rows:,} rows"
+        yield Gate(f"slice.{found.column}.{found.level}", found.better_by.value, -margin, passed, detail)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,110 @@
+"""The report of a validation: what was found, what it means by the model file's policy, and a page that shows it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+from pipelines.spec import Severity, Validation
+from pipelines.validation.rules import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A finding and what becomes of it. `share`: of the rows, 1 where it is the whole column or snapshot."""
+
+    severity: Severity
+    rule: str
+    column: str | None
+    share: float
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.said}" if self.column else self.said
+
+
+def judged(findings: Iterable[Finding], policy: Validation) -> list[Violation]:
+    """The findings with their severity, the worst first: errors, then what concerns most rows."""
+    found = [Violation(getattr(policy, finding.rule, "error"), **asdict(finding)) for finding in findings]
+    return sorted(found, key=lambda violation: (violation.severity, -violation.share))  # error < warning
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as an HTML page: whole in itself, no script, all values escaped, narrow enough for a phone."""
+    violations = "".join(_violation(found) for found in report["violations"]) or "<p>No rule is broken.</p>"
+    columns = "".join(_row(name, column) for name, column in report["statistics"]["columns"].items())
+    last = report["compared_with"]
+    against = f"Compared with the training up to {last['window_end']} UTC." if last else "The first training."
+    told = ", ".join(_counted(report[kind], kind) for kind in ("errors", "warnings") if report[kind])
+    title = escape(f"{report['model']}: {told or 'passed'}")
+    facts = f"{report['statistics']['rows']:,} rows, up to {report['window_end']} UTC. {against}"
+    names = f"Snapshot {report['snapshot_id']}, run {report['run_id']}"
+    return PAGE.format(title=title, facts=escape(facts), names=escape(names), violations=violations,
+                       label=_label(report["statistics"]["label"]), columns=columns)  # fmt: skip
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what if number != 1 else what.removesuffix('s')}"
+
+
+def _violation(found: Mapping[str, Any]) -> str:
+    name = f"<b>{escape(found['column'])}</b> " if found["column"] else ""
+    return (
+        f'<p class="{escape(found["severity"])}"><span>{escape(found["severity"])} · {escape(found["rule"])}</span>'
+        f"{name}{escape(found['said'])}</p>"
+    )
+
+
+def _row(name: str, column: Mapping[str, Any]) -> str:
+    before = column["missing_before"]
+    kind = column["type"]
+    if column["min"] is not None:
+        kind += f", {column['min']:,.6g} to {column['max']:,.6g}"
+    shown = escape(name).replace("_", "_<wbr>")
+    cells = _share(column["missing"]), "" if before is None else _share(before), f"{column['distinct']:,}"
+    values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return f"<tr><th>{shown}<small>{escape(kind)}</small></th>{values}</tr>"
+
+
+def _label(label: Mapping[str, Any]) -> str:
+    if "classes" not in label:
+        return escape(", ".join(f"{name} {value:,.6g}" for name, value in label.items() if value is not None))
+    rows = max(1, sum(label["classes"].values()))
+    return escape(", ".join(f"{name} {count:,} ({_share(count / rows)})" for name, count in label["classes"].items()))
+
+
+def _share(share: float) -> str:
+    return "0" if not share else f"{share:.1%}"
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; margin: 0; }} h2 {{ font-size: 1.1rem; margin: 1.5rem 0 .5rem; }}
+p, th:first-child {{ overflow-wrap: anywhere; }}
+.error, .warning {{ border-left: .3rem solid #c62828; margin: .5rem 0; padding: .2rem .7rem; }}
+.warning {{ border-color: #b26a00; }}
+.error span, .warning span, small {{ display: block; font-size: .8rem; font-weight: normal; opacity: .75; }}
+table {{ border-collapse: collapse; width: 100%; font-size: .9rem; }}
+th, td {{ padding: .3rem .5rem; border-bottom: 1px solid #8884; text-align: right; }}
+td {{ font-variant-numeric: tabular-nums; }}
+th:first-child {{ text-align: left; padding-left: 0; }}
+</style>
+<h1>{title}</h1>
+<p>{facts}<small>{names}</small></p>
+<h2>Broken rules, the worst first</h2>
+{violations}
+<h2>Label</h2>
+<p>{label}</p>
+<h2>Features</h2>
+<table>
+<thead><tr><th>feature</th><th>missing</th><th>before</th><th>distinct</th></tr></thead>
+<tbody>{columns}</tbody>
+</table>
+</html>
+"""

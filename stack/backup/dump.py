@@ -1,0 +1,157 @@
+"""Databases out of MariaDB and into another one as SQL, by MariaDB's own programs; and Airflow's own, from SQLite."""
+
+import re
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from stack.backup.archive import CHUNK, Sink
+from stack.programs.mariadb import find_binary
+from utils.errors import StackError
+from utils.settings import Settings, inherited_environment
+
+# MLflow has triggers. Who may load them under another user's name may do anything on the server; admin may not.
+DEFINER = re.compile(rb"^(/\*!500.*)DEFINER=`[^`]*`@`[^`]*`")
+
+
+def dump(settings: Settings, databases: Sequence[str], sink: Sink) -> dict[str, int]:
+    """Write `databases` as SQL, compressed with zstd, to `sink`; returns the rows of each `database.table`.
+
+    All of them at one moment: one transaction, which neither waits for writers nor holds them up. MariaDB's own
+    database is never among them: it holds the password hashes of users.
+
+    Raises: StackError with the program's last line, as where a table is altered meanwhile.
+    """
+    argv = [find_binary("mariadb-dump"), *_address(settings), "--single-transaction", "--quick", "--hex-blob"]
+    argv += ["--no-create-db", "--databases", *databases]
+    out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "zstd")
+    with _errors() as said:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=said, env=_environment(settings), bufsize=CHUNK)
+        with process, out:
+            rows = count_rows(cast(IO[bytes], process.stdout), out)
+        if process.returncode:
+            raise StackError(f"mariadb-dump ended with {process.returncode}")
+    return rows
+
+
+def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
+    """Pass `lines` on to `out` and count: an INSERT is a line, and each of its rows another that begins with `(`."""
+    rows: dict[str, int] = {}
+    database = table = ""
+    inserting = in_body = False
+    for line in lines:
+        if inserting and line.startswith(b"("):
+            rows[table] += 1
+        elif line.startswith(b"INSERT INTO `") and not in_body:
+            inserting = True
+            if not line.endswith(b" VALUES\n"):
+                raise StackError("mariadb-dump writes rows in a form that can't be counted: use that of MariaDB 10.11")
+        else:  # text has no line breaks of its own here: they are written as \n
+            inserting = False
+            if line.startswith(b"DELIMITER"):  # ;; before a trigger, ; after it
+                in_body = line.startswith(b"DELIMITER ;;")
+            elif line.startswith(b"USE `"):
+                database = line.split(b"`")[1].decode()
+            elif line.startswith(b"CREATE TABLE `"):
+                table = f"{database}.{line.split(b'`')[1].decode()}"
+                rows[table] = 0
+            line = DEFINER.sub(rb"\1", line)
+        out.write(line)
+    return rows
+
+
+def load(settings: Settings, source: IO[bytes], *, told: Callable[[int], None]) -> None:
+    """Run the SQL of a dump, whose databases must be there; `told` hears how many bytes of `source` are done.
+
+    Raises: StackError with the program's last line.
+    """
+    argv = [find_binary("mariadb"), *_address(settings), "--batch"]
+    with _errors() as said, pa.input_stream(source, compression="zstd") as sql:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=_environment(settings)
+        )
+        with process:
+            try:
+                while chunk := sql.read(CHUNK):
+                    cast(IO[bytes], process.stdin).write(chunk)
+                    told(source.tell())
+            except BrokenPipeError:
+                pass  # it gave up, and said why
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise StackError(f"mariadb ended with {process.returncode}")
+
+
+@contextmanager
+def _errors() -> Iterator[IO[bytes]]:
+    """A file for what a program says; its last line is added to a StackError of the block."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            yield said
+        except StackError as error:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            raise StackError(f"{error}: {(lines or ['it did not say why'])[-1].strip()}") from None
+
+
+def _address(settings: Settings) -> list[str]:
+    """As admin, who may do everything in our databases and nothing outside of them."""
+    plain = [] if settings.mariadb_host else ["--skip-ssl"]  # the private server knows none; clients of 11.4 insist
+    return [
+        "--no-defaults",  # first, as it must be: nobody's own options
+        *("--protocol=tcp", f"--host={settings.mariadb_host or '127.0.0.1'}", f"--port={settings.mariadb_port}"),
+        *(f"--user={settings.db_user('admin')}", "--default-character-set=utf8mb4", "--max-allowed-packet=1G"),
+        *plain,
+    ]
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The password travels in the environment: a command line is public."""
+    return {**inherited_environment(), "MYSQL_PWD": settings.db_password("admin")}
+
+
+def copy_sqlite(database: Path, to: Path) -> None:
+    """Copy a SQLite file while it is in use, as of one moment, into one file without a log beside it."""
+    with (
+        closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(to, autocommit=True)) as copy,
+    ):
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+
+
+def copy_airflow(database: Path, to: Path) -> list[str]:
+    """Copy Airflow's SQLite file while it is in use, without the secrets in it; returns notes for people.
+
+    They are encrypted with a key that stays here, so nobody could use them: passwords and extras of connections and
+    variables. What a deferred task waited with is encrypted too: it will be started again and wait anew.
+    """
+    copy_sqlite(database, to)
+    with closing(sqlite3.connect(to, autocommit=True)) as copy:
+        copy.execute("PRAGMA secure_delete = ON")
+        connections = [name for (name,) in copy.execute("SELECT conn_id FROM connection ORDER BY 1")]
+        variables = [name for (name,) in copy.execute("SELECT key FROM variable WHERE is_encrypted ORDER BY 1")]
+        for statement in _WITHOUT_SECRETS:
+            copy.execute(statement)
+        copy.execute("VACUUM")
+    notes = [f"password and extra of Airflow's connection {name}" for name in connections if name not in OURS]
+    return notes + [f"Airflow's variable {name}" for name in variables]
+
+
+OURS = ("feature_store", "feature_loader", "feature_reader", "feature_maintenance")  # `up` gives these their passwords
+_WITHOUT_SECRETS = (
+    "UPDATE connection SET password = NULL, extra = NULL, is_encrypted = 0, is_extra_encrypted = 0",
+    "DELETE FROM connection_test_request",
+    "DELETE FROM variable WHERE is_encrypted",
+    "DELETE FROM trigger WHERE id IN (SELECT trigger_id FROM task_instance)",
+    "UPDATE task_instance SET state = NULL, trigger_id = NULL, next_method = NULL, next_kwargs = NULL"
+    " WHERE trigger_id IS NOT NULL",
+)

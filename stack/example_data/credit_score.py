@@ -1,0 +1,214 @@
+"""Example worlds: generated data in the shape of a user's file, for trying Evergreen without data of one's own.
+
+A world is a function of the seed, the entity and the day alone: the one that ends tomorrow is today's with one more
+day, so loading it again adds only what is new. The label is drawn from known probabilities of the features, which
+bounds what any model can reach.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stack.example_data.world import Floats, World
+
+SEED, CUSTOMERS = 7, 6000
+STATEMENTS, PERIOD = 13, 30  # a statement every 30 days, for 13 periods
+EPOCH = 20_000  # the day, counted from 1970, that slow trends are told from
+MEMORY = 12  # statements that a customer's circumstances remember
+
+OCCUPATIONS = {  # median yearly income, USD
+    "Accountant": 46_000, "Architect": 62_000, "Developer": 74_000, "Doctor": 98_000, "Engineer": 70_000,
+    "Entrepreneur": 52_000, "Journalist": 38_000, "Lawyer": 84_000, "Manager": 66_000, "Mechanic": 34_000,
+    "Media_Manager": 48_000, "Musician": 26_000, "Scientist": 58_000, "Teacher": 40_000, "Writer": 30_000,
+}  # fmt: skip
+LOANS = ("Auto Loan", "Credit-Builder Loan", "Debt Consolidation Loan", "Home Equity Loan", "Mortgage Loan",
+         "Payday Loan", "Personal Loan", "Student Loan")  # fmt: skip
+MOST_LOANS = 9
+MIXES = np.array(["Good", "Standard", "Bad"], dtype=object)
+MINIMUM_PAID = np.array(["No", "NM", "Yes"], dtype=object)
+CLASSES = ("Poor", "Standard", "Good")
+FIRST_NAMES = ("Ada", "Bo", "Cleo", "Dov", "Eve", "Finn", "Gia", "Hugo", "Ines", "Juno")
+MISSING = {  # share of the statements that lack it
+    "occupation": 0.02, "monthly_inhand_salary": 0.03, "num_of_delayed_payment": 0.02, "changed_credit_limit": 0.02,
+    "num_credit_inquiries": 0.01, "credit_mix": 0.02, "credit_history_age": 0.02, "amount_invested_monthly": 0.03,
+    "monthly_balance": 0.02, "type_of_loan": 0.01,
+}  # fmt: skip
+
+
+CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the risk that the label is drawn from
+    "delay_from_due_date": 0.55, "num_of_delayed_payment": 0.45, "interest_rate": 0.50, "outstanding_debt": 0.45,
+    "num_credit_inquiries": 0.35, "credit_history_age": -0.40,
+}  # fmt: skip
+
+
+def credit_score(end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> World:
+    """Monthly statements of `customers` for 13 months, each customer on days of its own; 1–3% of values are missing."""
+    statement = _Statements(end, seed, customers)
+    complete = _credit_features(statement)
+    probabilities = credit_probabilities(complete)
+    drawn = (statement.uniform("label")[:, None] > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    gaps = {name: statement.uniform(f"missing {name}") < share for name, share in MISSING.items()}
+    number = statement.customer + 1
+    names = np.array([f"{FIRST_NAMES[n % len(FIRST_NAMES)]} Example" for n in range(customers)], dtype=object)
+    frame = pd.DataFrame(
+        {
+            "customer_id": _codes("CUS_{:05d}", number),
+            "date": statement.day.astype("datetime64[D]").astype("datetime64[us]"),
+            "name": names[statement.customer],
+            "ssn": _codes("000-00-{:04d}", number % 10_000),  # numbers that begin with 000 are never issued
+            **{name: values.mask(gaps[name]) if name in gaps else values for name, values in complete.items()},
+            "credit_score": np.array(CLASSES, dtype=object)[drawn],
+        }
+    )
+    order = np.lexsort((statement.customer, statement.day))
+    sorted_frame, sorted_complete = (
+        each.iloc[order].reset_index(drop=True) for each in (frame, pd.DataFrame(complete))
+    )
+    return World(sorted_frame, "credit_score", CLASSES, probabilities[order], complete=sorted_complete)
+
+
+class _Statements:
+    """Who is judged on which day, and random numbers that depend on customer and statement only.
+
+    All arrays have one value a statement. `day` counts from 1970; a customer's statements fall on every thirtieth day.
+    """
+
+    def __init__(self, end: datetime, seed: int, customers: int) -> None:
+        self._seed, self._customers = seed, customers
+        phase = self._once("phase").integers(0, PERIOD, customers)
+        last = ((end - datetime(1970, 1, 1)).days - phase) // PERIOD
+        self.customer = np.tile(np.arange(customers), STATEMENTS)
+        self.period = (last[None, :] - np.arange(STATEMENTS)[:, None]).ravel()
+        self.day = self.period * PERIOD + phase[self.customer]
+        self._first = int(self.period.min()) - MEMORY
+
+    def fixed(self, name: str) -> Floats:
+        """A standard normal of each customer, the same in all its statements."""
+        return self._once(name).standard_normal(self._customers)[self.customer]
+
+    def fixed_choice(self, name: str, options: int) -> NDArray[np.int64]:
+        return self._once(name).integers(0, options, self._customers)[self.customer]
+
+    def normal(self, name: str) -> Floats:
+        """A standard normal of each statement, independent of all others."""
+        return self._each(name, lambda random: random.standard_normal(self._customers))[self._at]
+
+    def uniform(self, name: str) -> Floats:
+        return self._each(name, lambda random: random.random(self._customers))[self._at]
+
+    def drifting(self, name: str) -> Floats:
+        """A standard normal that moves slowly: neighbouring statements of a customer correlate by 0.87."""
+        shocks = self._each(name, lambda random: random.standard_normal(self._customers))
+        weights = 0.87 ** np.arange(MEMORY)
+        weights /= np.sqrt((weights**2).sum())
+        moved = sum(weight * np.roll(shocks, lag, axis=0) for lag, weight in enumerate(weights))
+        return np.asarray(moved)[self._at]
+
+    @property
+    def _at(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.period - self._first, self.customer
+
+    def _once(self, name: str) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *name.encode()])
+
+    def _each(self, name: str, draw: Callable[[np.random.Generator], Floats]) -> Floats:
+        """Periods × customers; a period's numbers come from a generator of its own, so they don't depend on `end`."""
+        periods = range(self._first, int(self.period.max()) + 1)
+        return np.stack([draw(np.random.default_rng([self._seed, period, *name.encode()])) for period in periods])
+
+
+def _credit_features(of: _Statements) -> dict[str, pd.Series]:
+    """All features without gaps. `strain` is what the customer's circumstances have in common: high is bad."""
+    strain = 0.75 * of.fixed("character") + 0.65 * of.drifting("circumstances")
+    job = of.fixed_choice("occupation", len(OCCUPATIONS))
+    age = 18 + np.floor(22 + 12 * np.clip(of.fixed("age"), -1.8, 2.6) + (of.day - EPOCH) / 365.25)
+    median = np.array(list(OCCUPATIONS.values()), dtype=np.float64)[job]
+    income = median * np.exp(0.35 * of.fixed("talent") - 0.12 * strain + 0.006 * (age - 40) + 0.03 * of.drifting("pay"))
+    salary = income / 12 * np.clip(0.82 + 0.04 * of.normal("salary"), 0.6, 0.95)
+
+    def count(name: str, middle: float, slope: float, spread: float, most: int) -> Floats:
+        values = middle + slope * strain + spread * (0.8 * of.fixed(name) + 0.6 * of.drifting(name))
+        return np.clip(np.rint(values), 0, most) + 0.0  # not -0.0
+
+    loans = count("loans", 3.2, 1.7, 1.2, MOST_LOANS)
+    debt = 1150 * np.exp(0.55 * strain + 0.4 * of.fixed("debt") + 0.25 * of.drifting("debt"))
+    emi = salary * np.clip(0.012 + 0.014 * loans * np.exp(0.3 * of.fixed("emi")), 0, 0.45)
+    invested = salary * np.clip(0.06 * np.exp(0.5 * of.normal("invested") - 0.25 * strain), 0, 0.3)
+    history = np.clip(np.rint(215 - 62 * strain + 55 * of.fixed("history") + (of.day - EPOCH) / 30.4), 3, 500)
+    mix = np.digitize(0.9 * strain + 0.55 * of.fixed("mix"), [-0.35, 0.75])
+    minimum = np.digitize(1.1 * strain + of.drifting("minimum"), [-0.25, 0.05])
+    spends = (np.log(income / 50_000) - 0.3 * strain + 0.9 * of.normal("spends") > 0).astype(int)
+    pays = np.digitize(0.5 * np.log(income / 50_000) - 0.4 * strain + of.normal("pays"), [-0.2, 0.8])
+    behaviours = np.array(
+        [f"{s}_spent_{v}_value_payments" for s in ("Low", "High") for v in ("Small", "Medium", "Large")]
+    )
+    columns: dict[str, NDArray[np.generic]] = {
+        "age": np.clip(age, 18, 100),
+        "occupation": np.array(list(OCCUPATIONS), dtype=object)[job],
+        "annual_income": np.round(income, 2),
+        "monthly_inhand_salary": np.round(salary, 2),
+        "num_bank_accounts": count("accounts", 5.0, 1.4, 1.3, 12),
+        "num_credit_card": count("cards", 5.3, 1.0, 1.3, 12),
+        "interest_rate": np.clip(np.rint(14 + 5.2 * strain + 3.5 * of.fixed("rate")), 1, 36),
+        "num_of_loan": loans,
+        "type_of_loan": _loan_names(of, loans.astype(int)),
+        "delay_from_due_date": np.clip(
+            np.rint(20 + 9 * strain + 5 * of.drifting("delay") + 2 * of.normal("delay")), -5, 70
+        ),
+        "num_of_delayed_payment": np.clip(np.rint(13 + 4.2 * strain + 3 * of.drifting("delayed")), 0, 30),
+        "changed_credit_limit": np.round(10 + 3 * strain + 5 * of.normal("limit"), 2),
+        "num_credit_inquiries": count("inquiries", 5.6, 2.2, 1.8, 20),
+        "credit_mix": MIXES[mix],
+        "outstanding_debt": np.round(debt, 2),
+        "credit_utilization_ratio": np.round(np.clip(32 + 2.5 * strain + 5 * of.normal("utilization"), 5, 65), 3),
+        "credit_history_age": history,
+        "payment_of_min_amount": MINIMUM_PAID[minimum],
+        "total_emi_per_month": np.round(emi, 2),
+        "amount_invested_monthly": np.round(invested, 2),
+        "payment_behaviour": behaviours.astype(object)[spends * 3 + pays],
+        "monthly_balance": np.round(salary * 0.11 - 0.3 * emi - 0.2 * invested + 40 * of.normal("balance"), 2),
+    }
+    return {name: pd.Series(values) for name, values in columns.items()}
+
+
+def credit_probabilities(
+    features: pd.DataFrame | Mapping[str, pd.Series], *, rule: Mapping[str, float] = CREDIT_RULE
+) -> Floats:
+    """Rows × (Poor, Standard, Good): an ordered logit of a risk, which adds simple effects and two interactions."""
+    value = {name: column.to_numpy() for name, column in features.items()}
+    delay, utilization = value["delay_from_due_date"], value["credit_utilization_ratio"]
+    risk = (
+        rule["delay_from_due_date"] * (delay - 20) / 10
+        + rule["num_of_delayed_payment"] * (value["num_of_delayed_payment"] - 13) / 5
+        + rule["interest_rate"] * (value["interest_rate"] - 14) / 6
+        + rule["outstanding_debt"] * np.log(value["outstanding_debt"] / 1150) / 0.7
+        + rule["num_credit_inquiries"] * (value["num_credit_inquiries"] - 5.6) / 2.8
+        + rule["credit_history_age"] * (value["credit_history_age"] - 215) / 80
+        + np.choose((value["credit_mix"] == "Bad") * 1 - (value["credit_mix"] == "Good") * 1 + 1, [-0.7, 0.0, 0.8])
+        + 0.35 * (value["payment_of_min_amount"] == "Yes")
+        + 0.30 * features["type_of_loan"].str.contains("Payday").to_numpy()
+        + 0.60 * ((utilization > 36) & (value["num_credit_card"] >= 7))
+        + 0.60 * ((delay > 28) & (value["num_of_loan"] >= 5))
+    )
+    sharpness = 1.15
+    poor = 1 / (1 + np.exp(-sharpness * (risk - 2.0)))
+    good = 1 / (1 + np.exp(sharpness * (risk + 1.9)))
+    return np.column_stack((poor, 1 - poor - good, good))
+
+
+def _loan_names(of: _Statements, counts: NDArray[np.int64]) -> NDArray[np.object_]:
+    """The first `counts` loans of a list that each customer has of its own."""
+    lists = np.stack([of.fixed_choice(f"loan {n}", len(LOANS)) for n in range(MOST_LOANS)], axis=1)
+    told = np.array([*LOANS, ""], dtype=object)
+    text = np.where(counts > 0, told[lists[:, 0]], "No Loan").astype(object)
+    for n in range(1, MOST_LOANS):
+        text = np.where(counts > n, text + ", " + told[lists[:, n]], text)
+    return text
+
+
+def _codes(form: str, numbers: NDArray[np.int64]) -> NDArray[np.object_]:
+    known, position = np.unique(numbers, return_inverse=True)
+    return np.array([form.format(number) for number in known], dtype=object)[position]

@@ -1,0 +1,34 @@
+"""Loading an example world into the store, as its user would."""
+
+import hashlib
+from datetime import datetime
+
+import pandas as pd
+import pyarrow as pa
+
+from db.store.batch import LoadReport, Origin
+from pipelines.loading.columns import Columns
+from pipelines.loading.files import CHUNK_ROWS, numbered
+from pipelines.loading.loader import Progress, load_rows
+from pipelines.spec import ModelSpec
+from stack.example_data.credit_score import SEED
+from stack.example_data.worlds import WORLDS, example_world
+from utils.errors import NotFound
+from utils.settings import Settings
+
+
+def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress: Progress | None = None) -> LoadReport:
+    """Load the generated example data of the model, its last rows dated on the day of `now` (UTC).
+
+    Raises: NotFound where the model has no example; Unreachable, AccessDenied.
+    """
+    world = example_world(spec.name, end=now)
+    if world is None:
+        raise NotFound(what=f"example data for {spec.name}", hint=f"there is some for {', '.join(WORLDS)}")
+    source = f"example world, seed {SEED}"
+    digest = hashlib.sha256(pd.util.hash_pandas_object(world, index=False).to_numpy().tobytes()).hexdigest()
+    columns = Columns.of(list(world.columns), spec=spec, source=source)
+    rows = pa.Table.from_pandas(world[list(columns.taken)], preserve_index=False)
+    chunks = numbered(pa.Table.from_batches([batch]) for batch in rows.to_batches(CHUNK_ROWS))
+    origin = Origin(source, digest, "evergreen load --example", now)
+    return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress)

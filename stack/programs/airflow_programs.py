@@ -1,0 +1,126 @@
+"""Airflow on one machine: four programs over one SQLite file, tasks in processes of the scheduler."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from stack.programs.program import Launch, Program, base_environment, settings_environment
+from utils.errors import StackError
+from utils.private_files import write_private
+from utils.settings import Settings
+from utils.version import ROOT
+
+TASKS_AT_ONCE = 2
+
+
+def airflow_programs(settings: Settings) -> list[Program]:
+    """Separate programs and not `airflow standalone`, so that one that dies is seen and restarted alone.
+
+    None is given a database password: tasks take the store's from the connection `feature_store`.
+    """
+    parts = (
+        ("api-server", ("--host", settings.bind, "--port", str(settings.airflow_port)), ""),
+        ("scheduler", ("--skip-serve-logs",), "scheduler"),  # the API server reads the same log files
+        ("dag-processor", (), "dag_processor"),
+        ("triggerer", ("--skip-serve-logs",), "triggerer"),
+    )
+    listens = {"port": settings.airflow_port, "variable": "EVERGREEN_AIRFLOW_PORT"}
+    return [
+        Program(
+            name=f"airflow-{part}",
+            launch=partial(_launch, settings, (part, *options)),
+            url=settings.airflow_base_url,
+            health=f"{settings.airflow_base_url}/api/v2/monitor/health",
+            health_key=key,
+            **(listens if part == "api-server" else {}),  # type: ignore[arg-type]
+        )
+        for part, options, key in parts
+    ]
+
+
+def worker_launch(settings: Settings) -> Launch:
+    """A Celery worker, for an Airflow with that executor."""
+    return _launch(settings, ("celery", "worker"))
+
+
+def migrate_launch(settings: Settings) -> Launch:
+    """Bring Airflow's own database up to date."""
+    return _launch(settings, ("db", "migrate"))
+
+
+def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
+    runs_tasks = command[0] in {"scheduler", "celery"}
+    program = "stack.programs.preloaded" if runs_tasks else "airflow"
+    environment = {**airflow_environment(settings), **settings_environment(settings, secrets=())}
+    return Launch((sys.executable, "-m", program, *command), environment)
+
+
+def airflow_environment(settings: Settings) -> dict[str, str]:
+    """Airflow's own options. The pages show times in the browser's zone; `timezone` is what times without one mean."""
+    home, address = folder(settings), settings.airflow_base_url
+    database = f"sqlite:///{home / 'airflow.db'}"
+    options = {
+        "CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "CORE__LOAD_EXAMPLES": "False",
+        "CORE__EXECUTOR": "LocalExecutor",
+        "CORE__PARALLELISM": str(TASKS_AT_ONCE),
+        "CORE__DEFAULT_TIMEZONE": settings.timezone,
+        "CORE__FERNET_KEY": settings.airflow_fernet_key.get_secret_value(),
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{settings.airflow_user}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "10",  # seconds, as are the next two: how soon a new model
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",  # file becomes DAGs
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "20",
+        "DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, as is the next: how soon a task whose scheduler,
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # or whose own process, was killed is tried again
+        "WORKERS__EXECUTION_API_RETRIES": "8",  # waits twice as long each time: two minutes, not seconds, of a restart
+        "DATABASE__SQL_ALCHEMY_CONN": database,
+        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow takes the one above from tasks
+        "API__HOST": settings.bind,
+        "API__PORT": str(settings.airflow_port),
+        "API__BASE_URL": address,
+        "API__WORKERS": "1",
+        "API__INSTANCE_NAME": "Evergreen",
+        "API_AUTH__JWT_SECRET": settings.airflow_jwt_secret.get_secret_value(),
+        "LOGGING__COLORED_CONSOLE_LOG": "False",
+        "USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    return {
+        **base_environment(settings),
+        "AIRFLOW_HOME": str(home),
+        **{f"AIRFLOW__{name}": value for name, value in options.items()},
+    }
+
+
+def folder(settings: Settings) -> Path:
+    return settings.home.resolve() / "airflow"
+
+
+def write_passwords(settings: Settings) -> None:
+    """The file that Airflow's sign-in reads."""
+    users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
+    write_private(folder(settings) / "passwords.json", json.dumps(users))
+
+
+def prepare(settings: Settings) -> bool:
+    """Write the password file and bring the metadata database up to this version; False where both were so already.
+
+    Raises: StackError with the last line Airflow wrote.
+    """
+    home = folder(settings)
+    write_passwords(settings)
+    stamp, current = home / "migrated", version("apache-airflow")
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == current and (home / "airflow.db").exists():
+        return False
+    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+    ran = subprocess.run(migrate, env=airflow_environment(settings), cwd=ROOT, capture_output=True, text=True)
+    if ran.returncode:
+        last = (ran.stderr.strip() or ran.stdout.strip()).splitlines()[-1:]
+        raise StackError(f"Airflow's metadata database could not be migrated: {' '.join(last)}")
+    stamp.write_text(current, encoding="utf-8")
+    return True

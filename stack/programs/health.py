@@ -1,0 +1,40 @@
+"""Whether a part answers as it should: one quick question each."""
+
+import pymysql
+import requests
+
+from stack.programs.program import Program
+from utils.settings import Settings
+
+TIMEOUT = 3.0  # seconds
+MARIADB = "mariadb"
+
+
+def healthy(program: Program, settings: Settings) -> bool:
+    """True where the program answers as it should now."""
+    if program.name == MARIADB:
+        return mariadb_answers(settings)
+    return answers(program.health, key=program.health_key)
+
+
+def answers(address: str, *, key: str = "") -> bool:
+    """True where `address` answers 200, and with `key` where its JSON says that this part of it is healthy."""
+    try:
+        answer = requests.get(address, timeout=TIMEOUT)
+        return answer.ok and (not key or answer.json()[key]["status"] == "healthy")
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return False
+
+
+def mariadb_answers(settings: Settings) -> bool:
+    """True where the reader can sign in and ask."""
+    host, port = settings.mariadb_host or "127.0.0.1", settings.mariadb_port
+    user, password = settings.db_user("reader"), settings.db_reader_password.get_secret_value()
+    try:
+        with pymysql.connect(
+            host=host, port=port, user=user, password=password, connect_timeout=3, read_timeout=3
+        ) as connection:
+            connection.ping()
+        return True
+    except pymysql.MySQLError:
+        return False

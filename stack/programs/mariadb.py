@@ -1,0 +1,151 @@
+"""The private MariaDB: its data folder, its command line, and the password of its root user."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pymysql
+
+from db.session import DENIED
+from stack.programs.folders import runtime
+from utils.errors import AccessDenied, StackError, Unreachable
+from utils.settings import Settings, inherited_environment
+
+BUFFER_POOL = "1G"
+START_SECONDS = 120  # recovery after a power cut reads the whole redo log
+
+
+def data_folder(settings: Settings) -> Path:
+    return settings.home.resolve() / "mariadb"
+
+
+def socket_path(settings: Settings) -> Path:
+    return runtime(settings) / "mariadb.sock"
+
+
+def initialise(folder: Path, *, root_password: str) -> bool:
+    """Make the data folder if there is none, and give root its password. True where it was made now.
+
+    No server may be running on `folder`. Nothing listens while the password is set: MariaDB's bootstrap mode reads
+    statements from its standard input, and opens neither port nor socket.
+
+    Raises: StackError.
+    """
+    made = not folder.exists()
+    _temporary(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    if made:
+        _install(folder)
+    _run(
+        [find_binary("mariadbd"), *_common(folder), "--bootstrap"],
+        doing="setting the root password of the private MariaDB",
+        sql=_only_root(root_password),
+    )
+    return made
+
+
+def _install(folder: Path) -> None:
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    install = [find_binary("mariadb-install-db"), *_common(unfinished), "--skip-test-db"]
+    _run([*install, "--auth-root-authentication-method=normal"], doing="making the data folder of the private MariaDB")
+    unfinished.chmod(0o700)
+    unfinished.rename(folder)  # whoever finds the folder finds it whole
+
+
+def _only_root(password: str) -> str:
+    """Bootstrap mode takes one statement a line."""
+    quoted = password.replace("\\", "\\\\").replace("'", "\\'")
+    return "\n".join(
+        (
+            "FLUSH PRIVILEGES;",
+            f"ALTER USER root@localhost IDENTIFIED BY '{quoted}';",
+            "DELETE FROM mysql.global_priv WHERE user = '' OR (user = 'root' AND host <> 'localhost');",
+            "",
+        )
+    )
+
+
+def command(settings: Settings) -> tuple[str, ...]:
+    """The server's command line. UTC, and text that compares byte by byte: MariaDB's own defaults do neither."""
+    return (
+        find_binary("mariadbd"),
+        *_common(data_folder(settings)),
+        f"--socket={socket_path(settings)}",
+        f"--pid-file={runtime(settings) / 'mariadb.pid'}",
+        f"--port={settings.mariadb_port}",
+        "--bind-address=127.0.0.1",
+        "--default-time-zone=+00:00",
+        "--character-set-server=utf8mb4",
+        "--collation-server=utf8mb4_nopad_bin",
+        f"--innodb-buffer-pool-size={BUFFER_POOL}",
+        "--innodb-log-file-size=256M",
+        "--max-connections=300",
+    )
+
+
+def _common(folder: Path) -> list[str]:
+    as_root = ["--user=root"] if os.geteuid() == 0 else []
+    return ["--no-defaults", f"--datadir={folder}", f"--tmpdir={_temporary(folder)}", *as_root]
+
+
+def _temporary(folder: Path) -> Path:
+    """For temporary tables: a server that starts removes those of any other in the same folder, such as /tmp."""
+    return folder.with_name("mariadb-tmp")
+
+
+def wait_until_up(settings: Settings, *, seconds: float = START_SECONDS) -> None:
+    """Return as soon as root can sign in over TCP.
+
+    Raises: Unreachable after `seconds`; AccessDenied at once.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            pymysql.connect(
+                host="127.0.0.1",
+                port=settings.mariadb_port,
+                user=settings.db_user("root"),
+                password=settings.db_password("root"),
+                connect_timeout=5,
+            ).close()
+        except pymysql.err.OperationalError as error:
+            if error.args[0] in DENIED:
+                user = settings.db_user("root")
+                raise AccessDenied(service="MariaDB", address=settings.mariadb_address, user=user) from None
+            if time.monotonic() > deadline:
+                reason = str(error.args[-1])
+                raise Unreachable(service="MariaDB", address=settings.mariadb_address, reason=reason) from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def find_binary(name: str) -> str:
+    """The path of one of MariaDB's programs; servers live in sbin, which is not on every user's path.
+
+    Raises: StackError naming the package.
+    """
+    path = inherited_environment().get("PATH", os.defpath)
+    if found := shutil.which(name, path=f"{path}:/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin"):
+        return found
+    raise StackError(
+        f"{name} is missing: install mariadb-server-core and mariadb-client-core, or set EVERGREEN_MARIADB_HOST"
+    )
+
+
+def _run(argv: list[str], *, doing: str, sql: str = "") -> None:
+    # install-db calls the server by name.
+    path = inherited_environment().get("PATH", os.defpath)
+    ran = subprocess.run(
+        argv,
+        input=sql,
+        text=True,
+        capture_output=True,
+        env={**inherited_environment(), "PATH": f"{path}:/usr/sbin:/usr/bin:/bin"},
+    )
+    if ran.returncode or "[ERROR]" in ran.stderr or "\nERROR" in ran.stderr:
+        said = [line for line in (ran.stdout + ran.stderr).splitlines() if "ERROR" in line.upper()]
+        raise StackError(f"{doing} failed (exit {ran.returncode}): {(said or [ran.stderr[-300:]])[0].strip()}")

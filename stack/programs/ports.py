@@ -1,0 +1,86 @@
+"""Ports that are taken are named before anything starts, with who holds them and the variable that moves ours."""
+
+import random
+import socket
+from collections.abc import Iterable
+
+import psutil
+
+from stack.programs.processes import is_ours
+from stack.programs.program import Program
+from utils.errors import StackError
+from utils.settings import Settings
+
+
+def check(programs: Iterable[Program], settings: Settings) -> None:
+    """Return if every program can listen on its port, or a part of this very stack already does.
+
+    Raises: StackError naming every taken port; the variable that moves it; and its owner, where that may be seen.
+    """
+    problems = []
+    for program in programs:
+        if program.port is None or is_free(program.port):
+            continue
+        owner = owner_of(program.port)
+        if owner is None or not is_ours(owner, settings):
+            problems.append(f"port {program.port} ({program.name}) is taken by {_named(owner)}: set {program.variable}")
+    if clash := _shared(programs):
+        problems.append(clash)
+    if problems:
+        raise StackError("; ".join(problems) + " in .env to another port")
+
+
+def is_free(port: int) -> bool:
+    """True where a server could listen on 127.0.0.1 at `port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT don't count
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` neighbouring TCP ports that nothing listens on.
+
+    They lie below those that the system hands out, so that no client's socket takes one before it is used.
+
+    Raises: StackError.
+    """
+    for base in random.sample(range(20_000, 32_000, count), 500):
+        if all(is_free(port) for port in range(base, base + count)):
+            return base
+    raise StackError(f"no {count} neighbouring ports between 20000 and 32000 are free")
+
+
+def owner_of(port: int) -> psutil.Process | None:
+    """The process that listens on `port`; None where only its user or root may see it."""
+    try:
+        listening = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+    except psutil.AccessDenied:  # macOS
+        return None
+    pid = next((found.pid for found in listening if found.pid and getattr(found.laddr, "port", 0) == port), None)
+    try:
+        return psutil.Process(pid) if pid else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _named(owner: psutil.Process | None) -> str:
+    if owner is None:
+        return "a process of another user"
+    try:
+        return f"process {owner.pid} ({' '.join(owner.cmdline())[:80] or owner.name()})"
+    except psutil.Error:
+        return f"process {owner.pid}"
+
+
+def _shared(programs: Iterable[Program]) -> str:
+    by_port: dict[int, Program] = {}
+    for program in programs:
+        if program.port is None:
+            continue
+        if (other := by_port.setdefault(program.port, program)) is not program:
+            return f"port {program.port} is wanted by {other.name} and {program.name}: set {program.variable}"
+    return ""

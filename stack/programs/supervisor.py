@@ -1,0 +1,220 @@
+"""One supervisord a stack: it restarts what crashes and keeps the logs. Everything is asked of it over its socket."""
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from stack.programs.folders import logs, runtime
+from stack.programs.processes import MARKER, PROGRAM, clear_leftovers, is_alive
+from stack.programs.program import Launch, Program
+from utils.errors import StackError
+from utils.private_files import write_private
+from utils.settings import Settings, inherited_environment
+from utils.version import ROOT
+
+GONE = (OSError, xmlrpc.client.Error)
+LAUNCH = Path(__file__).with_name("launcher.py")
+RUNNING, STOPPED = "RUNNING", {"STOPPED", "EXITED", "FATAL"}
+STOPPED_FIRST = ("airflow-scheduler",)  # its tasks end by telling the API server so
+STOPPED_LAST = ("mlflow", "mariadb")  # what others write to outlives them
+STOP_SECONDS = 130  # above the longest `stop_seconds` of a program
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the supervisor says of a program. `pid` is 0 while it does not run; `since` is a Unix time in seconds."""
+
+    name: str
+    state: str
+    pid: int
+    since: float
+    detail: str
+
+
+class Supervisor:
+    """The supervisor of the stack in `settings.home`, running or not."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = runtime(settings)
+        self._socket = self._folder / "supervisor.sock"
+        self._config = settings.home.resolve() / "supervisord.conf"
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=transport)
+        try:
+            return getattr(proxy.supervisor, method)(*arguments)
+        finally:
+            transport.close()
+
+    @property
+    def running(self) -> bool:
+        try:
+            return bool(self._call("getState")["statecode"] == 1)
+        except GONE:
+            return False
+
+    def states(self) -> dict[str, State]:
+        """Every program by name; empty where no supervisor runs."""
+        try:
+            found = self._call("getAllProcessInfo")
+        except GONE:
+            return {}
+        return {
+            p["name"]: State(p["name"], p["statename"], p["pid"], float(p["start"]), p["description"]) for p in found
+        }
+
+    def clear_leftovers(self) -> int:
+        """End what a killed run of this stack left behind; the number of processes. Nothing while a supervisor runs."""
+        return 0 if self.running else clear_leftovers(self._settings)
+
+    def ensure(self, programs: Iterable[Program]) -> None:
+        """Run a supervisor that knows exactly `programs`; leftovers of a killed one are ended first.
+
+        A program whose definition changed is stopped and waits for `start`. Nothing else that runs is disturbed.
+
+        Raises: StackError.
+        """
+        self._write(list(programs))
+        if self.running:
+            self._reload()
+            return
+        self.clear_leftovers()
+        environment = {**inherited_environment(), MARKER: str(self._settings.home.resolve())}
+        daemon = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(self._config)]
+        ran = subprocess.run(daemon, env=environment, cwd=ROOT, capture_output=True, text=True)
+        if ran.returncode:
+            raise StackError(f"the supervisor did not start: {(ran.stderr or ran.stdout).strip()[-300:]}")
+        if not _wait(lambda: self.running, seconds=20):
+            raise StackError(
+                f"the supervisor did not answer within 20 s: see {logs(self._settings) / 'supervisor.log'}"
+            )
+
+    def _reload(self) -> None:
+        added, changed, removed = self._call("reloadConfig")[0]
+        for name in (*changed, *removed):
+            self._call("stopProcessGroup", name)
+            self._call("removeProcessGroup", name)
+        for name in (*added, *changed):
+            self._call("addProcessGroup", name)
+
+    def log(self, name: str) -> Path:
+        """Where program `name` writes."""
+        return logs(self._settings) / f"{name}.log"
+
+    def start(self, names: Iterable[str]) -> list[str]:
+        """Start those of the programs `names` that do not run, without waiting; the names of these."""
+        states = self.states()
+        started = [name for name in names if states[name].state in STOPPED]
+        for name in started:
+            self._call("startProcess", name, False)
+        return started
+
+    def stop(self) -> None:
+        """Stop every program, the scheduler first, MLflow and then MariaDB last; then the supervisor itself.
+
+        Bounded: what does not end in its time is killed.
+        """
+        pid = self.pid()
+        others = [name for name in self.states() if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for names in ([*STOPPED_FIRST], others, *([name] for name in STOPPED_LAST)):
+            self._stop_all(names)
+        try:
+            self._call("shutdown")
+        except GONE:
+            return
+        _wait(lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid))), seconds=30)
+
+    def _stop_all(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._call("stopProcess", name, False)
+            except xmlrpc.client.Fault:
+                continue  # it does not run, or there is none of that name
+        _wait(lambda: all(s.state in STOPPED for n, s in self.states().items() if n in names), seconds=STOP_SECONDS)
+
+    def pid(self) -> int:
+        """Its process id, 0 where none runs."""
+        try:
+            return int(self._call("getPID"))
+        except GONE:
+            return 0
+
+    def _write(self, programs: list[Program]) -> None:
+        folder = self._settings.home.resolve() / "programs"
+        logs(self._settings).mkdir(parents=True, exist_ok=True)
+        sections = [_daemon_section(self._socket, self._folder, logs(self._settings).resolve())]
+        for program in programs:
+            launch = program.launch()
+            environment = {**launch.environment, PROGRAM: program.name}
+            described = {"argv": launch.argv, "environment": environment}
+            write_private(folder / f"{program.name}.json", json.dumps(described))
+            argv = [sys.executable, "-I", "-S", str(LAUNCH), str(folder / f"{program.name}.json"), _digest(launch)]
+            sections.append(_program_section(program, argv, logs(self._settings).resolve()))
+        write_private(self._config, "\n".join(sections))
+
+
+def _wait(done: Callable[[], bool], *, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _digest(launch: Launch) -> str:
+    """SHA-256 of what defines a program; not of what the caller's shell happens to be set to."""
+    own = {name: value for name, value in launch.environment.items() if name not in inherited_environment()}
+    return hashlib.sha256(json.dumps([launch.argv, own], sort_keys=True).encode()).hexdigest()
+
+
+def _plain(path: Path) -> str:
+    return str(path).replace("%", "%%")  # % starts an expression
+
+
+def _daemon_section(socket: Path, run: Path, log_folder: Path) -> str:
+    return f"""; Written by `evergreen up`; changes are lost.
+[unix_http_server]
+file={_plain(socket)}
+chmod=0700
+[supervisord]
+logfile={_plain(log_folder)}/supervisor.log
+logfile_maxbytes=5MB
+logfile_backups=2
+pidfile={_plain(run)}/supervisor.pid
+childlogdir={_plain(log_folder)}
+minfds=4096
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+
+def _program_section(program: Program, argv: list[str], log_folder: Path) -> str:
+    return f"""[program:{program.name}]
+command={" ".join(shlex.quote(word) for word in argv).replace("%", "%%")}
+directory={_plain(ROOT)}
+autostart=false
+autorestart=true
+startsecs=3
+startretries=20
+stopasgroup=true
+killasgroup=true
+stopwaitsecs={program.stop_seconds}
+redirect_stderr=true
+stdout_logfile={_plain(log_folder)}/{program.name}.log
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=3
+"""
