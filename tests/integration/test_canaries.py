@@ -26,7 +26,7 @@ from pipelines.spec import find_spec
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
 from tests.integration.conftest import END
-from tests.integration.test_dags import probe
+from tests.integration.dags.test_dags import probe
 from tests.services import Service, free_port, wait_for
 from utils.version import ROOT
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from db.admin import bootstrap
-from tests.integration.test_predict_by_id import load
+from tests.integration.api.scoring.test_predict_by_id import load
 from tests.services import make_service
 from utils.version import ROOT
 

@@ -23,7 +23,7 @@ from db.session import engine, session
 from db.store import appending
 from db.store.batch import Origin
 from db.store.schema import Column, StoreSchema
-from tests.integration.test_store import feature, label, load
+from tests.integration.db.store.test_store import feature, label, load
 from tests.services import own_mariadb
 from utils.errors import HeldBack
 from utils.settings import STORE_DB, Settings

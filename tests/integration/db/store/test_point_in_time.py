@@ -20,7 +20,7 @@ from db.store import loads, online, point_in_time
 from db.store.point_in_time import training_frame, training_queries, training_rows
 from db.store.schema import TIMELESS, StoreSchema
 from pipelines.runs.snapshot import content_hash
-from tests.integration.test_store import feature, label, load, rows
+from tests.integration.db.store.test_store import feature, label, load, rows
 from utils.settings import STORE_DB, Settings
 
 HISTORIES, LOADS = 2_000, 3

@@ -59,7 +59,7 @@ def probe(
             "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
             "EVERGREEN_HOME": str(settings.home),
         }
-    command = [sys.executable, str(ROOT / "tests/integration/dag_probe.py"), str(DAGS), *arguments]
+    command = [sys.executable, str(ROOT / "tests/integration/dags/dag_probe.py"), str(DAGS), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=home)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     print(done.stdout[-20000:], done.stderr[-3000:])  # pytest shows it where a test fails

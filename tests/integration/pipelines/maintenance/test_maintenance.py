@@ -28,7 +28,7 @@ from pipelines.runs.extract import extract, window
 from pipelines.runs.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from tests.bundles import write_bundle
-from tests.integration.test_store import feature, label, load
+from tests.integration.db.store.test_store import feature, label, load
 from utils.errors import NotFound
 from utils.settings import STORE_DB, Settings
 
