@@ -1,13 +1,13 @@
 """`models`, `train`, `deploy`, `rollback`, `lineage`: the life of a model from the command line."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import typer
 
 from cli.output import Json, as_json, as_table, err, out
-from db.history import decisions, deployments, trainings
+from db.history import deployments, trainings
 from db.session import session
 from pipelines.spec import Feature, find_spec, load_spec, model_names
 from utils.clock import utc_now
@@ -75,29 +75,19 @@ def train(
         conf = {"window_end": window_end, "trials": trials, "reason": reason}
         run_id = Airflow(settings).trigger(f"{model}_training", conf)
         return as_json({"run_id": run_id}) if json else out.print(f"triggered {model}_training, run {run_id}")
-    from pipelines.runs import training_runs
+    from pipelines.runs.training_runs import parse_window_end
     from pipelines.training import training_steps
 
     if spec.source.query:
-        from pipelines.loading.pull import pull
-
-        pulled = pull(settings, spec=spec, caused_by="evergreen train", now=utc_now())
-        err.print(f"pulled {pulled.features_added:,} new feature rows and {pulled.labels_added:,} new labels")
+        pulled = training_steps.pull(settings, spec, caused_by="evergreen train", now=utc_now())
+        err.print(f"pulled {pulled}")
     now = utc_now()
-    end = training_runs.parse_window_end(window_end) if window_end else now
+    end = parse_window_end(window_end) if window_end else now
     run_id = f"cli/{now:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
-    training_runs.record_decision(settings, model=model, cause="manual", reason=reason, caused_by=run_id, now=now)
-    training_runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=end, trials=trials)
-    try:
-        _do_steps(run_id, settings=settings, quiet=json)
-    except BaseException:
-        training_steps.give_up(run_id, settings=settings, now=utc_now())
-        raise
-    with session(settings, "pipeline") as connection:
-        verdict = decisions.find_verdict(connection, run_id)
-    assert verdict  # noqa: S101  (the last step wrote it)
+    training_steps.begin(settings, spec, run_id=run_id, reason=reason, window_end=end, trials=trials, now=now)
+    verdict = _train(settings, run_id, quiet=json)
     if json:
-        return as_json(dict(verdict))
+        return as_json(verdict)
     if verdict["verdict"] == "promote":
         out.print(f"put it into service with: evergreen deploy {model}")
     return None
@@ -124,7 +114,7 @@ def deploy(
     find_spec(settings.models_dir, model)
     if version is None:
         claimed = promote.claim(settings, model=model, run_id=me, now=utc_now())
-        decision, reason = int(claimed["id"]), f"{reason}; {claimed['reason']}"
+        decision, reason = claimed["decision"], f"{reason}; {claimed['why']}"
         version = promote.promote(settings, decision_id=decision)
     roll_out(settings, model=model, version=version, caused_by=me, reason=reason, now=utc_now(), decision_id=decision)
     try:
@@ -181,15 +171,23 @@ def lineage(
     return None
 
 
-def _do_steps(run_id: str, *, settings: Settings, quiet: bool) -> None:
+def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Do the steps of a run, a line each; returns the row of its verdict."""
     from pipelines.training import training_steps
 
-    for name in training_steps.STEPS:
-        started = time.monotonic()
-        with err.status(f"{name} …"):
-            done = training_steps.do(name, run_id, settings=settings, now=utc_now())
-        if not quiet:
-            out.print(f"{name:<9} {time.monotonic() - started:6.1f} s  {done.summary}", soft_wrap=True, markup=False)
+    with err.status("") as status:
+        begun = time.monotonic()
+
+        def progress(step: str, done: training_steps.Done | None) -> None:
+            nonlocal begun
+            if done is None:
+                begun = time.monotonic()
+                status.update(f"{step} …")
+            elif not quiet:
+                seconds = time.monotonic() - begun
+                out.print(f"{step:<9} {seconds:6.1f} s  {done.summary}", soft_wrap=True, markup=False)
+
+        return training_steps.train(settings, run_id, progress=progress)
 
 
 def _model_row(settings: Settings, name: str) -> dict[str, object]:

@@ -12,17 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import requests
-
 from db.history import deployments
 from db.session import session
-from pipelines.artifact.bundle import FILES, Bundle, bundle_hash, read_bundle
+from pipelines.artifact.bundle_files import FILES, bundle_hash
 from utils.errors import NotFound, Unreachable
 from utils.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+    from pipelines.artifact.bundle import Bundle
 
 PROBE_TIMEOUT = 5  # seconds
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -33,6 +33,8 @@ def client(settings: Settings) -> "MlflowClient":
 
     Raises: Unreachable.
     """
+    import requests  # the DAG files import this module at every parse
+
     address = settings.mlflow_tracking_url
     try:
         requests.get(f"{address}/health", timeout=PROBE_TIMEOUT).raise_for_status()
@@ -133,11 +135,13 @@ def download(settings: Settings, model: str, version: int, folder: Path) -> str:
     return str(found.tags["bundle_sha256"])
 
 
-def load(settings: Settings, model: str, version: int) -> Bundle:
+def load(settings: Settings, model: str, version: int) -> "Bundle":
     """A version in memory, checked.
 
     Raises: NotFound, Unreachable, IntegrityError.
     """
+    from pipelines.artifact.bundle import read_bundle
+
     with tempfile.TemporaryDirectory() as folder:
         sha256 = download(settings, model, version, Path(folder))
         return read_bundle(Path(folder), sha256=sha256)

@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-from db.history import decisions, deployments
+from db.history import deployments
 from db.session import session
 from db.store.loads import latest_commit_seq
 from db.store.point_in_time import training_frame
@@ -148,34 +148,25 @@ def _train(
     """One training with all that follows from its verdict; returns the verdict and its reason."""
     run_id = f"{name}/{window_end:%Y-%m-%dT%H:%M:%S}"
     reason = f"replay of {window_end:%Y-%m-%d %H:%M}"
-    training_runs.record_decision(settings, model=name, cause="manual", reason=reason, caused_by=run_id, now=utc_now())
-    training_runs.claim(
-        settings, spec=spec, model=name, run_id=run_id, now=utc_now(), window_end=window_end, trials=trials
+    training_steps.begin(
+        settings, spec, model=name, run_id=run_id, reason=reason, window_end=window_end, trials=trials, now=utc_now()
     )
     try:
-        for step in training_steps.STEPS:
-            training_steps.do(step, run_id, settings=settings, now=utc_now())
-        return _follow(settings, name, run_id)
+        verdict = training_steps.train(settings, run_id)
+        if verdict["verdict"] == "promote":
+            _put_into_service(settings, name, run_id)
     except (DataRefused, IntegrityError) as error:
-        training_steps.give_up(run_id, settings=settings, now=utc_now())
         return "failed", str(error)
-    except BaseException:
-        training_steps.give_up(run_id, settings=settings, now=utc_now())
-        raise
-
-
-def _follow(settings: Settings, name: str, run_id: str) -> tuple[str, str]:
-    with session(settings, "pipeline") as connection:
-        verdict = decisions.find_verdict(connection, run_id)
-    assert verdict  # noqa: S101  (the last step wrote it)
-    if verdict["verdict"] == "promote":
-        claimed = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
-        version = promote.promote(settings, decision_id=claimed["id"])
-        rollout.roll_out(
-            settings, model=name, version=version, caused_by=run_id, reason=claimed["reason"], now=utc_now(),
-            decision_id=claimed["id"],
-        )  # fmt: skip
     return str(verdict["verdict"]), str(verdict["reason"])
+
+
+def _put_into_service(settings: Settings, name: str, run_id: str) -> None:
+    claimed = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
+    version = promote.promote(settings, decision_id=claimed["decision"])
+    rollout.roll_out(
+        settings, model=name, version=version, caused_by=run_id, reason=claimed["why"], now=utc_now(),
+        decision_id=claimed["decision"],
+    )  # fmt: skip
 
 
 def _serving(settings: Settings, name: str) -> int | None:

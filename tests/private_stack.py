@@ -139,8 +139,8 @@ def train_and_deploy(stack: Stack) -> None:
     for step in training_steps.STEPS:
         training_steps.do(step, "t/kept", settings=settings, now=END)
     assert training_runs.verdict(settings, "t/kept") == "promote"
-    decision = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
-    version = promote.promote(settings, decision_id=decision["id"])
+    claimed = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
+    version = promote.promote(settings, decision_id=claimed["decision"])
     rollout.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)
 
 

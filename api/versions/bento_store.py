@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from db.history.heartbeats import Deployment
-from pipelines.artifact.bundle import FILES
+from pipelines.artifact.bundle_files import FILES
 from utils.settings import Settings
 
 

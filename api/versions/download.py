@@ -14,7 +14,7 @@ from api.versions.bento_store import Shelf
 from db import driver
 from db.history import heartbeats
 from pipelines import registry
-from pipelines.artifact.bundle import bundle_hash
+from pipelines.artifact.bundle_files import bundle_hash
 from utils.errors import EvergreenError, IntegrityError, NotNow
 from utils.settings import Settings, load_settings
 

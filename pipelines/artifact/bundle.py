@@ -6,7 +6,6 @@ profile.json   the reference profile that drift is measured against
 golden.json    made-up rows with the predictions that the trained model gave for them
 """
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ import numpy as np
 import pandas as pd
 from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
 
+from pipelines.artifact.bundle_files import bundle_hash
 from pipelines.artifact.features import Scores, pool_from_rows, score
 from pipelines.artifact.profile import OTHER
 from pipelines.spec import ModelSpec
 from utils.errors import IntegrityError
 
-FILES = ("model.cb", "spec.json", "profile.json", "golden.json")
 GOLDEN_ROWS, GOLDEN_SEED = 20, 7
 COMMON_WORDS, WORDS_FROM = 20, 10_000  # rows
 MISSING_SHARE = 0.05
@@ -37,19 +36,6 @@ class Bundle:
     spec: ModelSpec
     golden: dict[str, Any]
     sha256: str
-
-
-def bundle_hash(folder: Path) -> str:
-    """SHA-256 in hex over the names and bytes of the bundle's files.
-
-    Raises: IntegrityError where one is missing.
-    """
-    digest = hashlib.sha256()
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise IntegrityError(what=f"model folder {folder.name}", expected=f"a file {name}", found="none")
-        digest.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def write_companions(

@@ -1,7 +1,8 @@
 """Maintenance: what a store needs once a day so that it neither fills up nor stands still. One function a duty.
 
 Duties do not depend on each other, can be repeated, and say in a line what they did. Nothing that is still needed goes:
-what is in doubt stays, and the line says so.
+what is in doubt stays, and the line says so. What takes long to import is imported by the duty that needs it: the DAG
+file reads their names at every parse.
 """
 
 import logging
@@ -24,10 +25,8 @@ from db.admin.retention import (
 )
 from db.history import in_use
 from db.session import session
-from db.store.appending import remove_dead
 from db.tables import load_batch, retention, snapshot
 from pipelines import registry
-from pipelines.maintenance.needs import Needs, needs_of
 from pipelines.spec import ModelSpec, load_spec, model_names
 from utils.errors import HeldBack, SpecInvalid
 from utils.settings import Settings
@@ -121,6 +120,8 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
     keep, max_age = spec.keep, spec.features.max_age
     if keep is None or max_age is None:
         return ""
+    from pipelines.maintenance.needs import Needs, needs_of
+
     needs = needs_of(job.settings, spec)
     told = []
     tables, wanted = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
@@ -137,6 +138,7 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
 
 def batches(job: Job) -> str:
     """Remove the rows of loads that were killed, and mark their batches abandoned. A running load is not waited for."""
+    from db.store.appending import remove_dead
 
     def clean(spec: ModelSpec) -> str:
         if job.dry_run:

@@ -3,8 +3,6 @@
 import logging
 from urllib.parse import urlsplit
 
-import requests
-
 from utils.settings import Settings
 
 TIMEOUT = 5  # seconds
@@ -18,6 +16,8 @@ def send(settings: Settings, text: str, **facts: object) -> bool:
 
     The webhook's address is a secret: no more than its host is ever logged.
     """
+    import requests  # the DAG files import this module at every parse
+
     log.error("alert: %s", text)
     if not settings.alert_webhook:
         return True

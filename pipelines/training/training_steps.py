@@ -1,21 +1,27 @@
-"""The steps of a training in their order: Airflow runs them as one task each, the command line in one process.
+"""A training: how it begins, its steps in their order, and how it is given up.
 
-A step gets the run's id, reads the run's row, and leaves there what it made. Imports are inside the steps, for the
-order is read by processes that never train.
+Airflow runs the steps as one task each; the command line and a replay run them in one process (`train`). A step gets
+the run's id, reads the run's row, and leaves there what it made. What takes long to import is imported by the step that
+needs it, for the order is read by processes that never train.
 """
 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from utils.errors import NotFound
+from db.history import decisions
+from db.session import session
+from pipelines.runs import training_runs
+from pipelines.runs.training_runs import Run
+from pipelines.spec import ModelSpec
+from utils.clock import utc_now
+from utils.errors import NotFound, NothingToDo
 from utils.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.runs.snapshot import Snapshot
-    from pipelines.runs.training_runs import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +32,67 @@ class Done:
     url: str | None = None
 
 
+def begin(
+    settings: Settings,
+    spec: ModelSpec,
+    *,
+    run_id: str,
+    run_type: str = "manual",
+    reason: str = "by hand",
+    window_end: datetime,
+    trials: int | None = None,
+    model: str | None = None,
+    now: datetime,
+) -> Run:
+    """Claim every open decision of the model for the run `run_id`, after recording the run's own where it has one.
+
+    `run_type` is what started the run, as Airflow names it. A run that an Asset started has its decision already: the
+    one that monitoring recorded. One by cron decides for itself, and holds where no label is new. Any other is a
+    person's, who is never held back and says why in `reason`. See `training_runs.claim` for the rest.
+
+    Raises: NothingToDo where no decision is open, or the run's own is to hold.
+    """
+    name = model or spec.name
+    if run_type == "scheduled":
+        training_runs.record_schedule(settings, spec, caused_by=run_id, now=now)
+    elif not run_type.startswith("asset"):
+        training_runs.record_decision(settings, model=name, cause="manual", reason=reason, caused_by=run_id, now=now)
+    return training_runs.claim(
+        settings, spec=spec, run_id=run_id, now=now, window_end=window_end, trials=trials, model=model
+    )
+
+
+def train(
+    settings: Settings, run_id: str, *, progress: Callable[[str, Done | None], None] = lambda step, done: None
+) -> dict[str, Any]:
+    """Do all steps of a run that has begun; returns the row of its verdict. A run that fails is given up.
+
+    `progress` is told the name of each step that begins, with None, and again once it is done.
+    Raises: whatever a step raises.
+    """
+    try:
+        for step in STEPS:
+            progress(step, None)
+            progress(step, do(step, run_id, settings=settings, now=utc_now()))
+    except BaseException:
+        give_up(run_id, settings=settings, now=utc_now())
+        raise
+    with session(settings, "pipeline") as connection:
+        verdict = decisions.find_verdict(connection, run_id)
+    if verdict is None:
+        raise NotFound(what=f"verdict on training run {run_id!r}")
+    return dict(verdict)
+
+
 def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
     """Do one step of a run; doing it again gives the same.
 
     Raises: NotFound where there is no such run, and whatever the step's own function raises.
     """
-    from pipelines.runs import training_runs
-
     return {**STEPS, **SHARED}[step](training_runs.load_run(settings, run_id), settings, now)
 
 
-def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
+def _extract(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.runs.extract import extract
     from pipelines.runs.redact import redact_forgotten
 
@@ -45,7 +101,7 @@ def _extract(run: "Run", settings: Settings, now: datetime) -> Done:
     return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
 
 
-def _validate(run: "Run", settings: Settings, now: datetime) -> Done:
+def _validate(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.tracking import open_run
     from pipelines.validation.validate import REPORT_PAGE, validate
 
@@ -57,34 +113,34 @@ def _validate(run: "Run", settings: Settings, now: datetime) -> Done:
     return Done(summary, run_url(settings, run))
 
 
-def _search(run: "Run", settings: Settings, now: datetime) -> Done:
+def _search(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.search import search
 
     searched = search(run, _snapshot(run, settings), settings=settings)
     return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
 
 
-def _open(run: "Run", settings: Settings, now: datetime) -> Done:
+def _open(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.search import begin
 
     return Done("the search can be shared", run_url(settings, begin(run, _snapshot(run, settings), settings=settings)))
 
 
-def _explore(run: "Run", settings: Settings, now: datetime) -> Done:
+def _explore(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.search import explore
 
     complete = explore(run, _snapshot(run, settings), settings=settings)
     return Done(f"{complete} of {run.trials} trials are complete", run_url(settings, run))
 
 
-def _train(run: "Run", settings: Settings, now: datetime) -> Done:
+def _train(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.fit import train
 
     version = train(run, _snapshot(run, settings), settings=settings).candidate_version
     return Done(f"candidate is version {version}", version_url(settings, run.model, version))
 
 
-def _evaluate(run: "Run", settings: Settings, now: datetime) -> Done:
+def _evaluate(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.evaluate import evaluate
 
     evaluation = evaluate(run, _snapshot(run, settings), settings=settings)
@@ -97,8 +153,7 @@ def _evaluate(run: "Run", settings: Settings, now: datetime) -> Done:
     return Done(summary, run_url(settings, run))
 
 
-def _decide(run: "Run", settings: Settings, now: datetime) -> Done:
-    from pipelines.runs import training_runs
+def _decide(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.evaluate import load_evaluation
     from pipelines.training.tracking import close_run
     from pipelines.training.verdict import decide, record_verdict
@@ -113,7 +168,6 @@ def _decide(run: "Run", settings: Settings, now: datetime) -> Done:
 
 def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
     """After a step failed for good: open the run's decisions again for the next run, and end its MLflow run."""
-    from pipelines.runs import training_runs
     from pipelines.training.tracking import close_run
 
     training_runs.fail(settings, run_id, now=now)
@@ -121,7 +175,26 @@ def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
         close_run(training_runs.load_run(settings, run_id), settings=settings, failed=True)
 
 
-Step = Callable[["Run", Settings, datetime], Done]
+def require_promotion(settings: Settings, run_id: str) -> None:
+    """Return where the run's candidate may serve.
+
+    Raises: NothingToDo where it may not; NotFound where nothing was decided on it.
+    """
+    verdict = training_runs.verdict(settings, run_id)
+    if verdict != "promote":
+        model = training_runs.load_run(settings, run_id).model
+        raise NothingToDo(model=model, reason=f"the verdict is {verdict}: nothing to deploy")
+
+
+def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, address: str | None = None) -> str:
+    """Load the new rows of the model's query (see `loading.pull`); says in a line how many they were."""
+    from pipelines.loading.pull import pull as pull_rows
+
+    report = pull_rows(settings, spec=spec, caused_by=caused_by, now=now, address=address)
+    return f"{report.features_added:,} new feature rows and {report.labels_added:,} new labels"
+
+
+Step = Callable[[Run, Settings, datetime], Done]
 # Before `search` where several workers share its trials: `open` once, then `explore` once a worker.
 SHARED: dict[str, Step] = {"open": _open, "explore": _explore}
 STEPS: dict[str, Step] = {
@@ -134,7 +207,7 @@ STEPS: dict[str, Step] = {
 }
 
 
-def run_url(settings: Settings, run: "Run") -> str:
+def run_url(settings: Settings, run: Run) -> str:
     """MLflow's page of the run; `#` keeps the address of one server's pages."""
     return f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
 
@@ -144,7 +217,7 @@ def version_url(settings: Settings, model: str, version: int | None) -> str:
     return f"{settings.mlflow_pages_url}/#/models/{model}/versions/{version}"
 
 
-def _snapshot(run: "Run", settings: Settings) -> "Snapshot":
+def _snapshot(run: Run, settings: Settings) -> "Snapshot":
     from pipelines.runs.snapshot import read_snapshot
 
     if run.snapshot_id is None:

@@ -119,8 +119,8 @@ def tasks(world):
         connection.execute(text("ALTER TABLE canary_crm.people MODIFY age TEXT"))
         connection.execute(text("UPDATE canary_crm.people SET age = :value"), {"value": REFUSED})
     assert world.task("training", conf)["tasks"]["pull"] == "failed"
-    decision = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
-    world.version = promote.promote(world.settings, decision_id=decision["id"])
+    claimed = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
+    world.version = promote.promote(world.settings, decision_id=claimed["decision"])
     rollout.roll_out(world.settings, model=MODEL, version=world.version, caused_by="d/canary", reason="a test", now=END)
     for name, state in (("people.csv", "success"), ("wrong.csv", "failed")):
         conf = {"file": str(world.files / name), "table": "canary_scores", "out": str(world.folder / "out.parquet")}

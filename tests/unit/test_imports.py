@@ -1,6 +1,7 @@
 """Imports go one way, between packages and between the rooms of a package; a worker stays light; names are unique."""
 
 import ast
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -210,3 +211,23 @@ def test_only_settings_and_version_read_the_environment():
                 )
             ]
             assert not reads or name in READS_ENVIRONMENT, f"{name}:{reads[0].lineno} reads the environment"
+
+
+def test_what_the_dag_files_import_is_cheap():
+    """They are read at every parse and at the start of every task: the steps import what takes long, when they run."""
+    ours = sorted({name for path in sources("dags") for name in imported_modules(path)})
+    heavy = (
+        "catboost",
+        "connectorx",
+        "matplotlib",
+        "mlflow",
+        "numpy",
+        "optuna",
+        "pandas",
+        "pyarrow",
+        "requests",
+        "scipy",
+    )
+    script = f"import sys\nfor name in {ours!r}: __import__(name)\nprint(*sorted(set({heavy!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []

@@ -21,7 +21,7 @@ from db.history.heartbeats import Deployment
 from db.session import session
 from db.tables import deployment
 from pipelines import registry
-from pipelines.artifact.bundle import bundle_hash
+from pipelines.artifact.bundle_files import bundle_hash
 from stack.programs.program import settings_environment
 from tests.bundles import write_bundle
 from tests.integration.conftest import put_into_service

@@ -65,8 +65,8 @@ def served(
     bootstrap.migrate(mlflow_settings, [spec.store])
     load_example(spec=spec, settings=mlflow_settings, now=NOW)
     run = trained(spec, mlflow_settings, f"t/{spec.name}")
-    decision = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
-    version = promote.promote(mlflow_settings, decision_id=decision["id"])
+    claimed = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
+    version = promote.promote(mlflow_settings, decision_id=claimed["decision"])
     rollout.roll_out(mlflow_settings, model=spec.name, version=version, caused_by="d", reason="a test", now=NOW)
     return Served(spec, mlflow_settings, run, version)
 

@@ -17,7 +17,8 @@ from catboost import sum_models
 from db.history import deployments
 from db.session import session
 from pipelines import registry
-from pipelines.artifact.bundle import bundle_hash, read_bundle, write_companions
+from pipelines.artifact.bundle import read_bundle, write_companions
+from pipelines.artifact.bundle_files import bundle_hash
 from pipelines.deployment import rollout
 from pipelines.spec import ModelSpec
 from tests.bundles import rows_for, write_bundle

@@ -94,8 +94,8 @@ class Trained:
 def trained(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings, spec = model_of(small, tmp_path_factory.mktemp("trained"), "watched")
     assert train(settings, spec, "watched/first", window_end=END, now=END) == "promote"
-    decision = promote.claim(settings, model=spec.name, run_id="watched/deploy", now=END)
-    version = promote.promote(settings, decision_id=decision["id"])
+    claimed = promote.claim(settings, model=spec.name, run_id="watched/deploy", now=END)
+    version = promote.promote(settings, decision_id=claimed["decision"])
     folder = tmp_path_factory.mktemp("bundle")
     registry.download(settings, spec.name, version, folder)
     with session(settings, "pipeline") as connection:

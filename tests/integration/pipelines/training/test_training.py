@@ -46,9 +46,9 @@ def trained(small: Small, run_id: str, window_end: datetime) -> str:
 def first(small: Small) -> Run:
     """A training up to 70 days before the end, promoted and rolled out."""
     assert trained(small, "t/first", small.end - timedelta(days=70)) == "promote"
-    decision = promote.claim(small.settings, model=small.spec.name, run_id="d/first", now=small.end)
-    version = promote.promote(small.settings, decision_id=decision["id"])
-    assert promote.promote(small.settings, decision_id=decision["id"]) == version
+    claimed = promote.claim(small.settings, model=small.spec.name, run_id="d/first", now=small.end)
+    version = promote.promote(small.settings, decision_id=claimed["decision"])
+    assert promote.promote(small.settings, decision_id=claimed["decision"]) == version
     for _ in range(2):
         rollout.roll_out(
             small.settings, model=small.spec.name, version=version, caused_by="d/first", reason="a test", now=small.end

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.artifact.bundle import bundle_hash, golden_rows, read_bundle
+from pipelines.artifact.bundle import golden_rows, read_bundle
+from pipelines.artifact.bundle_files import bundle_hash
 from pipelines.artifact.features import rows_of
 from pipelines.artifact.profile import build_profile
 from pipelines.spec import Categorical, Numeric

@@ -1,0 +1,21 @@
+"""The files of a bundle and the hash over them. Apart from `bundle`, for reading one takes CatBoost."""
+
+import hashlib
+from pathlib import Path
+
+from utils.errors import IntegrityError
+
+FILES = ("model.cb", "spec.json", "profile.json", "golden.json")
+
+
+def bundle_hash(folder: Path) -> str:
+    """SHA-256 in hex over the names and bytes of the bundle's files.
+
+    Raises: IntegrityError where one is missing.
+    """
+    digest = hashlib.sha256()
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise IntegrityError(what=f"model folder {folder.name}", expected=f"a file {name}", found="none")
+        digest.update(name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
