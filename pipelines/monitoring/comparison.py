@@ -16,9 +16,8 @@ import pandas as pd
 from db.history import deployments, trainings
 from db.log import reading
 from db.session import session
-from db.store.point_in_time import labels_between
 from pipelines.measures.metrics import FEWEST, drawn_together, entity_weights, value
-from pipelines.monitoring.truths import judged_rows, match_labels, not_learned, usable
+from pipelines.monitoring.truths import Truths, judged_rows, read_truths
 from pipelines.runs import training_runs
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
@@ -102,11 +101,12 @@ def compare(
         )
     number, start = int(row["version"]), since or row["created_at"]
     tally, read = _Tally(spec), 0
-    truths = _Truths(settings, spec, version=number, start=start, end=now)
+    truths = read_truths(settings, spec, start=start, end=now, known_by=now)
+    judged = _JudgedPairs(settings, spec, truths, version=number)
     for champions, shadows in reading.pairs(settings, spec.name, version=number, start=start, end=now):
         pairs = champions.merge(shadows, on="shadow_id", suffixes=("", "_shadow"))
         tally.add(champions, pairs)
-        truths.add(pairs)
+        judged.add(pairs)
         read += len(champions)
         if progress:
             progress(read)
@@ -115,7 +115,7 @@ def compare(
             what=f"prediction of version {number} in the shadow since {start:%Y-%m-%d %H:%M} UTC",
             hint=f"evergreen shadow {spec.name} says whether the services score it",
         )
-    return tally.told(version=number, since=start, until=now, judged=truths.judged())
+    return tally.told(version=number, since=start, until=now, judged=judged.result())
 
 
 class _Sample:
@@ -212,32 +212,21 @@ def slice_columns(spec: ModelSpec) -> list[str]:
     return list(spec.gates.slices.columns) if spec.gates.slices else spec.columns_of("categorical")
 
 
-class _Truths:
-    """The pairs whose truth is known by `end`: reported by clients, or else the entity's label (`match_labels`).
+class _JudgedPairs:
+    """A sample of the pairs whose truth is known. A label that either version learned from judges nothing."""
 
-    A label that either version learned from judges nothing.
-    """
-
-    def __init__(self, settings: Settings, spec: ModelSpec, *, version: int, start: datetime, end: datetime) -> None:
+    def __init__(self, settings: Settings, spec: ModelSpec, truths: Truths, *, version: int) -> None:
         self._settings, self._spec = settings, spec
-        match = spec.monitoring.performance.match
-        self._labels = labels_between(settings, spec.store, after=start - match, until=end, known_by=end)
-        told = reading.feedback(settings, spec.name, start=start, end=end).to_pandas()
-        self._feedback: pd.Series = told.set_index("prediction_id")["truth"]
-        self._labels = not_learned(self._labels, self._run(version))
-        self._new_to: dict[int, pd.DataFrame] = {}  # labels, by the champion that did not learn from them either
+        self._truths = truths.not_learned_by(self._run(version))
+        self._by_champion: dict[int, Truths] = {}  # without what that champion learned from, either
         self._sample = _Sample()
 
     def add(self, pairs: pd.DataFrame) -> None:
-        spec, match = self._spec, self._spec.monitoring.performance.match
         for champion in map(int, pairs["version"].unique()):
+            if champion not in self._by_champion:
+                self._by_champion[champion] = self._truths.not_learned_by(self._run(champion))
             rows = pairs[pairs["version"] == champion].drop(columns=["features"])
-            if champion not in self._new_to:
-                self._new_to[champion] = not_learned(self._labels, self._run(champion))
-            reported = usable(rows["prediction_id"].map(self._feedback), spec)
-            found = usable(match_labels(rows, self._new_to[champion], timed=spec.timed, match=match), spec)
-            known = rows.assign(truth=reported.combine_first(found))
-            self._sample.add(known[known["truth"].notna()])
+            self._sample.add(self._by_champion[champion].known(rows))
 
     def _run(self, version: int) -> Run | None:
         """The training that made a version, or None where this database knows of none."""
@@ -245,7 +234,7 @@ class _Truths:
             run_id = trainings.run_of_version(connection, self._spec.name, version)
         return training_runs.load_run(self._settings, run_id) if run_id else None
 
-    def judged(self) -> Judged | None:
+    def result(self) -> Judged | None:
         """Both judged on the same pairs; None where there are too few, or the metric is not defined on them."""
         rows, spec = self._sample.rows, self._spec
         if len(rows) < FEWEST:

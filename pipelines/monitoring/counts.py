@@ -1,6 +1,6 @@
-"""Counting what a window of the log holds over the bins of a profile. Pure: tables in, counts out."""
+"""Counting what windows of the log hold over the bins of a profile. Pure: tables in, counts out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pj
+from sqlalchemy import RowMapping
 
 from pipelines.artifact.profile import counts
 from pipelines.measures.drift import PREDICTION
@@ -69,3 +70,21 @@ def features_of(rows: pa.Table, *, profile: Mapping[str, Any]) -> pd.DataFrame:
     how = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     parsed: pd.DataFrame = pj.read_json(lines, parse_options=how).to_pandas()
     return parsed
+
+
+def summed(rows: Sequence[RowMapping]) -> dict[str, np.ndarray]:
+    """Counts of several windows of one version together."""
+    total: dict[str, np.ndarray] = {}
+    for row in rows:
+        for name, counted in row["counts"].items():
+            total[name] = total.get(name, 0) + np.array(counted)
+    return total
+
+
+def unseen(rows: Sequence[RowMapping]) -> dict[str, int]:
+    """Rows with categories never seen in training, by feature, of several windows of one version together."""
+    total: dict[str, int] = {}
+    for row in rows:
+        for name, count in row["quality"].get("unseen", {}).items():
+            total[name] = total.get(name, 0) + int(count)
+    return total

@@ -4,15 +4,19 @@ Each reads and writes rows, and doing one again changes nothing. A run that dies
 windows are counted from where the rows end, and a decision that no training has claimed wakes one again.
 """
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import RowMapping
 
+from utils.errors import NothingToDo
 from utils.settings import Settings
 
 if TYPE_CHECKING:
+    from pipelines.monitoring.trigger import History
     from pipelines.spec import ModelSpec
 
 ABANDONED = timedelta(days=1)  # a training outside Airflow that is still running after this is taken for dead
@@ -146,7 +150,6 @@ def due(settings: Settings, *, model: str) -> str:
     """
     from db.history import decisions
     from db.session import session
-    from utils.errors import NothingToDo
 
     with session(settings, "pipeline") as connection:
         waiting = decisions.open_retraining(connection, model)
@@ -162,7 +165,6 @@ def due_candidate(settings: Settings, *, model: str) -> str:
     """
     from db.history import decisions
     from db.session import session
-    from utils.errors import NothingToDo
 
     with session(settings, "pipeline") as connection:
         version = decisions.open_candidate(connection, model)
@@ -171,10 +173,7 @@ def due_candidate(settings: Settings, *, model: str) -> str:
     return f"candidate version {version}"
 
 
-def as_json(circumstances: object) -> object:
-    """A dataclass as JSON has it: times as ISO 8601 text with a Z."""
-    import json
-    from dataclasses import asdict
-
-    shown = json.dumps(asdict(circumstances), default=lambda moment: f"{moment.isoformat()}Z")  # type: ignore[call-overload]
+def as_json(circumstances: "History") -> object:
+    """What is known of a model as JSON has it: times as ISO 8601 text with a Z."""
+    shown = json.dumps(asdict(circumstances), default=lambda moment: f"{moment.isoformat()}Z")
     return json.loads(shown)

@@ -1,9 +1,6 @@
 """Performance: how good the logged predictions were, once their labels had time to arrive.
 
-A prediction's label is, in this order: what a client reported for its id; else the newest label of its entity that is
-dated no later than the prediction and no more than `monitoring.performance.match` before it. A label's event time is
-when a prediction would have been made, so a later one answers a later question, and an older one a question long
-settled. Of data without time an entity has one label. Labels that the version learned from judge nothing.
+`truths` says what a prediction's label is, and that labels that the version learned from judge nothing.
 """
 
 from collections.abc import Sequence
@@ -18,13 +15,11 @@ from sqlalchemy import RowMapping
 from db.history import window_rows
 from db.log import reading
 from db.session import session
-from db.store.point_in_time import labels_between
 from db.tables import performance_result, window_profile
 from pipelines.measures.metrics import HIGHER_IS_BETTER, drawn_together, entity_weights, value, weighted
 from pipelines.monitoring.references import Versions
-from pipelines.monitoring.truths import COLUMNS, judged_rows, match_labels, not_learned, usable
+from pipelines.monitoring.truths import COLUMNS, Truths, judged_rows, read_truths
 from pipelines.monitoring.windows import BACKLOG, EPOCH
-from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec, margin_at
 from utils.errors import NotFound
 from utils.settings import Settings
@@ -66,7 +61,8 @@ def _results(
     now: datetime,
 ) -> list[dict[str, Any]]:
     """A row for each run of neighbouring windows that has `min_rows` labels; the rest waits for more."""
-    truths = _Truths(settings, spec, pending[0]["window_start"], pending[-1]["window_end"], until=until)
+    start, end = pending[0]["window_start"], pending[-1]["window_end"]
+    truths = read_truths(settings, spec, start=start, end=end, known_by=until)
     if truths.empty:
         return []
     version = int(pending[0]["version"])
@@ -74,9 +70,10 @@ def _results(
         reference = versions.reference(version)
     except NotFound:
         return []
-    results, gathered, first = [], [], pending[0]["window_start"]
+    unlearned = truths.not_learned_by(reference.run)
+    results, gathered, first = [], [], start
     for window in pending:
-        gathered.append(truths.judged(window, learned_by=reference.run))
+        gathered.append(_labelled(settings, window, unlearned))
         if sum(map(len, gathered)) >= spec.monitoring.min_rows:
             labelled = pd.concat(gathered, ignore_index=True)
             measured = _measure(labelled, spec=reference.bundle.spec, metric=spec.watched_metric)
@@ -89,35 +86,15 @@ def _results(
     return results
 
 
-class _Truths:
-    """What became known of the predictions of [start, end), by `until`."""
-
-    def __init__(self, settings: Settings, spec: ModelSpec, start: datetime, end: datetime, *, until: datetime) -> None:
-        self._settings, self._spec = settings, spec
-        match = spec.monitoring.performance.match
-        self._labels = labels_between(settings, spec.store, after=start - match, until=end, known_by=until)
-        told = reading.feedback(settings, spec.name, start=start, end=end).to_pandas()
-        self._feedback: pd.Series = told.set_index("prediction_id")["truth"]
-
-    @property
-    def empty(self) -> bool:
-        return self._labels.empty and self._feedback.empty
-
-    def judged(self, window: RowMapping, *, learned_by: Run | None) -> pd.DataFrame:
-        """The version's predictions of `window` that have a label, with it: `COLUMNS`."""
-        spec, labels = self._spec, not_learned(self._labels, learned_by)
-        parts = [pd.DataFrame(columns=COLUMNS)]
-        for chunk in reading.predictions(
-            self._settings, spec.name, start=window["window_start"], end=window["window_end"]
-        ):
-            rows = (
-                chunk.filter(pc.equal(chunk["version"], window["version"])).drop(["features", "warnings"]).to_pandas()
-            )
-            found = match_labels(rows, labels, timed=spec.timed, match=spec.monitoring.performance.match)
-            reported = rows["prediction_id"].map(self._feedback)
-            rows["truth"] = usable(reported, spec).combine_first(usable(found, spec))
-            parts.append(rows.loc[rows["truth"].notna(), COLUMNS])
-        return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+def _labelled(settings: Settings, window: RowMapping, truths: Truths) -> pd.DataFrame:
+    """The version's predictions of `window` whose truth is known, with it: `COLUMNS`."""
+    parts = [pd.DataFrame(columns=COLUMNS)]
+    for chunk in reading.predictions(
+        settings, truths.spec.name, start=window["window_start"], end=window["window_end"]
+    ):
+        rows = chunk.filter(pc.equal(chunk["version"], window["version"])).drop(["features", "warnings"])
+        parts.append(truths.known(rows.to_pandas())[COLUMNS])
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[str, Any]:

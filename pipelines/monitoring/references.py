@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sqlalchemy import RowMapping
 
 from db.history import trainings
 from db.session import session
@@ -70,14 +71,14 @@ class Versions:
         return Reference(bundle, profile, registry.fitted_until(tags), run)
 
 
-def newest_rows(run: Run, *, spec: ModelSpec, settings: Settings) -> pd.DataFrame:
+def newest_rows(training: RowMapping, *, spec: ModelSpec, settings: Settings) -> pd.DataFrame:
     """The newest rows that a training had: those of its last monitoring window, or as many as a window must have.
 
-    Raises: NotFound where the run has no snapshot or its file is gone; IntegrityError.
+    `training` is its row. Raises: NotFound where it has no snapshot or its file is gone; IntegrityError.
     """
-    if run.snapshot_id is None:
-        raise NotFound(what="snapshot", where=f"training run {run.run_id}")
-    rows = read_snapshot(run.snapshot_id, settings=settings).frame.sort_values("event_time", kind="stable")
+    if training["snapshot_id"] is None:
+        raise NotFound(what="snapshot", where=f"training run {training['run_id']}")
+    rows = read_snapshot(training["snapshot_id"], settings=settings).frame.sort_values("event_time", kind="stable")
     times = rows["event_time"]
     recent = int((times > times.max() - pd.Timedelta(spec.monitoring.window)).sum())
     return rows.iloc[-max(recent, spec.monitoring.min_rows) :]

@@ -1,4 +1,4 @@
-"""Trigger: whether what is known of a model is a reason to train it again. Pure; `circumstances` gathers, this decides.
+"""Trigger: whether what is known of a model is a reason to train it again. Pure; `evidence` gathers, this decides.
 
 A reason says why, a block says why not now. Missing evidence is no reason. A verdict of "not better" is healthy: it
 starts no backoff, the next reason is heard as soon as the cooldown is over.

@@ -1,17 +1,67 @@
-"""What became known of logged predictions: the label of each, and which of them may judge a version."""
+"""What became known of logged predictions: the truth of each, and which truths may judge a version.
+
+A prediction's truth is, in this order: what a client reported for its id; else the newest label of its entity that is
+dated no later than the prediction and no more than `monitoring.performance.match` before it. A label's event time is
+when a prediction would have been made, so a later one answers a later question, and an older one a question long
+settled. Of data without time an entity has one label. Labels that a version learned from don't judge it.
+"""
 
 import json
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
 
+from db.log import reading
+from db.store.point_in_time import labels_between
 from pipelines.artifact.features import Scores
 from pipelines.measures.metrics import Judged, judge
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
+from utils.settings import Settings
 
 COLUMNS = ["prediction_id", "entity_id", "created_at", "prediction", "probabilities", "truth"]
+
+
+@dataclass(frozen=True, slots=True)
+class Truths:
+    """labels: entity_id, event_time, truth, commit_seq, as the store has them. reported: truth by prediction_id."""
+
+    spec: ModelSpec
+    labels: pd.DataFrame
+    reported: pd.Series
+
+    @property
+    def empty(self) -> bool:
+        return self.labels.empty and self.reported.empty
+
+    def not_learned_by(self, run: Run | None) -> "Truths":
+        """Without the labels that `run` could read when it trained; all of them where there is no such run."""
+        return replace(self, labels=not_learned(self.labels, run))
+
+    def known(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Those of `predictions` whose truth is known, with it in a new column `truth`.
+
+        predictions: prediction_id, entity_id, created_at and whatever else.
+        """
+        spec = self.spec
+        reported = usable(predictions["prediction_id"].map(self.reported), spec)
+        match = spec.monitoring.performance.match
+        found = usable(match_labels(predictions, self.labels, timed=spec.timed, match=match), spec)
+        rows = predictions.assign(truth=reported.combine_first(found))
+        return rows[rows["truth"].notna()]
+
+
+def read_truths(settings: Settings, spec: ModelSpec, *, start: datetime, end: datetime, known_by: datetime) -> Truths:
+    """What became known by `known_by` of the predictions of [start, end).
+
+    Raises: Unreachable, AccessDenied, SettingMissing.
+    """
+    match = spec.monitoring.performance.match
+    labels = labels_between(settings, spec.store, after=start - match, until=end, known_by=known_by)
+    reported = reading.feedback(settings, spec.name, start=start, end=end).to_pandas()
+    return Truths(spec, labels, reported.set_index("prediction_id")["truth"])
 
 
 def match_labels(predictions: pd.DataFrame, labels: pd.DataFrame, *, timed: bool, match: timedelta) -> pd.Series:

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 from sqlalchemy import RowMapping
 
@@ -22,7 +21,7 @@ from db.session import session
 from db.tables import drift_result, window_profile
 from pipelines.measures.defects import defects
 from pipelines.measures.drift import compare, worst_first
-from pipelines.monitoring.counts import Tally
+from pipelines.monitoring.counts import Tally, summed, unseen
 from pipelines.monitoring.references import Versions
 from pipelines.spec import ModelSpec
 from utils.errors import NotFound
@@ -98,24 +97,6 @@ def merge(rows: Sequence[RowMapping], *, min_rows: int) -> Iterator[list[RowMapp
         if sum(each["distinct_count"] for each in gathered) >= min_rows:
             yield gathered
             gathered = []
-
-
-def summed(rows: Sequence[RowMapping]) -> dict[str, np.ndarray]:
-    """Counts of several windows of one version together."""
-    total: dict[str, np.ndarray] = {}
-    for row in rows:
-        for name, counted in row["counts"].items():
-            total[name] = total.get(name, 0) + np.array(counted)
-    return total
-
-
-def unseen(rows: Sequence[RowMapping]) -> dict[str, int]:
-    """Rows with categories never seen in training, by feature, of several windows of one version together."""
-    total: dict[str, int] = {}
-    for row in rows:
-        for name, count in row["quality"].get("unseen", {}).items():
-            total[name] = total.get(name, 0) + int(count)
-    return total
 
 
 def _between(start: datetime, end: datetime, window: timedelta) -> Iterator[datetime]:

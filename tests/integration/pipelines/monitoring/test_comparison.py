@@ -9,6 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import yaml
+from sqlalchemy import text
 
 from db import history
 from db.admin import bootstrap
@@ -68,8 +69,8 @@ def spec(settings, tmp_path):
     bootstrap.migrate(settings, [made.store])
     yield made
     with session(settings, "admin") as connection:
-        connection.execute(history.text("DELETE FROM prediction_log WHERE model LIKE 'compare%'"))
-        connection.execute(history.text("DELETE FROM shadow WHERE model LIKE 'compare%'"))
+        connection.execute(text("DELETE FROM prediction_log WHERE model LIKE 'compare%'"))
+        connection.execute(text("DELETE FROM shadow WHERE model LIKE 'compare%'"))
 
 
 def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(settings, spec, monkeypatch):

@@ -1,0 +1,96 @@
+"""The truth of each logged prediction, and which truths may judge a version."""
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipelines.monitoring.truths import Truths
+from pipelines.spec import ModelSpec
+
+NOON = datetime(2026, 9, 30, 12)
+DAY = timedelta(days=1)
+SPEC = ModelSpec.parse(
+    {
+        "name": "shops",
+        "task": "multiclass",
+        "entity": "shop",
+        "source": {"event_time": "day"},
+        "label": {"column": "size", "classes": ["S", "M", "L"]},
+        "features": {"columns": {"visits": {"type": "numeric"}}},
+        "monitoring": {"performance": {"match": "1d"}},
+    },
+    file="shops.yaml",
+)
+LABELS = pd.DataFrame(
+    {
+        "entity_id": ["a", "b", "c"],
+        "event_time": [NOON - DAY / 2, NOON - DAY / 4, NOON - 3 * DAY],
+        "truth": ["S", "M", "L"],
+        "commit_seq": [1, 2, 1],
+    }
+)
+ASKED = pd.DataFrame({"prediction_id": ["1", "2", "3"], "entity_id": ["a", "b", "c"], "created_at": [NOON] * 3})
+
+
+def truths(reported: dict[str, str] | None = None, labels: pd.DataFrame = LABELS) -> Truths:
+    return Truths(SPEC, labels, pd.Series(reported or {}, dtype=object))
+
+
+def trained(commit_seq: int, window_end: datetime) -> Any:
+    """As much of a run as says what it could learn from."""
+    return SimpleNamespace(commit_seq=commit_seq, window_end=window_end, spec=SPEC)
+
+
+def known(of: Truths) -> dict[str, str]:
+    return of.known(ASKED).set_index("prediction_id")["truth"].to_dict()
+
+
+def test_only_predictions_whose_truth_is_known_are_left() -> None:
+    assert known(truths()) == {"1": "S", "2": "M"}
+    assert "truth" not in ASKED
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ({"1": "L"}, {"1": "L", "2": "M"}),
+        ({"3": "L"}, {"1": "S", "2": "M", "3": "L"}),
+        ({"1": "enormous"}, {"1": "S", "2": "M"}),  # no class of the model
+    ],
+)
+def test_what_a_client_reported_goes_before_the_label(reported: dict[str, str], expected: dict[str, str]) -> None:
+    assert known(truths(reported)) == expected
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (None, {"1": "S", "2": "M"}),
+        (trained(1, NOON), {"2": "M"}),  # the other label was loaded after its start
+        (trained(2, NOON), {}),
+        (trained(2, NOON - DAY / 3), {"2": "M"}),  # the other label is newer than its window
+        (trained(0, NOON), {"1": "S", "2": "M"}),
+    ],
+)
+def test_a_label_that_a_training_could_read_does_not_judge_its_version(run: Any, expected: dict[str, str]) -> None:
+    assert known(truths().not_learned_by(run)) == expected
+
+
+def test_a_label_that_either_of_two_trainings_could_read_judges_neither_version() -> None:
+    one, other = trained(1, NOON), trained(2, NOON - DAY / 3)
+    assert known(truths().not_learned_by(one).not_learned_by(other)) == {"2": "M"}
+    assert known(truths().not_learned_by(one).not_learned_by(trained(2, NOON))) == {}
+
+
+def test_what_a_client_reported_judges_a_version_whatever_it_learned_from() -> None:
+    assert known(truths({"1": "L"}).not_learned_by(trained(2, NOON))) == {"1": "L"}
+
+
+def test_there_is_no_truth_without_a_label_or_a_report() -> None:
+    assert truths(labels=LABELS.iloc[:0]).empty
+    assert not truths({"1": "L"}, labels=LABELS.iloc[:0]).empty
+    assert not truths().empty
+    assert known(truths(labels=LABELS.iloc[:0])) == {}
