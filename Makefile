@@ -49,7 +49,7 @@ format: install ## Rewrite the code in the one format
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-bench: install ## Measure (NAME=store, serving, shadow or maintenance; without: all of them)
+bench: install ## Measure (NAME=store, serving, shadow, maintenance or dags; without: all of them)
 	.venv/bin/python -m benchmarks.run $(NAME) $(ARGS)
 
 chaos: install ## Break everything around a service under 200 requests a second, account for each (NAME: one fault)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from benchmarks.figures import Figure, write
 
-NAMES = ("store", "serving", "shadow", "maintenance")
+NAMES = ("store", "serving", "shadow", "maintenance", "dags")
 
 
 def main() -> int:
