@@ -26,7 +26,8 @@ from api.log.prediction_log import Breaker, PredictionLog
 from api.log.spool import Spool
 from api.prometheus import CAUSE, Numbers
 from api.requests.reject_counts import Rejects
-from api.requests.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
+from api.requests.row_type import Row
+from api.requests.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
 from api.scoring.batcher import Batcher
 from api.scoring.lookups import Lookups
 from api.scoring.predict import Prediction, Version, predict

@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from api.requests.idempotency import Key
-from api.requests.schemas import Row, features_json
+from api.requests.row_type import Row, features_json
 from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.artifact.bundle import Bundle
 from pipelines.artifact.features import pool_from_rows, score
