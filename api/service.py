@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +10,8 @@ from uuid import UUID, uuid4
 
 import bentoml
 from pydantic import BaseModel, create_model
-from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from api.http import connections, server
 from api.http.bearer_keys import Keys
@@ -21,12 +19,14 @@ from api.http.fast_path import Answer, Direct, put_before
 from api.http.guard import REQUEST, TIMEOUT, Guard
 from api.http.known_paths import KnownPaths
 from api.http.openapi import document
+from api.http.responses import responded
 from api.log.drain import Drainer
 from api.log.prediction_log import Breaker, PredictionLog
 from api.log.spool import Spool
-from api.prometheus import CAUSE, Numbers
+from api.prometheus import Numbers
 from api.requests.reject_counts import Rejects
-from api.requests.schemas import Metadata, Nothing, Recorded, Row, Schemas, build_schemas
+from api.requests.row_type import Row
+from api.requests.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
 from api.scoring.batcher import Batcher
 from api.scoring.lookups import Lookups
 from api.scoring.predict import Prediction, Version, predict
@@ -38,12 +38,11 @@ from db.history import heartbeats
 from db.log import writing
 from pipelines.spec import ModelSpec, find_spec
 from utils.clock import utc_now
-from utils.errors import EvergreenError, NotFound, NotLogged, NotNow, SettingMissing, UnknownEntities
+from utils.errors import EvergreenError, NotFound, NotNow, SettingMissing
 from utils.log_setup import configure
 from utils.settings import Settings, load_settings
 
 ENDPOINTS = ("predict", "predict_batch", "predict_by_id", "feedback", "metadata")
-STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ class Endpoints:
         async def answer() -> Any:
             return (await self._batcher.predict([data], explain=explain))[0]
 
-        return await _responded(answer())
+        return await responded(answer())
 
     async def predict_batch(self, data: list[Row], explain: bool = False) -> Response:
         """Many rows in one call, answered in their order by one version; all of them or none."""
@@ -118,7 +117,7 @@ class Endpoints:
         async def answers() -> Any:
             return {"predictions": await self._batcher.predict(data, explain=explain)}
 
-        return await _responded(answers())
+        return await responded(answers())
 
     async def predict_by_id(self, ids: list[str], explain: bool = False) -> Response:
         """Predictions from each entity's newest features in the store, in the order of the ids; all of them or none."""
@@ -127,12 +126,12 @@ class Endpoints:
             rows, doubts = await self._lookups.rows(ids)
             return {"predictions": await self._batcher.predict(rows, explain=explain, doubts=doubts)}
 
-        return await _responded(answers())
+        return await responded(answers())
 
     async def feedback(self, prediction_id: UUID, actual: str | float) -> Response:
         """The truth about an earlier prediction, by its prediction_id. A later report corrects an earlier one."""
         loop = asyncio.get_running_loop()
-        return await _responded(loop.run_in_executor(self._feedback_thread, self._record, prediction_id, actual))
+        return await responded(loop.run_in_executor(self._feedback_thread, self._record, prediction_id, actual))
 
     async def metadata(self) -> Response:
         """Which version serves, since when, and where it came from."""
@@ -140,7 +139,7 @@ class Endpoints:
         async def told() -> Any:
             return self._metadata()
 
-        return await _responded(told())
+        return await responded(told())
 
     def _score(self, version: Version, rows: Any, origins: Any) -> list[Prediction]:
         return predict(version, rows, instance=self._slot.instance_id, origins=origins, now=utc_now())
@@ -177,23 +176,6 @@ class Endpoints:
 
 
 TAGS = ("run_id", "snapshot_id", "snapshot_sha256", "code_commit", "fitted_until", "evaluated_as")
-
-
-async def _responded(work: Awaitable[Any]) -> Response:
-    """The outcome as a response; BentoML's own serialisation takes longer than the prediction."""
-    try:
-        content = await work
-    except UnknownEntities as error:
-        keys = ("row", "field", "reason", "message")
-        told = [(place, "ids", "unknown_entity", f"{name!r} is not in the store") for place, name in error.unknown]
-        return JSONResponse({"error": str(error), "detail": [dict(zip(keys, each, strict=True)) for each in told]}, 404)
-    except (NotNow, NotFound, NotLogged) as error:
-        headers = None
-        if isinstance(error, NotNow):
-            headers = {"Retry-After": str(error.retry_after)}
-            CAUSE.set(error.cause)
-        return JSONResponse({"error": str(error)}, STATUS[type(error)], headers)
-    return Response(to_json(content), media_type="application/json")
 
 
 class Received(bentoml.IODescriptor):  # type: ignore[misc]

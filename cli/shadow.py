@@ -11,7 +11,7 @@ from cli.output import Json, as_json, as_table, err, out
 from pipelines.spec import find_spec
 from utils.clock import utc_now
 from utils.errors import DataRefused
-from utils.settings import load_settings
+from utils.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pipelines.monitoring.comparison import Comparison
@@ -65,10 +65,7 @@ def shadow(
         return (
             as_json({"model": model, "version": None}) if json else out.print(f"{model}: no version is in the shadow")
         )
-    workers = [
-        {"host": each["host"], "pid": each["pid"], "scores": each["shadow_version"], "refuses": each["shadow_refused"]}
-        for each in shadows.workers(settings, model)
-    ]
+    workers = _workers(settings, model)
     if json:
         return as_json({"model": model, "version": running["version"], "since": running["created_at"],
                         "workers": workers})  # fmt: skip
@@ -78,6 +75,16 @@ def shadow(
     if version is not None:
         return out.print(f"workers fetch it now: `evergreen shadow {model}` shows whether they score it")
     return as_table(workers) if workers else out.print(f"no service of {model} is alive")
+
+
+def _workers(settings: Settings, model: str) -> list[dict[str, Any]]:
+    """The living workers of `model`: what each scores in the shadow, or why it refuses to."""
+    from pipelines.deployment import shadow as shadows
+
+    return [
+        {"host": each["host"], "pid": each["pid"], "scores": each["shadow_version"], "refuses": each["shadow_refused"]}
+        for each in shadows.workers(settings, model)
+    ]
 
 
 def compare(

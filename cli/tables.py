@@ -48,25 +48,19 @@ def migrate(
         bootstrap.create_databases_and_users(settings)
     planned: list[Change] = []
     done: list[str] = []
-    if plan:
-        planned = bootstrap.plan(settings, schemas, drop=named)
+
+    def show(changes: "Sequence[Change]") -> None:
+        planned.extend(changes)
         if not json:
-            _show(planned)
+            _show(changes)
+
+    if plan:
+        show(bootstrap.plan(settings, schemas, drop=named))
     else:
-
-        def show(changes: "list[Change]") -> None:
-            planned.extend(changes)
-            if not json:
-                _show(changes)
-
         with err.status("migrating"):
             done = bootstrap.migrate(settings, schemas, drop=named, show=show)
     if json:
-        lines = [
-            {"model": c.model, "action": c.action, "table": c.table, "column": c.column, "plan": c.planned}
-            for c in planned
-        ]
-        as_json({"models": [spec.name for spec in specs], "plan": lines, "done": done})
+        as_json({"models": [spec.name for spec in specs], "plan": _as_rows(planned), "done": done})
     elif done:
         out.print(f"done: {len(done)} changes", markup=False)
 
@@ -82,6 +76,13 @@ def _named(given: Iterable[str], *, models: Sequence[str]) -> dict[str, set[str]
             raise UnknownModel(model=model, available=models)
         named.setdefault(model, set()).add(column)
     return named
+
+
+def _as_rows(planned: "Sequence[Change]") -> list[dict[str, str]]:
+    """The plan for machines."""
+    return [
+        {"model": c.model, "action": c.action, "table": c.table, "column": c.column, "plan": c.planned} for c in planned
+    ]
 
 
 def _show(planned: "Sequence[Change]") -> None:

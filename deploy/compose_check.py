@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from api.requests.schemas import example
+from api.requests.row_type import example
 from deploy import compose_profiles as profiles
 from deploy.compose_stack import ONE_SHOT, PROJECT, Stack, wait_for
 from deploy.compose_traffic import Target, Traffic

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from api.requests.schemas import example
+from api.requests.row_type import example
 from db.session import session
 from deploy.compose_stack import Stack, wait_for
 from deploy.compose_traffic import Target, Traffic

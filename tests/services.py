@@ -18,7 +18,7 @@ import yaml
 from sqlalchemy import RowMapping, text
 
 from api.launch import serve_command
-from api.requests.schemas import example
+from api.requests.row_type import example
 from api.versions.bento_store import Shelf
 from db import history
 from db.admin import bootstrap

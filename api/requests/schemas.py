@@ -1,33 +1,21 @@
-"""Requests and answers of one model's service, built from its model file. Nothing here knows of HTTP or BentoML.
-
-A row is a dict, its entity first, then every feature in the file's order: a model object a row takes longer to make.
-"""
+"""Requests and answers of one model's service, built from its model file. Nothing here knows of HTTP or BentoML."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, create_model
-from pydantic_core import to_json
-from typing_extensions import TypedDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from db.store.schema import CATEGORY_LENGTH, ENTITY_LENGTH, TEXT_LENGTH
-from pipelines.artifact.profile import OTHER
-from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
+from api.requests.row_type import EXACT, Entity, Row, example, row_type
+from pipelines.spec import ModelSpec
 
 BATCH_ROWS = 1_000  # rows in one /predict_batch or ids in one /predict_by_id: their insert takes some 20 ms
 SHOWN_PROBLEMS = 20
 SOME_ID = "01980000-0000-7000-8000-000000000000"
 UNKNOWN_KEY, BODY = "(unknown key)", "(body)"
 EXPLAIN = (bool, Field(False, description="Adds `reasons` to the answer; takes some ten milliseconds a row."))
-
-
-type Row = dict[str, Any]
-
-EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Body(BaseModel):
@@ -75,7 +63,7 @@ class Schemas:
 def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> Schemas:
     """The types for `spec`; their example takes typical values from a reference profile where there is one."""
     shown = example(spec, profile=profile)
-    row = _row(spec, ConfigDict(**EXACT, title=f"{spec.name} row", json_schema_extra={"example": shown}))
+    row = row_type(spec, shown=shown)
     answer = _answer(spec)
     rows = Annotated[list[row], Field(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
     batch_config = ConfigDict(json_schema_extra={"example": {"data": [shown]}})
@@ -108,11 +96,6 @@ def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[Ro
         return schemas.row.validate_python({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
 
 
-def features_json(row: Row) -> str:
-    """The features of a row as JSON; missing ones are null."""
-    return to_json(dict(islice(row.items(), 1, None))).decode()
-
-
 def problems(error: ValidationError, *, spec: ModelSpec) -> list[Problem]:
     """What is wrong with a request, the first twenty. No input value is in it; a message names an unknown key."""
     known = {spec.entity, *spec.features.columns, "data", "ids", "explain", "prediction_id", "actual"}
@@ -139,84 +122,10 @@ def same_requests(one: ModelSpec, other: ModelSpec) -> bool:
     return bool(parts(one) == parts(other)) and list(one.features.columns) == list(other.features.columns)
 
 
-def example(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A row that the service takes: medians and the commonest categories of `profile`, or else what the limits allow.
-
-    Never a row of a real entity: the page that shows it is open.
-    """
-    entries = (profile or {}).get("features", {})
-    typical = {name: _typical(feature, entries.get(name, {})) for name, feature in spec.features.columns.items()}
-    return {spec.entity: "example-1", **typical}
-
-
-def _typical(feature: Feature, entry: Mapping[str, Any]) -> Any:
-    if isinstance(feature, Numeric):
-        edges = entry.get("edges")
-        if edges:
-            wanted = edges[len(edges) // 2]
-        elif feature.min is not None and feature.max is not None:
-            wanted = (feature.min + feature.max) / 2
-        else:
-            wanted = 0.0
-        return _within(feature, round(wanted, 2))
-    if isinstance(feature, Categorical):
-        seen = {name: count for name, count in (entry.get("categories") or {}).items() if name != OTHER}
-        allowed = {name: seen.get(name, 0) for name in feature.values} or seen
-        return max(allowed, key=lambda name: allowed[name]) if allowed else "example"
-    return "example"
-
-
-def _within(feature: Numeric, value: float) -> float:
-    low = value if feature.min is None else max(value, feature.min)
-    return low if feature.max is None else min(low, feature.max)
-
-
 def _model(name: str, config: ConfigDict, **fields: Any) -> type[BaseModel]:
     """A model like `Body`, with `config` on top of its own."""
     base = type(name, (Body,), {"model_config": config, "__module__": __name__})
     return create_model(name, __base__=base, __module__=__name__, **fields)
-
-
-def _row(spec: ModelSpec, config: ConfigDict) -> Any:
-    """The type of a row. Validation fills it in the order of its keys, also where a default is taken."""
-    entity = Annotated[_Entity, Field(description="Whom or what the prediction is about.")]
-    features = {name: _feature(feature) for name, feature in spec.features.columns.items()}
-    made = TypedDict("Row", {spec.entity: entity, **features})  # type: ignore[misc]
-    made.__pydantic_config__ = config  # type: ignore[attr-defined]
-    return made
-
-
-def _from_int(given: object) -> object:
-    return str(given) if type(given) is int else given
-
-
-_Text = Annotated[str, Field(min_length=1, max_length=ENTITY_LENGTH)]
-_Entity = Annotated[_Text, BeforeValidator(_from_int, json_schema_input_type=_Text | int)]
-
-
-def _feature(feature: Feature) -> Any:
-    kind: Any
-    extra: dict[str, Any] = {}
-    if isinstance(feature, Numeric):
-        kind = Annotated[float, Field(ge=feature.min, le=feature.max)]
-        extra = {"unit": feature.unit} if feature.unit else {}
-    elif isinstance(feature, Categorical):
-        listed = Literal[feature.values] if feature.values else None
-        kind = listed or Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)]
-    else:
-        kind = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH)]
-    return Annotated[kind | None, Field(default=None, description=_described(feature), json_schema_extra=extra)]
-
-
-def _described(feature: Feature) -> str:
-    unit = f"in {feature.unit}" if isinstance(feature, Numeric) and feature.unit else ""
-    limits = ""
-    if isinstance(feature, Numeric):
-        ends = [f"from {feature.min:g}" if feature.min is not None else ""]
-        ends.append(f"to {feature.max:g}" if feature.max is not None else "")
-        limits = " ".join(filter(None, ends))
-    told = ", ".join(filter(None, (feature.description, unit, limits)))
-    return f"{told[:1].upper()}{told[1:]}. Null or absent: missing." if told else "Null or absent: missing."
 
 
 def _predict_by_id(spec: ModelSpec) -> type[BaseModel]:
@@ -224,7 +133,7 @@ def _predict_by_id(spec: ModelSpec) -> type[BaseModel]:
     return _model(
         "PredictById",
         ConfigDict(json_schema_extra={"example": {"ids": ["example-1"]}}),
-        ids=(Annotated[list[_Entity], Field(min_length=1, max_length=BATCH_ROWS)], Field(description=described)),
+        ids=(Annotated[list[Entity], Field(min_length=1, max_length=BATCH_ROWS)], Field(description=described)),
         explain=EXPLAIN,
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 from api.log.prediction_log import PredictionLog, Rows
 from api.prometheus import Numbers
 from api.requests.idempotency import KEY
-from api.requests.schemas import Row
+from api.requests.row_type import Row
 from api.scoring.predict import Origin, Prediction, Version
 from utils.errors import NotNow
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pymysql
 
-from api.requests.schemas import BATCH_ROWS, Row, Schemas, stored_row
+from api.requests.row_type import Row
+from api.requests.schemas import BATCH_ROWS, Schemas, stored_row
 from db import driver
 from db.store import online
 from utils.clock import utc_now

@@ -11,10 +11,10 @@ from uuid import UUID
 from pydantic_core import to_json
 
 from api.requests.idempotency import Key
-from api.requests.schemas import Row, features_json
+from api.requests.row_type import Row, features_json
 from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.artifact.bundle import Bundle
-from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.features import Scores, pool_from_rows, score
 from pipelines.artifact.profile import warnings_of
 
 FEW = 1_000  # rows up to which one thread scores faster than several
@@ -61,26 +61,16 @@ class Prediction:
 
 
 def predict(
-    version: Version,
-    rows: Sequence[Row],
-    *,
-    instance: UUID,
-    origins: Sequence[Origin],
-    now: datetime,
+    version: Version, rows: Sequence[Row], *, instance: UUID, origins: Sequence[Origin], now: datetime
 ) -> list[Prediction]:
     """Score `rows`, each with its origin. `now` is UTC."""
     values = [tuple(row.values()) for row in rows]
-    spec = version.bundle.spec
-    threads = 1 if len(rows) <= FEW else -1
-    pool = pool_from_rows([each[1:] for each in values], spec=spec, threads=threads)
-    scores = score(version.bundle.model, pool, spec=spec, threads=threads)
+    scores = _scores(version.bundle, values)
     scored = time.perf_counter()
     features = [features_json(row) for row in rows]
     ids = _ids(version, values, features, origins=origins, now=now)
-    by_class: list[dict[str, float] | None] = [None] * len(rows)
-    if scores.probabilities is not None:
-        by_class = [dict(zip(spec.label.classes, each, strict=True)) for each in scores.probabilities.tolist()]
-    doubts = warnings_of(spec, version.categories)
+    by_class = _by_class(scores, version.bundle.spec.label.classes)
+    doubts = warnings_of(version.bundle.spec, version.categories)
     name, number, by = version.model, version.number, str(instance)
     made = []
     for i, (prediction_id, created) in enumerate(ids):
@@ -115,6 +105,20 @@ def predict(
         )
         made.append(Prediction(answer, log_row))
     return made
+
+
+def _scores(bundle: Bundle, values: Sequence[Sequence[Any]]) -> Scores:
+    """What the model makes of each row of `values`, an entity and its features."""
+    threads = 1 if len(values) <= FEW else -1
+    pool = pool_from_rows([each[1:] for each in values], spec=bundle.spec, threads=threads)
+    return score(bundle.model, pool, spec=bundle.spec, threads=threads)
+
+
+def _by_class(scores: Scores, classes: Sequence[str]) -> Sequence[dict[str, float] | None]:
+    """Each row's probabilities by class; None for regression."""
+    if scores.probabilities is None:
+        return [None] * len(scores.predictions)
+    return [dict(zip(classes, each, strict=True)) for each in scores.probabilities.tolist()]
 
 
 def _ids(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from api.requests.schemas import Row
+from api.requests.row_type import Row
 from api.scoring.predict import Version
 from pipelines.artifact.features import pool_from_rows
 

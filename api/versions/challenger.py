@@ -24,7 +24,8 @@ from uuid import UUID
 import pymysql
 from pydantic import ValidationError
 
-from api.requests.schemas import Row, Schemas, build_schemas
+from api.requests.row_type import Row
+from api.requests.schemas import Schemas, build_schemas
 from api.scoring.predict import Origin, Version, predict
 from api.versions.bento_store import Shelf
 from api.versions.fetching import PULL_SECONDS, read_version

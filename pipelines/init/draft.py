@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from pipelines.init.column_facts import (
     span_said,
 )
 from pipelines.init.leak_suspects import suspects
-from pipelines.loading.files import readable
+from pipelines.init.sample import Sample
 from utils.errors import DataRefused
 
-ROWS, BYTES = 200_000, 256 << 20  # that are read of a file, at most
 LABEL_NAMES = frozenset({"label", "target", "outcome", "class", "y", "answer"})
 KNOWN_NAMES = frozenset({"available_at", "known_at"})
 POSITIVE = frozenset({"yes", "true", "1", "y", "positive", "late", "fraud", "churned", "leaves", "bad"})
@@ -33,19 +31,6 @@ MOST_CLASSES = 50
 FEW_NUMBERS = 10  # a whole-number label with more different values is a quantity
 NO_TIME = "none"
 SHORTEST = timedelta(hours=10)  # a shorter span is not split by time
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The first rows of a file; `whole` says whether they are all of it."""
-
-    source: str
-    rows: pa.Table
-    whole: bool
-
-    @property
-    def said(self) -> str:
-        return f"all {self.rows.num_rows:,} rows" if self.whole else f"the first {self.rows.num_rows:,} rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +70,6 @@ class Draft:
     def having(self, role: str) -> list[Facts]:
         """The columns that are guessed to be `role`."""
         return [column for column, guessed in self.columns if guessed.role == role]
-
-
-def sample_of(path: Path, *, rows: int = ROWS) -> Sample:
-    """The first `rows` rows of the file at `path`, or as many as fit 256 MB.
-
-    Raises: NotFound, DataRefused.
-    """
-    taken: list[pa.Table] = []
-    count = size = 0
-    whole = True
-    with readable(path) as file:
-        for chunk in file.chunks(list(file.names)):
-            if count >= rows or size >= BYTES:
-                whole = False
-                break
-            taken.append(chunk.rows.slice(0, rows - count))
-            count, size = count + taken[-1].num_rows, size + taken[-1].nbytes
-            whole = taken[-1].num_rows == chunk.rows.num_rows
-    if not count:
-        raise DataRefused(f"{path.name}: holds no rows to guess from")
-    return Sample(path.name, pa.concat_tables(taken), whole)
 
 
 def draft(sample: Sample, *, model: str, asked: Asked) -> Draft:

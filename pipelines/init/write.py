@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from pipelines.init.as_yaml import model_file
-from pipelines.init.draft import Asked, Draft, Sample, draft, sample_of
+from pipelines.init.draft import Asked, Draft, draft
+from pipelines.init.sample import Sample, sample_of
 from pipelines.loading.checking import check
 from pipelines.loading.columns import Columns
 from pipelines.spec import IDENTIFIER, ModelSpec

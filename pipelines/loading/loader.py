@@ -1,7 +1,7 @@
 """Loading a file into the store: every row is checked first, and a load is visible whole or not at all."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from utils.settings import Settings
 NOT_GIVEN = "available_at was not given: each row counts as known from its event time on"
 NO_TIME = "the data has no time: each row counts as known from the beginning on"
 
+Part = tuple[Chunk, Checked, Mapping[Table, Prepared]]  # some rows of a file, what is good of them, ready for the store
 Progress = Callable[[int, float | None], None]  # told how many rows, and which share of the file, have been read
 
 
@@ -103,20 +104,11 @@ def load_rows(
     `sha256` gives the hash of the content once it has been read, where `origin` can't know it.
     Raises: RowsRefused (nothing is loaded then); DataRefused, also where there are no rows and `empty` is not allowed.
     """
-    started, rows = time.monotonic(), 0
+    started = time.monotonic()
     path = rejects_path(settings, model=spec.name, source=origin.source)
     with open_batch(settings, spec.store, origin) as batch, Rejects(path) as rejects:
         with closing(ahead(_checked(chunks, columns, batch, spec=spec))) as parts:
-            for chunk, checked, prepared in parts:
-                rows += chunk.rows.num_rows + len(chunk.broken)
-                rejects.add([*chunk.broken, *checked.rejects])
-                hopeless = max_rejects.hopeless(rejects.count, rows=rows)
-                if hopeless and rejects.count >= MOST:
-                    break
-                if not hopeless:  # else the rest of the file is only checked
-                    batch.add(prepared)
-                if progress:
-                    progress(rows, chunk.share)
+            rows = _rows_read(parts, batch, rejects, max_rejects=max_rejects, progress=progress)
         batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
         if rejects.first and max_rejects.exceeded(rejects.count, rows=rows):
             raise RowsRefused(
@@ -141,6 +133,27 @@ def load_rows(
     )
 
 
+def _rows_read(
+    parts: Iterable[Part], batch: Batch, rejects: Rejects, *, max_rejects: MaxRejects, progress: Progress | None
+) -> int:
+    """How many rows `parts` had, of which the good ones are now in `batch`, the others in `rejects`.
+
+    Once too many are refused, no more go in; reading ends where there are `MOST` of them.
+    """
+    rows = 0
+    for chunk, checked, prepared in parts:
+        rows += chunk.rows.num_rows + len(chunk.broken)
+        rejects.add([*chunk.broken, *checked.rejects])
+        hopeless = max_rejects.hopeless(rejects.count, rows=rows)
+        if hopeless and rejects.count >= MOST:
+            break
+        if not hopeless:  # else the rest of the file is only checked
+            batch.add(prepared)
+        if progress:
+            progress(rows, chunk.share)
+    return rows
+
+
 def _origin(source: str, spec: ModelSpec, *, caused_by: str, now: datetime, options: Options) -> Origin:
     given = spec.source.available_column is not None
     return Origin(source, "", caused_by, now, available_at_given=given, dry_run=options.dry_run)
@@ -152,9 +165,7 @@ def _notes(spec: ModelSpec) -> tuple[str, ...]:
     return (NOT_GIVEN if spec.timed else NO_TIME,)
 
 
-def _checked(
-    chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec
-) -> Iterator[tuple[Chunk, Checked, Mapping[Table, Prepared]]]:
+def _checked(chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec) -> Iterator[Part]:
     for chunk in chunks:
         checked = check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
         yield chunk, checked, batch.prepare(features=checked.features, labels=checked.labels)

@@ -100,23 +100,7 @@ def simulate(
             )
         finally:
             late.close()
-    numbers = {answer.number for answer in traffic.answers}
-    return Summary(
-        model=spec.name,
-        scenario=scenario.value,
-        seed=seed,
-        requests=requests,
-        answered=len(numbers),
-        refused=len(traffic.refusals),
-        changed=len(numbers & people.changed),
-        seconds=seconds,
-        versions=dict(sorted(Counter(answer.version for answer in traffic.answers).items())),
-        feature_rows=late.feature_rows,
-        label_rows=late.label_rows,
-        labels_waiting=len(late.waiting),
-        labels_due=late.due,
-        refusal=traffic.refusals[0] if traffic.refusals else None,
-    )
+    return _summary(spec, scenario, traffic, people, late, seed=seed, seconds=seconds)
 
 
 def _follow(traffic: Traffic, people: "People", late: LateLabels, shown: Progress, stop: Event) -> float:
@@ -136,6 +120,36 @@ def _follow(traffic: Traffic, people: "People", late: LateLabels, shown: Progres
         else:
             late.load()
     return seconds
+
+
+def _summary(
+    spec: ModelSpec,
+    scenario: Scenario,
+    traffic: Traffic,
+    people: "People",
+    late: LateLabels,
+    *,
+    seed: int,
+    seconds: float,
+) -> Summary:
+    """What came of the simulation, once all is answered and loaded."""
+    numbers = {answer.number for answer in traffic.answers}
+    return Summary(
+        model=spec.name,
+        scenario=scenario.value,
+        seed=seed,
+        requests=traffic.count,
+        answered=len(numbers),
+        refused=len(traffic.refusals),
+        changed=len(numbers & people.changed),
+        seconds=seconds,
+        versions=dict(sorted(Counter(answer.version for answer in traffic.answers).items())),
+        feature_rows=late.feature_rows,
+        label_rows=late.label_rows,
+        labels_waiting=len(late.waiting),
+        labels_due=late.due,
+        refusal=traffic.refusals[0] if traffic.refusals else None,
+    )
 
 
 class People:

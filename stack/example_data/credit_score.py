@@ -140,11 +140,7 @@ def _credit_features(of: _Statements) -> dict[str, pd.Series]:
     history = np.clip(np.rint(215 - 62 * strain + 55 * of.fixed("history") + (of.day - EPOCH) / 30.4), 3, 500)
     mix = np.digitize(0.9 * strain + 0.55 * of.fixed("mix"), [-0.35, 0.75])
     minimum = np.digitize(1.1 * strain + of.drifting("minimum"), [-0.25, 0.05])
-    spends = (np.log(income / 50_000) - 0.3 * strain + 0.9 * of.normal("spends") > 0).astype(int)
-    pays = np.digitize(0.5 * np.log(income / 50_000) - 0.4 * strain + of.normal("pays"), [-0.2, 0.8])
-    behaviours = np.array(
-        [f"{s}_spent_{v}_value_payments" for s in ("Low", "High") for v in ("Small", "Medium", "Large")]
-    )
+    behaviour = _payment_behaviour(of, strain, income)
     columns: dict[str, NDArray[np.generic]] = {
         "age": np.clip(age, 18, 100),
         "occupation": np.array(list(OCCUPATIONS), dtype=object)[job],
@@ -168,7 +164,7 @@ def _credit_features(of: _Statements) -> dict[str, pd.Series]:
         "payment_of_min_amount": MINIMUM_PAID[minimum],
         "total_emi_per_month": np.round(emi, 2),
         "amount_invested_monthly": np.round(invested, 2),
-        "payment_behaviour": behaviours.astype(object)[spends * 3 + pays],
+        "payment_behaviour": behaviour,
         "monthly_balance": np.round(salary * 0.11 - 0.3 * emi - 0.2 * invested + 40 * of.normal("balance"), 2),
     }
     return {name: pd.Series(values) for name, values in columns.items()}
@@ -197,6 +193,16 @@ def credit_probabilities(
     poor = 1 / (1 + np.exp(-sharpness * (risk - 2.0)))
     good = 1 / (1 + np.exp(sharpness * (risk + 1.9)))
     return np.column_stack((poor, 1 - poor - good, good))
+
+
+def _payment_behaviour(of: _Statements, strain: Floats, income: Floats) -> NDArray[np.object_]:
+    """How much is spent, and in payments of what value: both more with income, less under strain."""
+    spends = (np.log(income / 50_000) - 0.3 * strain + 0.9 * of.normal("spends") > 0).astype(int)
+    pays = np.digitize(0.5 * np.log(income / 50_000) - 0.4 * strain + of.normal("pays"), [-0.2, 0.8])
+    behaviours = np.array(
+        [f"{s}_spent_{v}_value_payments" for s in ("Low", "High") for v in ("Small", "Medium", "Large")]
+    )
+    return behaviours.astype(object)[spends * 3 + pays]
 
 
 def _loan_names(of: _Statements, counts: NDArray[np.int64]) -> NDArray[np.object_]:

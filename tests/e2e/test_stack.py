@@ -12,7 +12,7 @@ import requests
 from rich.console import Console
 from sqlalchemy import text
 
-from api.requests.schemas import example
+from api.requests.row_type import example
 from db.session import session
 from pipelines import registry
 from pipelines.artifact.features import pool_from_frame, score

@@ -17,7 +17,7 @@ import requests
 import yaml
 from sqlalchemy import text
 
-from api.requests.schemas import example
+from api.requests.row_type import example
 from db.session import session
 from pipelines.runs import training_runs
 from pipelines.spec import find_spec

@@ -18,7 +18,7 @@ import requests
 import yaml
 from sqlalchemy import text
 
-from api.requests.schemas import example
+from api.requests.row_type import example
 from db.admin import bootstrap
 from db.session import session
 from pipelines.deployment import promote, rollout

@@ -1,4 +1,7 @@
-"""Imports go one way, between packages and between the rooms of a package; a worker stays light; names are unique."""
+"""Imports go one way, between packages and between the rooms of a package; a worker stays light; names are unique.
+
+Nor is a file or a function longer than a person reads.
+"""
 
 import ast
 import subprocess
@@ -59,6 +62,7 @@ API_MAY_USE = {"spec", "artifact"}
 OWN_PROCESS = {"api/versions/download.py"}
 HEAVY = ("mlflow", "pipelines.registry")
 READS_ENVIRONMENT = {"utils/settings.py", "utils/version.py"}
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
 
 
 def sources(package: str) -> list[Path]:
@@ -195,6 +199,22 @@ def test_nothing_is_imported_relatively():
 def test_no_file_under_dags_carries_a_packages_name():
     taken = {path.stem for path in sources("dags")} & PACKAGES
     assert not taken
+
+
+def test_no_source_file_is_longer_than_a_person_reads():
+    """300 lines a file, 50 a function: past that, the design asks for another look."""
+    long: dict[str, int] = {}
+    for package in MAY_IMPORT:
+        for path in sources(package):
+            name, content = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+            if (lines := len(content.splitlines())) > MOST_LINES:
+                long[name] = lines
+            for node in ast.walk(ast.parse(content)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                    if lines > MOST_LINES_OF_A_FUNCTION:
+                        long[f"{name}:{node.lineno} {node.name}"] = lines
+    assert not long, "too long: " + "; ".join(f"{place} has {lines} lines" for place, lines in long.items())
 
 
 def test_only_settings_and_version_read_the_environment():

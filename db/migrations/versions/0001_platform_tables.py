@@ -16,18 +16,20 @@ DAYS_AHEAD = 60  # partitions that prediction_log starts with; maintenance adds 
 
 def upgrade() -> None:
     """Make every table. MariaDB can't roll table creation back, so a half-done try is completed by the next."""
-    _inputs()
-    _decisions()
-    _serving()
+    _load_batch()
+    _retrain_decision()
+    _training_run()
+    _snapshot()
+    _promotion_decision()
+    _deployment()
+    _instance()
+    _prediction_log()
+    _prediction_feedback()
+    _request_reject()
     _partition_prediction_log(context.config.attributes["today"])
 
 
-def _partition_prediction_log(today: date) -> None:
-    partitions = by_day_of_id("prediction_id", days(today, DAYS_AHEAD))
-    op.execute(f"ALTER TABLE prediction_log PARTITION BY {partitions}")
-
-
-def _inputs() -> None:
+def _load_batch() -> None:
     op.create_table(
         "load_batch",
         sa.Column("batch_id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -47,6 +49,9 @@ def _inputs() -> None:
         sa.UniqueConstraint("model", "commit_seq", name="one_commit_seq_a_model"),
         if_not_exists=True,
     )
+
+
+def _retrain_decision() -> None:
     op.create_table(
         "retrain_decision",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -63,6 +68,9 @@ def _inputs() -> None:
         if_not_exists=True,
     )
     op.create_index("open_retrain_decisions", "retrain_decision", ["model", "run_id"], if_not_exists=True)
+
+
+def _training_run() -> None:
     op.create_table(
         "training_run",
         sa.Column("run_id", sa.String(length=250), nullable=False),
@@ -85,6 +93,9 @@ def _inputs() -> None:
         if_not_exists=True,
     )
     op.create_index("runs_of_a_model", "training_run", ["model", "started_at"], if_not_exists=True)
+
+
+def _snapshot() -> None:
     op.create_table(
         "snapshot",
         sa.Column("snapshot_id", sa.String(length=120), nullable=False),
@@ -101,7 +112,7 @@ def _inputs() -> None:
     )
 
 
-def _decisions() -> None:
+def _promotion_decision() -> None:
     op.create_table(
         "promotion_decision",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -124,6 +135,9 @@ def _decisions() -> None:
         "open_candidates", "promotion_decision", ["model", "verdict", "deployment_run_id"], if_not_exists=True
     )
     op.create_index("promoted_versions", "promotion_decision", ["model", "promoted_version"], if_not_exists=True)
+
+
+def _deployment() -> None:
     op.create_table(
         "deployment",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -142,7 +156,7 @@ def _decisions() -> None:
     op.create_index("newest_deployment", "deployment", ["model", "action", "id"], if_not_exists=True)
 
 
-def _serving() -> None:
+def _instance() -> None:
     op.create_table(
         "instance",
         sa.Column("instance_id", sa.UUID(), nullable=False),
@@ -160,6 +174,9 @@ def _serving() -> None:
         if_not_exists=True,
     )
     op.create_index("instances_of_a_model", "instance", ["model", "heartbeat_at"], if_not_exists=True)
+
+
+def _prediction_log() -> None:
     op.create_table(
         "prediction_log",
         sa.Column("prediction_id", sa.UUID(), nullable=False),
@@ -179,6 +196,9 @@ def _serving() -> None:
         sa.PrimaryKeyConstraint("prediction_id"),
         if_not_exists=True,
     )
+
+
+def _prediction_feedback() -> None:
     op.create_table(
         "prediction_feedback",
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),
@@ -190,6 +210,9 @@ def _serving() -> None:
         if_not_exists=True,
     )
     op.create_index("feedback_of_a_prediction", "prediction_feedback", ["prediction_id"], if_not_exists=True)
+
+
+def _request_reject() -> None:
     op.create_table(
         "request_reject",
         sa.Column("model", sa.String(length=48), nullable=False),
@@ -200,3 +223,8 @@ def _serving() -> None:
         sa.PrimaryKeyConstraint("model", "day", "field", "reason"),
         if_not_exists=True,
     )
+
+
+def _partition_prediction_log(today: date) -> None:
+    partitions = by_day_of_id("prediction_id", days(today, DAYS_AHEAD))
+    op.execute(f"ALTER TABLE prediction_log PARTITION BY {partitions}")

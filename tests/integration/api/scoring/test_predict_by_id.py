@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from api.requests.schemas import BATCH_ROWS, example
+from api.requests.row_type import example
+from api.requests.schemas import BATCH_ROWS
 from db.admin import bootstrap
 from db.store import appending
 from db.store.schema import TIMELESS

@@ -9,7 +9,8 @@ from api.http.bearer_keys import Keys
 from api.http.guard import MAX_ARRIVING, MAX_BODY, Guard
 from api.prometheus import Numbers
 from api.requests.reject_counts import Rejects
-from api.requests.schemas import build_schemas, example
+from api.requests.row_type import example
+from api.requests.schemas import build_schemas
 from pipelines.spec import find_spec
 from utils.settings import load_settings
 from utils.version import ROOT

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from api.requests.schemas import BATCH_ROWS, build_schemas, example, features_json, problems, same_requests
+from api.requests.row_type import example, features_json
+from api.requests.schemas import BATCH_ROWS, build_schemas, problems, same_requests
 from db.log.writing import LOG, LOG_COLUMNS
 from db.store.schema import CATEGORY_LENGTH, ENTITY_LENGTH, TEXT_LENGTH
 from pipelines.spec import Categorical, ModelSpec, Numeric, find_spec

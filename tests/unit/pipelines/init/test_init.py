@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines.init.column_facts import model_names
-from pipelines.init.draft import Asked, sample_of
+from pipelines.init.draft import Asked
+from pipelines.init.sample import sample_of
 from pipelines.init.write import refused, write_model_file
 from pipelines.spec import ModelSpec, load_spec
 from utils.errors import DataRefused, NotFound, SpecInvalid
