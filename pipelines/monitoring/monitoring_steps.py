@@ -1,23 +1,27 @@
 """The steps of a monitoring run in their order: release, profile, drift, performance, decide.
 
 Each reads and writes rows, and doing one again changes nothing. A run that dies anywhere is made up for by the next:
-windows are counted from where the rows end, and a decision that no training has claimed wakes one again.
+windows are counted from where the rows end, and a decision that no training has claimed wakes one again. What takes
+long to import is imported by the step that needs it, for the DAG file reads their names at every parse.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from sqlalchemy import RowMapping
 
+from db import history
+from db.history import alerts, decisions, trainings
+from db.session import session
+from db.tables import retrain_decision
+from pipelines.monitoring import alert, trigger
+from pipelines.monitoring.trigger import History, Policy
+from pipelines.spec import ModelSpec
+from pipelines.training import training_steps
 from utils.errors import NothingToDo
 from utils.settings import Settings
-
-if TYPE_CHECKING:
-    from pipelines.monitoring.trigger import History
-    from pipelines.spec import ModelSpec
 
 ABANDONED = timedelta(days=1)  # a training outside Airflow that is still running after this is taken for dead
 ENDED = {"success", "failed"}
@@ -29,10 +33,6 @@ def release(settings: Settings, *, model: str, state_of: Callable[[str], str | N
     `state_of` gives Airflow's state of a run of the training DAG, None where it has none by that id. A training from
     the command line can't be asked for; its age tells.
     """
-    from db.history import trainings
-    from db.session import session
-    from pipelines.training import training_steps
-
     with session(settings, "pipeline") as connection:
         running = trainings.trainings(connection, model=model, state="running")
     dead = []
@@ -49,20 +49,20 @@ def release(settings: Settings, *, model: str, state_of: Callable[[str], str | N
     return dead
 
 
-def profile(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring import windows
 
     counted = windows.profile(settings, spec, until=until, now=now)
     return f"{counted} new windows"
 
 
-def drift(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+def drift(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring import windows
 
     return "; ".join(windows.drift(settings, spec, until=until, now=now)) or "no new window with enough rows"
 
 
-def performance(settings: Settings, spec: "ModelSpec", *, until: datetime, now: datetime) -> str:
+def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring.performance import performance
 
     return "; ".join(performance(settings, spec, until=until, now=now)) or "no new window with enough mature labels"
@@ -71,21 +71,15 @@ def performance(settings: Settings, spec: "ModelSpec", *, until: datetime, now: 
 STEPS: dict[str, Callable[..., str]] = {"profile": profile, "drift": drift, "performance": performance}
 
 
-def decide(settings: Settings, spec: "ModelSpec", *, caused_by: str, now: datetime) -> RowMapping:
+def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> RowMapping:
     """Append the decision of the run `caused_by` and send its alert; a second call returns the row of the first."""
-    from db import history
-    from db.history import decisions
-    from db.session import session
-    from db.tables import retrain_decision
     from pipelines.monitoring.evidence import gather
-    from pipelines.monitoring.trigger import Policy
-    from pipelines.monitoring.trigger import decide as decided
 
     with session(settings, "pipeline") as connection:
         known = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
     if known is None:
         circumstances = gather(settings, spec, now=now)
-        decision = decided(circumstances, Policy.of(spec), now)
+        decision = trigger.decide(circumstances, Policy.of(spec), now)
         row = {
             "model": spec.name,
             "action": decision.action,
@@ -108,10 +102,6 @@ def decide(settings: Settings, spec: "ModelSpec", *, caused_by: str, now: dateti
 
 def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
     """Send the alerts of decisions that nobody heard of yet; returns how many. What fails is sent the next time."""
-    from db.history import alerts
-    from db.session import session
-    from pipelines.monitoring import alert
-
     with session(settings, "pipeline") as connection:
         waiting = alerts.unsent_alerts(connection, model)
     sent = 0
@@ -126,10 +116,6 @@ def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
 
 def send_dead_letters(settings: Settings, *, model: str, now: datetime) -> int:
     """Alert of answered predictions that MariaDB refused for good, once each; returns how many they are."""
-    from db.history import alerts
-    from db.session import session
-    from pipelines.monitoring import alert
-
     with session(settings, "pipeline") as connection:
         dead = alerts.unheard_dead_letters(connection, model)
     if not dead:
@@ -148,9 +134,6 @@ def due(settings: Settings, *, model: str) -> str:
 
     Raises: NothingToDo where none does.
     """
-    from db.history import decisions
-    from db.session import session
-
     with session(settings, "pipeline") as connection:
         waiting = decisions.open_retraining(connection, model)
     if waiting is None:
@@ -163,9 +146,6 @@ def due_candidate(settings: Settings, *, model: str) -> str:
 
     Raises: NothingToDo where none does.
     """
-    from db.history import decisions
-    from db.session import session
-
     with session(settings, "pipeline") as connection:
         version = decisions.open_candidate(connection, model)
     if version is None:
@@ -173,7 +153,7 @@ def due_candidate(settings: Settings, *, model: str) -> str:
     return f"candidate version {version}"
 
 
-def as_json(circumstances: "History") -> object:
+def as_json(circumstances: History) -> object:
     """What is known of a model as JSON has it: times as ISO 8601 text with a Z."""
     shown = json.dumps(asdict(circumstances), default=lambda moment: f"{moment.isoformat()}Z")
     return json.loads(shown)
