@@ -22,7 +22,7 @@ from benchmarks.serving_profile import profile
 from benchmarks.serving_sides import BATCH, MODEL, VERSIONS, Side, World
 from db.history import deployments
 from db.session import session
-from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.learner import pool_from_rows, score
 from pipelines.spec import find_spec
 from tests.services import own_mariadb, wait_for
 from utils.settings import Settings

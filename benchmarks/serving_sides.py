@@ -21,7 +21,7 @@ from db.store import appending
 from db.tables import deployment
 from pipelines.artifact.bundle import write_companions
 from pipelines.artifact.bundle_files import bundle_hash
-from pipelines.artifact.features import MISSING, pool_from_frame, rows_of, score
+from pipelines.artifact.learner import MISSING, pool_from_frame, rows_of, score
 from pipelines.artifact.profile import build_profile
 from pipelines.spec import find_spec
 from stack.example_data.worlds import example_world

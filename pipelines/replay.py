@@ -22,7 +22,7 @@ from db.store.loads import latest_commit_seq
 from db.store.point_in_time import training_frame
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.deployment import promote, rollout
 from pipelines.measures.metrics import Judged, judge, value
 from pipelines.runs import training_runs

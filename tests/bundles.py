@@ -9,7 +9,7 @@ from catboost import CatBoostClassifier, CatBoostRegressor
 
 from pipelines.artifact.bundle import write_companions
 from pipelines.artifact.bundle_files import bundle_hash
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.artifact.profile import build_profile
 from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
 

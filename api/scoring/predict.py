@@ -14,7 +14,7 @@ from api.requests.idempotency import Key
 from api.requests.row_type import Row, features_json
 from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.artifact.bundle import Bundle
-from pipelines.artifact.features import Scores, pool_from_rows, score
+from pipelines.artifact.learner import Scores, pool_from_rows, score
 from pipelines.artifact.profile import warnings_of
 
 FEW = 1_000  # rows up to which one thread scores faster than several

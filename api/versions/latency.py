@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from pipelines.artifact.bundle import Bundle
-from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.learner import pool_from_rows, score
 from utils.errors import TooSlow
 
 ROUNDS = 7  # the first warms up; a median of the others, so that a machine busy for a moment refuses no good model

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
 
+from pipelines.artifact import learner
 from pipelines.artifact.bundle_files import bundle_hash
-from pipelines.artifact.features import Scores, pool_from_rows, score
+from pipelines.artifact.learner import Model, Scores, pool_from_rows, score
 from pipelines.artifact.profile import OTHER
 from pipelines.spec import ModelSpec
 from utils.errors import IntegrityError
@@ -32,14 +32,14 @@ TOLERANCE = 1e-9  # CatBoost gives the same bits on one machine; another process
 class Bundle:
     """A version in memory. `golden` holds `rows`, and `scores` as `_scores` writes them."""
 
-    model: CatBoost
+    model: Model
     spec: ModelSpec
     golden: dict[str, Any]
     sha256: str
 
 
 def write_companions(
-    folder: Path, *, model: CatBoost, spec: ModelSpec, profile: dict[str, Any], fitted: pd.DataFrame
+    folder: Path, *, model: Model, spec: ModelSpec, profile: dict[str, Any], fitted: pd.DataFrame
 ) -> None:
     """Write spec, profile and golden rows beside the model, which was fitted on the rows `fitted`."""
     rows = golden_rows(fitted, profile=profile, spec=spec)
@@ -87,8 +87,7 @@ def read_bundle(folder: Path, *, sha256: str) -> Bundle:
     if (found := bundle_hash(folder)) != sha256:
         raise IntegrityError(what=f"model folder {folder.name}", expected=f"SHA-256 {sha256[:12]}", found=found[:12])
     spec = ModelSpec.parse(json.loads((folder / "spec.json").read_text(encoding="utf-8")), file="spec.json")
-    model = CatBoostRegressor() if spec.task == "regression" else CatBoostClassifier()
-    model.load_model(str(folder / "model.cb"))
+    model = learner.load(folder / "model.cb", spec=spec)
     bundle = Bundle(model, spec, json.loads((folder / "golden.json").read_text(encoding="utf-8")), found)
     check_golden(bundle)
     return bundle

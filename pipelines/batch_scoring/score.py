@@ -22,7 +22,7 @@ from db.log.writing import LOG_COLUMNS, LOG_NEW
 from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle, read_bundle
-from pipelines.artifact.features import pool_from_frame, rows_of, score
+from pipelines.artifact.learner import pool_from_frame, rows_of, score
 from pipelines.artifact.profile import seen_categories, warnings_of
 from pipelines.batch_scoring.sources import (
     Source,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.artifact.features import Scores
+from pipelines.artifact.learner import Scores
 from pipelines.spec import ModelSpec
 
 HIGHER_IS_BETTER = {
@@ -23,6 +23,7 @@ HIGHER_IS_BETTER = {
     "mae": False,
 }
 RESAMPLES = 1000
+SEED = 7  # of the resamples: the same rows give the same interval
 FEWEST = 10  # things to resample; an interval from fewer means nothing
 _ROWS_AT_ONCE = 4_000_000  # cells of a block of weights, 32 MB
 
@@ -71,7 +72,7 @@ def drawn_together(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
     return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST), np.arange(len(entities)))
 
 
-def entity_weights(entities: np.ndarray, *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
+def entity_weights(entities: np.ndarray, *, seed: int = SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
     """Blocks (≤ resamples, n) of bootstrap weights: whole entities are drawn with replacement.
 
     One entity's rows are alike, and drawing rows would promise more precision than there is (the cluster bootstrap of

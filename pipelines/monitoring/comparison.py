@@ -28,7 +28,7 @@ from utils.settings import Settings
 SAMPLE = 50_000  # pairs whose latencies, differences and labels are kept
 LEVELS = 1_000  # of a column; rows of further ones are counted together
 MISSING, OTHER = "(missing)", "(other)"
-SEED = 7
+SEED = 7  # of the sample
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 Progress = Callable[[int], None]  # told how many predictions have been read
@@ -244,7 +244,7 @@ class _JudgedPairs:
             columns={"prediction_shadow": "prediction", "probabilities_shadow": "probabilities"}
         )
         pair = judged_rows(theirs, spec=spec), judged_rows(rows, spec=spec)
-        blocks = entity_weights(drawn_together(rows["entity_id"].to_numpy(), rows["created_at"].to_numpy()), seed=SEED)
+        blocks = entity_weights(drawn_together(rows["entity_id"].to_numpy(), rows["created_at"].to_numpy()))
         better_by = difference(metric, pair, blocks, (1 - INTERVAL) / 2)
         found = value(metric, pair[1]), value(metric, pair[0])
         if not np.isfinite([*found, better_by.low, better_by.high]).all():

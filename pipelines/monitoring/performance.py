@@ -25,7 +25,6 @@ from utils.errors import NotFound
 from utils.settings import Settings
 
 CONFIDENCE = 0.95  # that the loss is no chance, one-sided
-SEED = 7
 
 
 def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> list[str]:
@@ -101,7 +100,7 @@ def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[st
     """The metric with its one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
     judged = judged_rows(labelled, spec=spec)
     together = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
-    blocks = entity_weights(together, seed=SEED)
+    blocks = entity_weights(together)
     drawn = np.concatenate([weighted(metric, judged, weights) for weights in blocks])
     low, high = np.nanquantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
     entities = int(labelled["entity_id"].nunique())

@@ -15,7 +15,7 @@ from db.history import trainings
 from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle, read_bundle
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.artifact.profile import counts
 from pipelines.measures.drift import PREDICTION
 from pipelines.runs import training_runs

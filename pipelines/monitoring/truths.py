@@ -15,7 +15,7 @@ import pandas as pd
 
 from db.log import reading
 from db.store.point_in_time import labels_between
-from pipelines.artifact.features import Scores
+from pipelines.artifact.learner import Scores
 from pipelines.measures.metrics import Judged, judge
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec

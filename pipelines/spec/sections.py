@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
@@ -111,16 +111,22 @@ class EntitySplit(Frozen):
 
 
 class Space(Frozen):
-    """Ranges of CatBoost's parameters, low and high ends included; the learning rate is drawn on a log scale."""
+    """Ranges of CatBoost's parameters, low and high ends included; those in `LOG` are drawn on a log scale."""
+
+    LOG: ClassVar[frozenset[str]] = frozenset({"learning_rate"})
 
     depth: tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=1, le=16)]] = (4, 8)
     learning_rate: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.03, 0.3)
     l2_leaf_reg: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 10.0)
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Low and high end by parameter; whole numbers where only such are tried."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
     @model_validator(mode="after")
     def _ordered(self) -> "Space":
-        for name in type(self).model_fields:
-            low, high = getattr(self, name)
+        for name, (low, high) in self.ranges.items():
             if low > high:
                 raise ValueError(f"{name}: the first end, {low}, is above the second, {high}")
         return self

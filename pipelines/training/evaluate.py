@@ -12,13 +12,13 @@ from db.history import deployments
 from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.measures.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
 from pipelines.runs.snapshot import Snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import METRICS, EntitySplit
 from pipelines.training import plots, tracking
-from pipelines.training.fit import SEED, newest_label
+from pipelines.training.fit import newest_label
 from pipelines.training.split import split_rows
 from utils.errors import NotFound
 from utils.settings import Settings
@@ -149,7 +149,7 @@ def _part(judged: Judged, rows: np.ndarray) -> Judged:
 
 
 def _estimates(judged: Judged, entities: np.ndarray, metrics: tuple[str, ...]) -> dict[str, Estimate]:
-    blocks = entity_weights(entities, seed=SEED)
+    blocks = entity_weights(entities)
     tail = (1 - INTERVAL) / 2
     return {
         m: _estimate(value(m, judged), np.concatenate([weighted(m, judged, w) for w in blocks]), tail) for m in metrics
@@ -161,7 +161,7 @@ def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.nd
     gate, slicing = run.spec.gates.champion, run.spec.gates.slices
     rows = test[shared]
     pair = _part(candidate, shared), _part(champion, shared)
-    blocks = entity_weights(_drawn_together(rows), seed=SEED)
+    blocks = entity_weights(_drawn_together(rows))
     tail = 1 - gate.confidence  # one-sided, as the gate asks
     slices = []
     for column in slicing.columns if slicing else ():

@@ -1,7 +1,7 @@
 """Final fit: the recipe that was judged, refitted on everything that is known."""
 
 from pipelines import registry
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs.snapshot import read_snapshot
 from pipelines.runs.training_runs import Run

@@ -1,16 +1,16 @@
-"""Train: fit CatBoost on given rows, and register what was fitted as a version that serving needs nothing else for."""
+"""Train: fit the best recipe, and register what was fitted as a version that serving needs nothing else for."""
 
 import tempfile
-from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+import mlflow
 import pandas as pd
-from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor
+from mlflow.models import infer_signature
 
 from pipelines import registry
 from pipelines.artifact.bundle import write_companions
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import LIBRARY, Model, fit, importance, pool_from_frame, score
 from pipelines.artifact.profile import build_profile
 from pipelines.runs import training_runs
 from pipelines.runs.snapshot import Manifest, Snapshot
@@ -19,53 +19,8 @@ from pipelines.spec import ModelSpec
 from pipelines.training import plots, tracking
 from pipelines.training.lookback import recent
 from pipelines.training.split import split_rows
-from utils.errors import DataRefused, NotFound
+from utils.errors import NotFound
 from utils.settings import Settings
-
-SEED = 7  # of CatBoost; the same rows and parameters then give the same predictions
-PATIENCE = 30  # trees without a better validation score before a fit stops
-LOSS = {"multiclass": "MultiClass", "binary": "Logloss", "regression": "RMSE"}
-
-
-def fit(
-    train: pd.DataFrame,
-    *,
-    spec: ModelSpec,
-    params: Mapping[str, Any],
-    trees: int,
-    validation: pd.DataFrame | None = None,
-) -> CatBoost:
-    """A CatBoost model of `train`. With `validation` it stops early and keeps its best trees; without, all `trees`."""
-    kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
-    fixed = {"loss_function": LOSS[spec.task], "random_seed": SEED, "allow_writing_files": False, "verbose": False}
-    model = kind(iterations=trees, **fixed, **_text_processing(train, spec=spec), **params)
-    stopping: dict[str, Any] = {}
-    if validation is not None:
-        stopping = {"eval_set": pool_from_frame(validation, spec=spec, label=True), "early_stopping_rounds": PATIENCE}
-    model.fit(pool_from_frame(train, spec=spec, label=True), **stopping)
-    return model
-
-
-def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
-    """Words and nothing else: CatBoost's own setting refuses a column without pairs of words that occur often.
-
-    Raises: DataRefused where a text feature has no words to learn from.
-    """
-    if empty := [name for name in spec.columns_of("text") if not train[name].fillna("").str.strip().any()]:
-        raise DataRefused(f"{spec.name}: no training row has words in the text feature {', '.join(empty)}: load rows "
-                          "that have, or take it out of features.columns")  # fmt: skip
-    if not spec.columns_of("text"):
-        return {}
-    calcers = ["BoW"] if spec.task == "regression" else ["BoW", "NaiveBayes"]
-    return {
-        "text_processing": {
-            "tokenizers": [{"tokenizer_id": "Words", "separator_type": "ByDelimiter", "delimiter": " "}],
-            "dictionaries": [{"dictionary_id": "Word", "occurrence_lower_bound": "1", "max_dictionary_size": "10000"}],
-            "feature_processing": {
-                "default": [{"tokenizers_names": ["Words"], "dictionaries_names": ["Word"], "feature_calcers": calcers}]
-            },
-        }
-    }
 
 
 def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
@@ -84,7 +39,7 @@ def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
         model, fitted = fit_recipe(fitted, run=run)
         version = register(model, fitted, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
         mlflow = registry.client(settings)
-        mlflow.log_figure(run.mlflow_run_id, plots.importance(model), "feature_importance.png")
+        mlflow.log_figure(run.mlflow_run_id, plots.importance(importance(model)), "feature_importance.png")
         tracking.log(
             run.mlflow_run_id, settings=settings, params=run.best_params, tags={"candidate_version": str(version)}
         )
@@ -97,7 +52,7 @@ def newest_label(run: Run) -> pd.Timestamp:
     return pd.Timestamp(run.window_end - run.spec.label.maturity)
 
 
-def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[CatBoost, pd.DataFrame]:
+def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[Model, pd.DataFrame]:
     """Fit the run's best parameters with its number of trees, no stopping; returns the rows that were fitted, too.
 
     They are all of `rows`, or the newest of them where the search found how far back to learn from.
@@ -109,7 +64,7 @@ def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[CatBoost, pd.DataFrame]
 
 
 def register(
-    model: CatBoost,
+    model: Model,
     fitted: pd.DataFrame,
     *,
     run: Run,
@@ -141,13 +96,8 @@ def register(
         )  # fmt: skip
 
 
-def _save_mlflow_model(model: CatBoost, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
-    import catboost
-    import mlflow.catboost
-    from mlflow.models import infer_signature
-
+def _save_mlflow_model(model: Model, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
     example = fitted[list(spec.features.columns)].head(3)
     # Without given requirements MLflow spends seconds on guessing them.
-    mlflow.catboost.save_model(
-        model, str(target), signature=infer_signature(example), pip_requirements=[f"catboost=={catboost.__version__}"]
-    )
+    flavour, pinned = getattr(mlflow, LIBRARY), f"{LIBRARY}=={version(LIBRARY)}"
+    flavour.save_model(model, str(target), signature=infer_signature(example), pip_requirements=[pinned])

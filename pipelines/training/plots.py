@@ -1,7 +1,8 @@
 """Plots that MLflow shows beside a run. Each function returns a matplotlib figure; none touches a screen."""
 
+from collections.abc import Mapping
+
 import numpy as np
-from catboost import CatBoost
 from matplotlib.figure import Figure
 
 from pipelines.measures.metrics import Judged
@@ -9,13 +10,12 @@ from pipelines.measures.metrics import Judged
 MOST_FEATURES = 25
 
 
-def importance(model: CatBoost) -> Figure:
-    """CatBoost's feature importance (PredictionValuesChange), in percent, the largest at the top."""
-    values = np.asarray(model.get_feature_importance())
-    order = np.argsort(values)[-MOST_FEATURES:]
-    figure = Figure(figsize=(7, 0.3 * len(order) + 1), layout="constrained")
+def importance(shares: Mapping[str, float]) -> Figure:
+    """The features with the largest shares (`learner.importance`), the largest at the top."""
+    largest = sorted(shares.items(), key=lambda each: each[1])[-MOST_FEATURES:]
+    figure = Figure(figsize=(7, 0.3 * len(largest) + 1), layout="constrained")
     axes = figure.subplots()
-    axes.barh([model.feature_names_[i] for i in order], values[order], color="#2a7f4f")
+    axes.barh([name for name, _ in largest], [share for _, share in largest], color="#2a7f4f")
     axes.set_xlabel("share of the prediction's changes (%)")
     return figure
 

@@ -13,14 +13,15 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact import learner
+from pipelines.artifact.learner import fit, pool_from_frame, score
 from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, value
 from pipelines.runs import training_runs
 from pipelines.runs.snapshot import Snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import METRICS, Space
 from pipelines.training import tracking
-from pipelines.training.fit import fit, newest_label
+from pipelines.training.fit import newest_label
 from pipelines.training.lookback import lengths, recent
 from pipelines.training.split import Split, split_rows
 from utils.settings import OPTUNA_DB, Settings
@@ -117,18 +118,22 @@ def try_parameters(
     `windows`: how far back to learn from is one of these; empty where the model file says it.
     """
     spec = run.spec
-    space = spec.training.search.space
-    params: dict[str, Any] = {
-        "depth": trial.suggest_int("depth", *space.depth),
-        "learning_rate": trial.suggest_float("learning_rate", *space.learning_rate, log=True),
-        "l2_leaf_reg": trial.suggest_float("l2_leaf_reg", *space.l2_leaf_reg),
-    }
+    params = _draw(trial, spec.training.search.space)
     window = trial.suggest_categorical("window", windows) if windows else None
     model = fit(recent(parts.train, window), spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
     scored = score(model, pool_from_frame(parts.validation, spec=spec, label=False), spec=spec)
     judged = judge(parts.validation[spec.label.column].to_numpy(), scored, spec=spec)
-    curves = {name: next(iter(losses.values())) for name, losses in model.get_evals_result().items()}
-    return {name: value(name, judged) for name in METRICS[spec.task]}, int(model.tree_count_), curves
+    return {name: value(name, judged) for name in METRICS[spec.task]}, learner.trees(model), learner.curves(model)
+
+
+def _draw(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """A value for each parameter of the space."""
+    return {
+        name: trial.suggest_int(name, low, int(high))
+        if isinstance(low, int)
+        else trial.suggest_float(name, low, high, log=name in space.LOG)
+        for name, (low, high) in space.ranges.items()
+    }
 
 
 def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: bool) -> optuna.Study:
@@ -158,12 +163,13 @@ def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: b
 
 
 def _middle(space: Space) -> dict[str, Any]:
-    depth, rate, leaf = space.depth, space.learning_rate, space.l2_leaf_reg
-    return {
-        "depth": sum(depth) // 2,
-        "learning_rate": math.sqrt(rate[0] * rate[1]),
-        "l2_leaf_reg": sum(leaf) / 2,
-    }
+    middle: dict[str, Any] = {}
+    for name, (low, high) in space.ranges.items():
+        if name in space.LOG:
+            middle[name] = math.sqrt(low * high)
+        else:
+            middle[name] = (low + high) // 2 if isinstance(low, int) else (low + high) / 2
+    return middle
 
 
 def _record_best(

@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipelines.artifact.features import rows_of
+from pipelines.artifact.learner import rows_of
 from pipelines.spec import ModelSpec
 from stack.demo.late_labels import LateLabels
 from stack.demo.traffic import Answer, Traffic

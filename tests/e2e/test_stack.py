@@ -15,7 +15,7 @@ from sqlalchemy import text
 from api.requests.row_type import example
 from db.session import session
 from pipelines import registry
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.measures.metrics import judge, value
 from pipelines.spec import find_spec
 from stack.demo.own_stack import shorten

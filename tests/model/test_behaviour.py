@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from catboost import CatBoost
 
-from pipelines.artifact.features import pool_from_frame, pool_from_rows, rows_of, score
+from pipelines.artifact.learner import fit, pool_from_frame, pool_from_rows, rows_of, score
 from pipelines.measures.metrics import judge, value
 from pipelines.spec import ModelSpec
-from pipelines.training.fit import fit
 from pipelines.training.split import Split, split_rows
 from stack.example_data import worlds
 

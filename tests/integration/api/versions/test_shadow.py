@@ -27,7 +27,7 @@ from db.log.writing import insert
 from db.session import session
 from db.tables import shadow
 from pipelines.artifact.bundle import read_bundle
-from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.learner import pool_from_rows, score
 from pipelines.deployment import shadow as shadows
 from stack.programs.program import settings_environment
 from tests.integration.conftest import put_into_service

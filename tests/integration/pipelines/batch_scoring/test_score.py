@@ -18,7 +18,7 @@ from api.scoring.predict import Origin, Version, predict
 from db.admin import bootstrap
 from db.log.prediction_ids import new_id
 from db.session import session
-from pipelines.artifact.features import rows_of
+from pipelines.artifact.learner import rows_of
 from pipelines.batch_scoring.score import score_rows, score_source, serving
 from pipelines.batch_scoring.sources import Source, file_source, query_source
 from pipelines.loading.files import numbered

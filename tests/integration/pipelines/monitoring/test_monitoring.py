@@ -31,7 +31,7 @@ from db.tables import (
     window_profile,
 )
 from pipelines import registry
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.deployment import promote, rollout
 from pipelines.loading.loader import load_file
 from pipelines.monitoring import evidence, monitoring_steps

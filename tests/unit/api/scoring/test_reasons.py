@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from api.scoring.predict import Version
-from api.scoring.reasons import TOP, contributions, with_reasons
+from api.scoring.reasons import TOP, with_reasons
 from pipelines.artifact.bundle import read_bundle
-from pipelines.artifact.features import pool_from_rows, score
+from pipelines.artifact.learner import contributions, pool_from_rows, score
 from pipelines.spec import ModelSpec
 from tests.bundles import write_bundle
 
@@ -53,7 +53,7 @@ def test_contributions_add_up_to_the_difference_between_two_scores_of_what_was_p
     """The average that they are counted from is the same for all rows, so it falls out of a difference."""
     model, spec = version.bundle.model, version.bundle.spec
     first = predicted(version).predictions[0]
-    found = contributions(version, ROWS, [first] * len(ROWS)).sum(axis=1)
+    found = contributions(model, ROWS, [first] * len(ROWS), spec=spec).sum(axis=1)
     raw = np.asarray(model.predict(pool_from_rows(ROWS, spec=spec), prediction_type="RawFormulaVal"))
     if spec.task == "multiclass":
         raw = raw[:, list(model.classes_).index(first)]
@@ -80,8 +80,8 @@ def test_reasons_name_what_weighed_most_with_the_value_that_was_given(version):
 
 
 def test_reasons_of_many_rows_are_those_of_each(version):
-    many = ROWS * 40
+    model, spec, many = version.bundle.model, version.bundle.spec, ROWS * 40
     labels = predicted(version).predictions
-    assert contributions(version, many, labels * 40)[:3] == pytest.approx(
-        contributions(version, ROWS, labels), abs=1e-9
+    assert contributions(model, many, labels * 40, spec=spec)[:3] == pytest.approx(
+        contributions(model, ROWS, labels, spec=spec), abs=1e-9
     )

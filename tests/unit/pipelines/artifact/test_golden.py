@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.artifact.bundle import golden_rows, read_bundle
 from pipelines.artifact.bundle_files import bundle_hash
-from pipelines.artifact.features import rows_of
+from pipelines.artifact.learner import rows_of
 from pipelines.artifact.profile import build_profile
 from pipelines.spec import Categorical, Numeric
 from tests.bundles import rows_for, write_bundle

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.artifact.features import pool_from_frame, score
+from pipelines.artifact.learner import fit, pool_from_frame, score
 from pipelines.spec import ModelSpec
-from pipelines.training.fit import fit
 from utils.errors import DataRefused
 
 PARAMS = {"depth": 3, "learning_rate": 0.3, "l2_leaf_reg": 1}
