@@ -4,10 +4,9 @@ import sys
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, CronTriggerTimetable, task
-from shared import SHARED, page, step
+from shared import SETTINGS, SHARED, page, step
 
 from pipelines.maintenance.duties import DUTIES, Job
-from utils.settings import load_settings
 
 KEEP = "macros.timedelta(days=90)"
 METADATA = "AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"  # tasks are not given the address of Airflow's own database
@@ -28,7 +27,7 @@ def do(duty: str) -> str:
 with DAG(
     dag_id="maintenance",
     description="Coming partitions, retention, and what is left behind",
-    schedule=CronTriggerTimetable("30 4 * * *", timezone=load_settings().timezone),
+    schedule=CronTriggerTimetable("30 4 * * *", timezone=SETTINGS.timezone),
     max_active_runs=1,
     tags=["evergreen"],
     doc_md=page("maintenance"),

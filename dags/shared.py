@@ -16,6 +16,7 @@ from utils.clock import as_utc, utc_now
 from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
 from utils.settings import Settings, load_settings
 
+SETTINGS = load_settings()  # of the parse; a step has its own
 CONNECTION = "feature_store"
 # The store as another user: one that fills it, where a model file has a source.query; one that may only read; one that
 # may change partitions and remove old rows.
@@ -29,7 +30,7 @@ def tell(context: Any) -> None:
     task_id, url = (failed.task_id, failed.log_url) if failed else (None, None)
     where = f" at {task_id}" if task_id else ""
     text = f"{dag_id} failed{where}; what served before serves on" + (f": {url}" if url else "")
-    alert.send(load_settings(), text, dag=dag_id, run=run_id, task=task_id, reason=context.get("reason"), url=url)
+    alert.send(SETTINGS, text, dag=dag_id, run=run_id, task=task_id, reason=context.get("reason"), url=url)
 
 
 # Of every DAG. The callback is the run's and not its tasks': however many of them fail, people hear of it once. A step
@@ -63,11 +64,11 @@ def model_specs(kind: str) -> Iterator[ModelSpec]:
 
     A task's process reads the DAG file again, but needs only its own DAG: then there is one model, or none.
     """
-    settings, wanted = load_settings(), get_parsing_context().dag_id
-    for name in model_names(settings.models_dir):
+    wanted = get_parsing_context().dag_id
+    for name in model_names(SETTINGS.models_dir):
         if wanted in (None, f"{name}_{kind}"):
             try:
-                yield load_spec(settings.models_dir / f"{name}.yaml")
+                yield load_spec(SETTINGS.models_dir / f"{name}.yaml")
             except SpecInvalid as error:
                 _broken(f"{name}_{kind}", str(error))
 

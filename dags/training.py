@@ -5,11 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, chain, task
-from shared import MlflowLink, address_of, form, model_dag, model_specs, run_type, step, window_end, with_link
+from shared import SETTINGS, MlflowLink, address_of, form, model_dag, model_specs, run_type, step, window_end, with_link
 
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.training import training_steps
-from utils.settings import load_settings
 
 STILL_DUE = timedelta(minutes=10)
 
@@ -62,7 +61,7 @@ def schedule_of(spec: ModelSpec) -> object:
     retrain = Asset(f"retrain/{spec.name}")
     if spec.retrain.schedule is None:
         return [retrain]
-    cron = CronTriggerTimetable(spec.retrain.schedule, timezone=load_settings().timezone, run_immediately=STILL_DUE)
+    cron = CronTriggerTimetable(spec.retrain.schedule, timezone=SETTINGS.timezone, run_immediately=STILL_DUE)
     return AssetOrTimeSchedule(timetable=cron, assets=retrain)
 
 
@@ -80,7 +79,7 @@ def form_of(spec: ModelSpec) -> dict[str, Param]:
 
 def steps_of(claimed: Any) -> Iterator[Any]:
     """Each step's task. Where several workers share the search, it is opened and each trial tried by one of them."""
-    workers = load_settings().search_tasks
+    workers = SETTINGS.search_tasks
     for name in training_steps.STEPS:
         if name == "search" and workers > 1:
             yield with_link(do.override(task_id="open")("open", claimed))

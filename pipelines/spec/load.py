@@ -1,11 +1,14 @@
 """The model files in `models/`: which there are, and the spec in each."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from pipelines.spec.model_spec import ModelSpec
 from utils.errors import SpecInvalid, UnknownModel
+
+FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built without libyaml
 
 
 def load_spec(path: Path) -> ModelSpec:
@@ -14,7 +17,7 @@ def load_spec(path: Path) -> ModelSpec:
     Raises: SpecInvalid where the file can't be read, is not YAML, breaks a rule, or is not named after its model.
     """
     try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parsed = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecInvalid(file=str(path), problems=[("the file", error.strerror or "can't be read")]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -27,6 +30,15 @@ def load_spec(path: Path) -> ModelSpec:
             file=path.name, problems=[("name", f"expected the file's own name, {path.stem!r}, got {spec.name!r}")]
         )
     return spec
+
+
+def _parsed(text: str) -> object:
+    """What the YAML says. libyaml reads it ten times faster, and says less of what is wrong: 100 models are parsed by
+    each DAG file, every half minute."""
+    try:
+        return yaml.load(text, Loader=FAST)  # noqa: S506 - both are safe loaders
+    except yaml.YAMLError:
+        return yaml.safe_load(text)
 
 
 def model_names(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ import pytest
 from typer.main import get_command
 
 from cli.main import app
+from tests.unit.test_imports import FLOORS
 from utils.settings import Settings
 from utils.version import ROOT
 
@@ -47,6 +48,25 @@ def test_every_setting_in_the_documents_exists() -> None:
 def test_every_link_leads_to_a_file(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+    """By its path from the top, or from the package that the document is about."""
+    for named in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
+        assert any((ROOT / package / named).exists() for package in ("", "pipelines", "benchmarks")), named
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_architecture_has_every_room_on_its_floor(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"(?m)^\| (?:`([a-z]+)`)? ?\| (\d) \| (.*) \|$", text)
+    shown: dict[str, list[tuple[str, ...]]] = {}
+    current = ""
+    for name, _, rooms in rows:
+        current = name or current
+        shown.setdefault(current, []).append(tuple(re.findall(r"`([a-z_]+)`", rooms)))
+    assert [sorted(floor) for floor in shown[package]] == [sorted(floor) for floor in FLOORS[package]]
 
 
 def test_every_endpoint_in_the_readme_is_one_of_the_service() -> None:
