@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from airflow.sdk import Asset, CronTriggerTimetable, DeltaTriggerTimetable, Param, chain, task
+import forms
+from airflow.sdk import Asset, CronTriggerTimetable, DeltaTriggerTimetable, chain, task
 from shared import model_dag, model_specs, state_of, step, window_end
 
 from pipelines.monitoring import monitoring_steps
@@ -58,11 +59,9 @@ def schedule_of(window: timedelta) -> object:
 
 def monitoring(spec: ModelSpec) -> None:
     window, name = spec.monitoring.window, spec.name
-    asked = Param(None, type=["null", "string"], format="date-time", title="Window end",
-                  description="Look at windows that end by this instant. Empty: now.")  # fmt: skip
     with model_dag(
         spec, "monitoring", description=f"Watch what {name} predicts and decide whether to train it again",
-        schedule=schedule_of(window), max_active_runs=1, params={"window_end": asked},
+        schedule=schedule_of(window), max_active_runs=1, params=forms.monitoring(),
         facts={"window": show_duration(window)},
     ):  # fmt: skip
         released = release(name)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param, chain, task
+import forms
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, chain, task
 from shared import SETTINGS, MlflowLink, address_of, form, model_dag, model_specs, run_type, step, window_end, with_link
 
 from pipelines.spec import ModelSpec, find_spec
@@ -65,18 +66,6 @@ def schedule_of(spec: ModelSpec) -> object:
     return AssetOrTimeSchedule(timetable=cron, assets=retrain)
 
 
-def form_of(spec: ModelSpec) -> dict[str, Param]:
-    trials = spec.training.search.trials
-    return {
-        "window_end": Param(None, type=["null", "string"], format="date-time", title="Window end",
-                            description="Learn from what was known at this instant. Empty: now."),
-        "trials": Param(None, type=["null", "integer"], minimum=1, maximum=1000, title="Trials",
-                        description=f"Points of the search space to try. Empty: {trials}, as the model file says."),
-        "reason": Param("by hand", type="string", minLength=1, maxLength=500, title="Reason",
-                        description="It stands in the decision's row and on the model version."),
-    }  # fmt: skip
-
-
 def steps_of(claimed: Any) -> Iterator[Any]:
     """Each step's task. Where several workers share the search, it is opened and each trial tried by one of them."""
     workers = SETTINGS.search_tasks
@@ -92,7 +81,7 @@ def training(spec: ModelSpec) -> None:
     facts = {"description": spec.description, "trials": budget.trials, "timeout": budget.timeout}
     with model_dag(
         spec, "training", description=f"Train {spec.name} and decide whether it may serve", facts=facts,
-        schedule=schedule_of(spec), max_active_runs=1, params=form_of(spec),
+        schedule=schedule_of(spec), max_active_runs=1, params=forms.training(spec),
     ):  # fmt: skip
         claimed = claim(spec.name)
         steps = [*([pull(spec.name)] if spec.source.query else []), claimed, *steps_of(claimed)]
