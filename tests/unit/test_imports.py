@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_a_room_imports_only_from_floors_below_its_own(package):
     floor_of = {f"{package}.{room}": level for level, floor in enumerate(FLOORS[package]) for room in floor}
     up = {pair: files for pair, files in between_rooms(package).items() if floor_of[pair[0]] <= floor_of[pair[1]]}
     assert not up, "; ".join(f"{sorted(files)}: {one} imports {other}" for (one, other), files in up.items())
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Lazily or not."""
+    graph = {
+        module: set(imported_modules(path)) - {module}
+        for package in MAY_IMPORT
+        for module, path in modules(package).items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle in it
 
 
 def test_the_floors_are_shown(capsys):
