@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from db.admin import bootstrap
@@ -15,6 +16,10 @@ from pipelines.spec import ModelSpec, find_spec
 from tests.servers import MariaDB, mariadb_server
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("evergreen", deadline=None)
+hypothesis.settings.load_profile("evergreen")
 
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 

@@ -358,7 +358,7 @@ def test_generated_requests_get_answers_as_the_document_says(service, mode):
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), derandomize=True)
         def check(case):
             case.call_and_validate(checks=CHECKS)
 

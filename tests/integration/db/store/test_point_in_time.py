@@ -66,7 +66,6 @@ def generated() -> list[History]:
     @examples(
         max_examples=HISTORIES,
         phases=[Phase.generate],
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

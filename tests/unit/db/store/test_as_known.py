@@ -26,14 +26,14 @@ def known_then(features: list[tuple[int, int, int]], entity: int, moment: int, m
     return max(usable)[2] if usable else -1
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(FEATURES, LABELS, st.one_of(st.none(), st.integers(1, 8)))
 def test_every_label_gets_the_newest_row_that_was_known_at_its_time(features, labels, max_age):
     found = as_known(*columns(features, 3), *columns(labels, 2), max_age=max_age)
     assert found.tolist() == [known_then(features, entity, moment, max_age) for entity, moment in labels]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(ENTITY, TIME, TIME), max_size=25, unique=True))
 def test_the_version_of_a_label_that_became_available_last_counts(labels):
     kept = [labels[index] for index in newest_versions(*columns(labels, 3))]

@@ -264,7 +264,7 @@ VALUES: list[st.SearchStrategy[str]] = [
 ]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_columns_the_file_that_is_written_parses_and_takes_every_row(
     data: st.DataObject, tmp_path: Path

@@ -22,7 +22,7 @@ def judged_classes(draw: st.DrawFn, classes: int = CLASSES) -> Judged:
     return Judged(truth, probabilities.argmax(axis=1), probabilities, classes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(judged_classes())
 def test_class_metrics_agree_with_scikit_learn(judged: Judged) -> None:
     expected = sk.f1_score(judged.truth, judged.predicted, labels=sorted(set(judged.truth)), average="macro")
@@ -32,7 +32,7 @@ def test_class_metrics_agree_with_scikit_learn(judged: Judged) -> None:
     assert value("log_loss", judged) == pytest.approx(loss)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(judged_classes(classes=2), st.integers(0, 1000))
 def test_weighted_area_under_the_curve_agrees_with_scikit_learn(judged: Judged, seed: int) -> None:
     weights = np.random.default_rng(seed).integers(1, 4, (2, len(judged.truth))).astype(float)
@@ -43,7 +43,7 @@ def test_weighted_area_under_the_curve_agrees_with_scikit_learn(judged: Judged, 
     assert weighted("f1", judged, weights) == pytest.approx(f1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
 def test_regression_metrics_agree_with_scikit_learn(seed: int, rows: int) -> None:
     truth, predicted = np.random.default_rng(seed).normal(size=(2, rows))

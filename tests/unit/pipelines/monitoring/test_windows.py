@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.artifact.profile import build_profile, counts
@@ -74,7 +74,6 @@ def tallied(*chunks: pa.Table) -> Tally:
     return tally
 
 
-@settings(deadline=None)  # the first example is slow where the machine is busy
 @given(st.lists(st.integers(0, 300), max_size=4))
 def test_counts_do_not_depend_on_how_the_log_was_cut_and_are_those_of_the_profile(cuts: list[int]) -> None:
     rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
