@@ -161,9 +161,14 @@ class Supervisor:
             environment = {**launch.environment, PROGRAM: program.name}
             described = {"argv": launch.argv, "environment": environment}
             write_private(folder / f"{program.name}.json", json.dumps(described))
-            argv = [sys.executable, "-I", "-S", str(LAUNCH), str(folder / f"{program.name}.json"), _digest(launch)]
+            argv = launcher_command(folder / f"{program.name}.json", digest=_digest(launch))
             sections.append(_program_section(program, argv, logs(self._settings).resolve()))
         write_private(self._config, "\n".join(sections))
+
+
+def launcher_command(description: Path, *, digest: str) -> list[str]:
+    """What becomes the program that the file `description` holds. Another `digest` means that it is to start anew."""
+    return [sys.executable, "-I", "-S", str(LAUNCH), str(description), digest]
 
 
 def _wait(done: Callable[[], bool], *, seconds: float) -> bool:
