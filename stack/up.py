@@ -73,7 +73,8 @@ def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -
             cleared = plan.supervisor.clear_leftovers()
             ports.check(plan.programs, settings)
             step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
-        plan.supervisor.ensure(plan.programs)
+        # A service answers until its successor is to start: meanwhile it keeps in its spool what MariaDB can't take.
+        plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.named("serve-")])
     return plan
 
 

@@ -28,7 +28,7 @@ from api.requests.row_type import Row
 from api.requests.schemas import Schemas, build_schemas
 from api.scoring.predict import Origin, Version, predict
 from api.versions.bento_store import Shelf
-from api.versions.fetching import PULL_SECONDS, read_version
+from api.versions.fetching import PULL_SECONDS, download_command, read_version
 from api.versions.latency import check_latency
 from db import driver
 from db.history.heartbeats import Deployment
@@ -61,7 +61,7 @@ def fetch(settings: Settings, model: str, wanted: Deployment, *, serving: ModelS
     except EvergreenError:
         version = None  # damaged: a pull repairs it
     if version is None:
-        command = [sys.executable, "-m", "api.versions.download", model, str(wanted.version)]
+        command = download_command(model, wanted.version)
         pulled = subprocess.run(command, capture_output=True, text=True, timeout=PULL_SECONDS)
         if pulled.returncode:
             raise NotFound(what=f"version {wanted.version}", hint=pulled.stderr.strip().rpartition("\n")[2])

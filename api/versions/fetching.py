@@ -49,6 +49,11 @@ def read_version(shelf: Shelf, deployment: Deployment) -> Version | None:
     )
 
 
+def download_command(model: str, version: int) -> list[str]:
+    """What brings `version` into this service's Bento store: 0 where it did, else its last line says why not."""
+    return [sys.executable, "-m", "api.versions.download", model, str(version)]
+
+
 class Attempt:
     """Everything about getting `wanted`. `refusal` says why it can't be served; tries go on, ever more rarely.
 
@@ -85,7 +90,7 @@ class Attempt:
         self._problem = problem
         self._errors.truncate(0)
         self._deadline = time.monotonic() + PULL_SECONDS
-        command = [sys.executable, "-m", "api.versions.download", self._model, str(self.wanted.version)]
+        command = download_command(self._model, self.wanted.version)
         self._pull = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
 
     def refuse(self, reason: str) -> None:

@@ -30,6 +30,12 @@ ID, ENTITY, FEATURES = 0, 4, 5  # places in a row of the log (`db.log.writing.LO
 log = logging.getLogger(__name__)
 
 
+def challenger_command(model: str, wanted: Deployment, instance_id: UUID, descriptor: int) -> list[str]:
+    """What scores in the shadow; `descriptor` is its end of the socket that rows come through."""
+    program = [sys.executable, "-m", "api.versions.challenger"]
+    return [*program, model, str(wanted.version), wanted.sha256, str(instance_id), str(descriptor)]
+
+
 class Shadow:
     """One worker's challenger. `follow` is for the thread that polls, `offer` for the event loop.
 
@@ -112,8 +118,7 @@ class Shadow:
 
     def _start(self, wanted: Deployment) -> None:
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "api.versions.challenger", self._spec.name, str(wanted.version), wanted.sha256]
-        command += [str(self._instance_id), str(theirs.fileno())]
+        command = challenger_command(self._spec.name, wanted, self._instance_id, theirs.fileno())
         with theirs:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True

@@ -53,9 +53,9 @@ def migrate_launch(settings: Settings) -> Launch:
 
 def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
     runs_tasks = command[0] in {"scheduler", "celery"}
-    program = "stack.programs.preloaded" if runs_tasks else "airflow"
+    program = ("-m", "stack.programs.preloaded") if runs_tasks else ("-m", "airflow")
     environment = {**airflow_environment(settings), **settings_environment(settings, secrets=())}
-    return Launch((sys.executable, "-m", program, *command), environment)
+    return Launch((sys.executable, *program, *command), environment)
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:

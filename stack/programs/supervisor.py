@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ LAUNCH = Path(__file__).with_name("launcher.py")
 RUNNING, STOPPED = "RUNNING", {"STOPPED", "EXITED", "FATAL"}
 STOPPED_FIRST = ("airflow-scheduler",)  # its tasks end by telling the API server so
 STOPPED_LAST = ("mlflow", "mariadb")  # what others write to outlives them
+RETRIES = 20  # starts that fail, each a second later than the one before, until a program is given up: FATAL
 STOP_SECONDS = 130  # above the longest `stop_seconds` of a program
 
 
@@ -50,6 +51,7 @@ class Supervisor:
         self._folder = runtime(settings)
         self._socket = self._folder / "supervisor.sock"
         self._config = settings.home.resolve() / "supervisord.conf"
+        self._outdated: set[str] = set()  # programs that run by an earlier definition until `start` is asked for them
 
     def _call(self, method: str, *arguments: object) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
@@ -80,16 +82,17 @@ class Supervisor:
         """End what a killed run of this stack left behind; the number of processes. Nothing while a supervisor runs."""
         return 0 if self.running else clear_leftovers(self._settings)
 
-    def ensure(self, programs: Iterable[Program]) -> None:
+    def ensure(self, programs: Iterable[Program], *, until_start: Collection[str] = ()) -> None:
         """Run a supervisor that knows exactly `programs`; leftovers of a killed one are ended first.
 
-        A program whose definition changed is stopped and waits for `start`. Nothing else that runs is disturbed.
+        A program whose definition changed is stopped and waits for `start`; one named in `until_start` runs on until
+        then, by its earlier definition. Nothing else that runs is disturbed.
 
         Raises: StackError.
         """
         self._write(list(programs))
         if self.running:
-            self._reload()
+            self._reload(until_start)
             return
         self.clear_leftovers()
         environment = {**inherited_environment(), MARKER: str(self._settings.home.resolve())}
@@ -102,10 +105,16 @@ class Supervisor:
                 f"the supervisor did not answer within 20 s: see {logs(self._settings) / 'supervisor.log'}"
             )
 
-    def _reload(self) -> None:
+    def _reload(self, until_start: Collection[str]) -> None:
         added, changed, removed = self._call("reloadConfig")[0]
-        for name in (*changed, *removed):
-            self._call("stopProcessGroup", name)
+        states = self.states()
+        self._outdated = {name for name in changed if name in until_start and states[name].pid}
+        self._exchange([name for name in changed if name not in self._outdated], added=added, removed=removed)
+
+    def _exchange(self, changed: Collection[str], *, added: Iterable[str] = (), removed: Iterable[str] = ()) -> None:
+        gone = [*changed, *removed]
+        self._stop_in_order(gone)
+        for name in gone:
             self._call("removeProcessGroup", name)
         for name in (*added, *changed):
             self._call("addProcessGroup", name)
@@ -115,9 +124,16 @@ class Supervisor:
         return logs(self._settings) / f"{name}.log"
 
     def start(self, names: Iterable[str]) -> list[str]:
-        """Start those of the programs `names` that do not run, without waiting; the names of these."""
+        """Start those of the programs `names` that do not run by their present definition; the names of these.
+
+        It waits until what runs by an earlier one has ended, and not for what it starts.
+        """
+        wanted = list(names)
+        outdated = [name for name in wanted if name in self._outdated]
+        self._exchange(outdated)
+        self._outdated.difference_update(outdated)
         states = self.states()
-        started = [name for name in names if states[name].state in STOPPED]
+        started = [name for name in wanted if states[name].state in STOPPED]
         for name in started:
             self._call("startProcess", name, False)
         return started
@@ -128,14 +144,17 @@ class Supervisor:
         Bounded: what does not end in its time is killed.
         """
         pid = self.pid()
-        others = [name for name in self.states() if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
-        for names in ([*STOPPED_FIRST], others, *([name] for name in STOPPED_LAST)):
-            self._stop_all(names)
+        self._stop_in_order(list(self.states()))
         try:
             self._call("shutdown")
         except GONE:
             return
         _wait(lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid))), seconds=30)
+
+    def _stop_in_order(self, names: Collection[str]) -> None:
+        others = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for together in (STOPPED_FIRST, others, *((name,) for name in STOPPED_LAST)):
+            self._stop_all([name for name in together if name in names])
 
     def _stop_all(self, names: list[str]) -> None:
         for name in names:
@@ -161,9 +180,14 @@ class Supervisor:
             environment = {**launch.environment, PROGRAM: program.name}
             described = {"argv": launch.argv, "environment": environment}
             write_private(folder / f"{program.name}.json", json.dumps(described))
-            argv = [sys.executable, "-I", "-S", str(LAUNCH), str(folder / f"{program.name}.json"), _digest(launch)]
+            argv = launcher_command(folder / f"{program.name}.json", digest=_digest(launch))
             sections.append(_program_section(program, argv, logs(self._settings).resolve()))
         write_private(self._config, "\n".join(sections))
+
+
+def launcher_command(description: Path, *, digest: str) -> list[str]:
+    """What becomes the program that the file `description` holds. Another `digest` means that it is to start anew."""
+    return [sys.executable, "-I", "-S", str(LAUNCH), str(description), digest]
 
 
 def _wait(done: Callable[[], bool], *, seconds: float) -> bool:
@@ -209,7 +233,7 @@ directory={_plain(ROOT)}
 autostart=false
 autorestart=true
 startsecs=3
-startretries=20
+startretries={RETRIES}
 stopasgroup=true
 killasgroup=true
 stopwaitsecs={program.stop_seconds}

@@ -138,6 +138,65 @@ def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(sett
     assert query(moved, "SELECT @@port") == ((moved.mariadb_port,),)
 
 
+def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Program:
+    """A program that notes its end in `log`, a while after it is asked to."""
+    script = (
+        "import signal, sys, time; name, log, _ = sys.argv[1:]; note = lambda *_: [time.sleep(0.3), "
+        "print(name, file=open(log, 'a')), sys.exit()]; signal.signal(signal.SIGTERM, note); time.sleep(999)"
+    )
+    argv = (sys.executable, "-c", script, name, str(log), str(definition))
+    return Program(name=name, launch=lambda: Launch(argv, base_environment(settings)))
+
+
+def test_programs_that_all_changed_are_stopped_in_the_order_in_which_a_stack_is(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """As when the code has moved: tasks tell the API server how they ended, and services write to MariaDB."""
+    names, log = ("airflow-api-server", "airflow-scheduler", "mariadb", "mlflow", "serve-m"), tmp_path / "ended"
+    supervisor = Supervisor(settings)
+    supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
+    supervisor.start(names)
+    wait_for(lambda: all(state.state == "RUNNING" for state in supervisor.states().values()))
+    supervisor.ensure([sleeper(settings, name, log=log, definition=2) for name in names])
+    first, *together, before_last, last = log.read_text().split()
+    assert (first, before_last, last) == ("airflow-scheduler", "mlflow", "mariadb")
+    assert sorted(together) == ["airflow-api-server", "serve-m"]
+    assert {state.state for state in supervisor.states().values()} == {"STOPPED"}
+
+
+def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Settings, tmp_path: Path) -> None:
+    supervisor, names, log = Supervisor(settings), ("other", "serve-m"), tmp_path / "ended"
+    supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
+    supervisor.start(names)
+    wait_for(lambda: all(state.state == "RUNNING" for state in supervisor.states().values()))
+    before = supervisor.states()["serve-m"].pid
+    for definition in (2, 3):  # the first of two attempts did not come to the service
+        again = Supervisor(settings)
+        programs = [sleeper(settings, name, log=log, definition=definition) for name in names]
+        again.ensure(programs, until_start=["serve-m"])
+    assert (again.states()["serve-m"].pid, again.states()["other"].pid) == (before, 0)
+    assert again.start(names) == ["other", "serve-m"]
+    wait_for(lambda: all(state.state == "RUNNING" for state in again.states().values()))
+    assert psutil.Process(again.states()["serve-m"].pid).cmdline()[-1] == "3"
+    assert log.read_text().split() == ["other", "serve-m"]
+    assert again.start(names) == []
+
+
+def test_a_program_that_was_given_up_is_tried_again_by_its_new_definition(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its file had moved, and whoever restarted it looked for it at the old place."""
+    monkeypatch.setattr("stack.programs.supervisor.RETRIES", 0)
+    name, supervisor = "serve-m", Supervisor(settings)
+    moved = Launch((str(tmp_path / "gone"),), base_environment(settings))
+    supervisor.ensure([Program(name=name, launch=lambda: moved)])
+    supervisor.start([name])
+    wait_for(lambda: supervisor.states()[name].state == "FATAL")
+    supervisor.ensure([sleeper(settings, name, log=tmp_path / "log", definition=1)], until_start=[name])
+    assert supervisor.start([name]) == [name]
+    wait_for(lambda: supervisor.states()[name].state == "RUNNING")
+
+
 def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settings) -> None:
     start(settings)
     remember(settings)

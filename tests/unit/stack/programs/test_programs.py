@@ -15,7 +15,7 @@ from stack.programs.airflow_programs import airflow_programs
 from stack.programs.logs import show
 from stack.programs.processes import MARKER
 from stack.programs.program import settings_environment
-from stack.programs.supervisor import LAUNCH
+from stack.programs.supervisor import launcher_command
 from utils.errors import NotFound, StackError
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -117,7 +117,7 @@ def test_a_program_starts_with_values_that_no_configuration_file_could_hold(tmp_
     file = tmp_path / "program.json"
     script = "import json, os, sys; print(json.dumps([sys.argv[1], dict(os.environ)]))"
     file.write_text(json.dumps({"argv": [sys.executable, "-c", script, odd], "environment": {"ODD": odd}}))
-    ran = subprocess.run([sys.executable, "-I", "-S", LAUNCH, file, "0"], capture_output=True, text=True, check=True)
+    ran = subprocess.run(launcher_command(file, digest="0"), capture_output=True, text=True, check=True)
     argument, environment = json.loads(ran.stdout)
     assert (argument, environment["ODD"]) == (odd, odd)
     assert "HOME" not in environment
