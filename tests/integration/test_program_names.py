@@ -4,19 +4,16 @@ Such a name is a string: no import breaks where its file moves away, and weeks m
 is therefore started for real, in the cheapest way that shows that it is found and can import what it needs.
 """
 
-import ast
 import json
 import os
 import re
-import runpy
 import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -24,7 +21,6 @@ from uuid import UUID
 
 import pytest
 import requests
-import yaml
 
 from api.launch import serve_command
 from api.versions.fetching import download_command
@@ -35,35 +31,26 @@ from stack.programs import secrets
 from stack.programs.airflow_programs import airflow_programs, migrate_launch, worker_launch
 from stack.programs.program import settings_environment
 from stack.programs.supervisor import launcher_command
+from tests.program_names import (
+    OURS,
+    PRODUCT,
+    Argv,
+    find,
+    image_commands,
+    in_image,
+    names_in,
+    names_in_code,
+    names_in_source,
+    ours_in_images,
+)
 from tests.servers import free_port
 from tests.services import wait_for
 from utils.clock import utc_now
 from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
 
-PRODUCT = ("api", "cli", "dags", "db", "pipelines", "stack", "utils")
-OURS = (*PRODUCT, "benchmarks", "deploy", "tests")
-NAME = rf"(?:{'|'.join(OURS)})(?:\.\w+)+"
 MODEL = "churn"
-COMPOSE: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
-DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-(PROGRAMS,) = re.findall(r"^COPY (.+) /usr/local/bin/$", DOCKERFILE, re.MULTILINE)
-COPIED = {f"/usr/local/bin/{Path(name).name}": ROOT / name for name in PROGRAMS.split()}
-
-Argv = Sequence[str | Path]
 Proof = Callable[[Settings, Path], set[str]]
-
-
-# --- what is started, by the names in command lines ------------------------------------------------------------------
-
-
-def names_in(argv: Argv) -> set[str]:
-    """Our modules, `module:attribute` and files that a command line names; files by their path in the repository."""
-    words = [str(word) for word in argv]
-    names = {after for word, after in pairwise(words) if word == "-m" and re.fullmatch(NAME, after)}
-    names |= {word for word in words if re.fullmatch(rf"{NAME}:\w+", word)}
-    files = [ROOT / word for word in words if word.endswith(".py") or word == str(ROOT / "deploy" / "evergreen")]
-    return names | {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
 
 
 def run(argv: Argv, environment: dict[str, str], *, code: int = 0, says: str, **options: Any) -> set[str]:
@@ -74,27 +61,6 @@ def run(argv: Argv, environment: dict[str, str], *, code: int = 0, says: str, **
     said = ran.stdout + ran.stderr
     assert (ran.returncode, bool(re.search(says, said))) == (code, True), f"{argv}: {ran.returncode}, {said[-2000:]}"
     return names_in(argv)
-
-
-def in_image(command: Sequence[str]) -> list[str]:
-    """A command of an image as one for this machine: with its own interpreter, and its files at their places here."""
-    found = [str(COPIED.get(word, word)).replace("/app/", f"{ROOT}/") for word in command]
-    if found[0] == "evergreen":
-        return ["sh", str(COPIED["/usr/local/bin/evergreen"]), *found[1:]]
-    return [sys.executable, *found[1:]] if found[0] == "python" else found
-
-
-def image_commands() -> Iterator[list[str]]:
-    """What containers start: `CMD` of each image, commands and health checks of each container."""
-    yield from (json.loads(command) for command in re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE))
-    for service in COMPOSE.values():
-        yield service.get("command", [])
-        if (check := service.get("healthcheck", {}).get("test", [""]))[0] == "CMD":
-            yield check[1:]
-
-
-def ours_in_images(program: str) -> list[list[str]]:
-    return [in_image(command) for command in image_commands() if command[:1] == [program]]
 
 
 # --- each started: settings and a folder to the names that were tried ------------------------------------------------
@@ -210,70 +176,15 @@ def tools(settings: Settings, folder: Path) -> set[str]:
     """What only a developer starts: each is found and imports what it needs, all in one process; none gets to work."""
     found = {name for name in names_in_code() if name.split(".")[0].split("/")[0] in set(OURS) - set(PRODUCT)}
     found -= set().union(*(names_in(in_image(command)) for command in image_commands() if command))
-    script = f"from {__name__} import find; [find(name) for name in {sorted(found)!r}]; print('found')"
+    script = f"from {find.__module__} import find; [find(name) for name in {sorted(found)!r}]; print('found')"
     run([sys.executable, "-c", script], {}, says="found")
     return found
-
-
-def find(name: str) -> None:
-    """Everything of a program but its work, which stands below `if __name__ == "__main__"`."""
-    if name.endswith(".py"):
-        runpy.run_path(str(ROOT / name), run_name="tried")
-        return
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        runpy.run_module(module, run_name="tried")
-    else:  # a service that a benchmark compares with reads its model as it is imported
-        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
-        targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
-        named = {ast.unparse(target) for target in targets}
-        assert attribute in named | {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}, name
 
 
 PROOFS: tuple[Proof, ...] = (
     *(launcher, challenger_and_download, airflow, service),
     *(entry_point, command_of_images, health_checks, locust, tools),
 )
-
-
-# --- what the code would start ---------------------------------------------------------------------------------------
-
-
-def names_in_code() -> set[str]:
-    """Whatever looks like the name of a program of ours where programs are started, here and in what images run."""
-    sources = {file for package in OURS for file in (ROOT / package).rglob("*.py")} - {Path(__file__)}
-    found = {name for file in sources for name in names_in_source(file)}
-    for file in (ROOT / "Makefile", *(ROOT / "deploy").glob("*.sh")):
-        text = file.read_text()
-        found |= {*re.findall(rf"-m ({NAME})", text), *re.findall(r"python3? (deploy/\w+\.py)", text)}
-    for command in image_commands():
-        found |= names_in(in_image(command)) if command else set()
-    return found | set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values())
-
-
-def names_in_source(file: Path) -> Iterator[str]:
-    """Of one Python file: what follows -m, in a list or in a text; each `module:attribute`; each file beside it."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        match node:
-            case ast.List(elts=words) | ast.Tuple(elts=words):
-                yield from names_in_list(words, file)
-            case ast.Constant(value=str(text)):
-                yield from re.findall(rf"-m ({NAME})", text)
-                yield from re.findall(rf"^{NAME}:\w+$", text)
-            case ast.Call(func=ast.Attribute(attr="with_name"), args=[ast.Constant(value=str(text))]):
-                yield from names_in([file.with_name(text)])
-
-
-def names_in_list(words: Sequence[ast.expr], file: Path) -> Iterator[str]:
-    """One that is not written out is given as what it is, which no program is called."""
-    plain = [word.value if isinstance(word, ast.Constant) else ast.unparse(word) for word in words]
-    for place, word in enumerate(plain[:-1]):
-        if word == "-m" and (not place or plain[place - 1] == "sys.executable"):
-            after = words[place + 1]
-            if not isinstance(after, ast.Constant):
-                yield f"{file.relative_to(ROOT)}: -m {plain[place + 1]}"
-            elif re.fullmatch(NAME, str(after.value)):
-                yield str(after.value)
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +194,14 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Proof], set[str
     @cache
     def tried(proof: Proof) -> set[str]:
         folder, nobody = tmp_path_factory.mktemp(proof.__name__), free_port()
-        alone = {"mariadb_host": "127.0.0.1", "mariadb_port": nobody, "mlflow_url": f"http://127.0.0.1:{nobody}"}
-        given = load_settings(env_file=folder / ".env", home=folder / "home", serving_port=free_port(), **alone)
+        alone: dict[str, Any] = {
+            "mariadb_host": "127.0.0.1",
+            "mariadb_port": nobody,
+            "mlflow_url": f"http://127.0.0.1:{nobody}",
+        }
+        given = load_settings(
+            env_file=folder / ".env", home=folder / "home", serving_port=free_port(), serving_workers=1, **alone
+        )
         return proof(secrets.ensure(given)[0], folder)
 
     return tried
