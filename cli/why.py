@@ -28,28 +28,28 @@ def why(model: Model, json: Json = False) -> None:
 
         evergreen why credit_score --json
     """
-    from pipelines import explanations
+    from pipelines import wording
 
     settings = load_settings()
     find_spec(settings.models_dir, model)
-    found = explanations.why(settings, model)
+    found = wording.why(settings, model)
     if json:
         return as_json(asdict(found))
-    _say("Training", explanations.retraining_words(found.training) if found.training else "none was asked for yet.")
+    _say("Training", wording.retraining_words(found.training) if found.training else "none was asked for yet.")
     if found.training:
         _evidence(found.training)
     _say(
         "Promotion",
-        explanations.promotion_words(found.promotion) if found.promotion else "no candidate was judged yet.",
+        wording.promotion_words(found.promotion) if found.promotion else "no candidate was judged yet.",
     )
     if found.promotion:
         _gates(found.promotion["gates"])
     _say(
         "Deployment",
-        explanations.deployment_words(found.deployment) if found.deployment else "nothing was deployed yet.",
+        wording.deployment_words(found.deployment) if found.deployment else "nothing was deployed yet.",
     )
     if found.hold:
-        _say("Since then", explanations.retraining_words(found.hold))
+        _say("Since then", wording.retraining_words(found.hold))
         _evidence(found.hold)
     return None
 
@@ -63,21 +63,22 @@ def history(model: Model, json: Json = False) -> None:
 
         evergreen history credit_score --json
     """
-    from pipelines import explanations
+    from pipelines import wording
 
     settings = load_settings()
     find_spec(settings.models_dir, model)
-    rows = explanations.served(settings, model)
+    rows = wording.served(settings, model)
     if json:
         return as_json(rows)
     if not rows:
         out.print(f"{model} has served nothing yet")
     for row in rows:
-        until = explanations.moment(row["until"]) if row["until"] else "now"
+        until = wording.moment(row["until"]) if row["until"] else "now"
         out.print(
-            f"[bold]version {row['version']}[/bold]  {explanations.moment(row['since'])} to {until}", soft_wrap=True
+            f"[bold]version {row['version']}[/bold]  {wording.moment(row['since'])} to {until}",
+            soft_wrap=True,
         )
-        _line("how", f"{row['action']}; {explanations.outcome_words(row)}")
+        _line("how", f"{row['action']}; {wording.outcome_words(row)}")
         _line("why", row["reason"])
         if row["promoted_because"] and row["promoted_because"] not in row["reason"]:
             _line("promoted", row["promoted_because"])
@@ -93,7 +94,7 @@ def _say(what: str, words: str) -> None:
 
 
 def _evidence(decision: Mapping[str, Any]) -> None:
-    from pipelines.explanations import inputs
+    from pipelines.wording import inputs
 
     for name, value in inputs(decision["evidence"]):
         _line(name, value)

@@ -4,7 +4,7 @@ import sys
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, CronTriggerTimetable, task
-from shared import SETTINGS, SHARED, page, step
+from shared import DEFAULTS, SETTINGS, page, step
 
 from pipelines.maintenance.duties import DUTIES, Job
 
@@ -31,7 +31,7 @@ with DAG(
     max_active_runs=1,
     tags=["evergreen"],
     doc_md=page("maintenance"),
-    **SHARED,
+    **DEFAULTS,
 ):
     for name in DUTIES:
         do.override(task_id=name)(name)

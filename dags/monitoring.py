@@ -21,9 +21,9 @@ def release(model: str) -> list[str]:
         return monitoring_steps.release(settings, model=model, state_of=state_of, now=now)
 
 
+# One of the steps that look at windows.
 @task
 def do(name: str, model: str) -> str:
-    """One of the steps that look at windows."""
     with step() as (settings, _, now):
         spec = find_spec(settings.models_dir, model)
         return monitoring_steps.STEPS[name](settings, spec, until=min(window_end(), now), now=now)

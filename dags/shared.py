@@ -35,7 +35,7 @@ def tell(context: Any) -> None:
 
 # Of every DAG. The callback is the run's and not its tasks': however many of them fail, people hear of it once. A step
 # does the same work again and changes nothing, so a passing fault costs a minute and no more.
-SHARED: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "catchup": False,
     "on_failure_callback": tell,
     "default_args": {
@@ -56,7 +56,7 @@ def page(kind: str, /, **facts: object) -> str:
 def model_dag(spec: ModelSpec, kind: str, *, facts: dict[str, object] | None = None, **options: Any) -> DAG:
     """The DAG `<model>_<kind>`. `options` are Airflow's own, `facts` fill in its page."""
     text = page(kind, name=spec.name, **(facts or {}))
-    return DAG(f"{spec.name}_{kind}", tags=["evergreen", spec.name], doc_md=text, **{**SHARED, **options})
+    return DAG(f"{spec.name}_{kind}", tags=["evergreen", spec.name], doc_md=text, **{**DEFAULTS, **options})
 
 
 def model_specs(kind: str) -> Iterator[ModelSpec]:
@@ -74,7 +74,7 @@ def model_specs(kind: str) -> Iterator[ModelSpec]:
 
 
 def _broken(dag_id: str, problem: str) -> None:
-    with DAG(dag_id, schedule=None, tags=["model file is wrong"], doc_md=f"**{problem}**", **SHARED):
+    with DAG(dag_id, schedule=None, tags=["model file is wrong"], doc_md=f"**{problem}**", **DEFAULTS):
         read_model_file.override(retries=0)(problem)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import forms
 from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, chain, task
+from airflow.sdk.exceptions import AirflowSkipException
 from shared import SETTINGS, MlflowLink, address_of, form, model_dag, model_specs, run_type, step, window_end, with_link
 
+from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.training import training_steps
 
@@ -32,9 +34,9 @@ def claim(model: str) -> str:
         return run_id
 
 
+# One step of the run `claimed`; `part` counts the tasks that share a search.
 @task
 def do(name: str, claimed: str, part: int = 0) -> str:
-    """One step of the run `claimed`; `part` counts the tasks that share a search."""
     with step() as (settings, _, now):
         done = training_steps.do(name, claimed, settings=settings, now=now)
         MlflowLink.show(done.url)
@@ -44,7 +46,9 @@ def do(name: str, claimed: str, part: int = 0) -> str:
 @task
 def announce(claimed: str) -> None:
     with step() as (settings, _, _):
-        training_steps.require_promotion(settings, claimed)
+        verdict = training_runs.verdict(settings, claimed)
+    if verdict != "promote":
+        raise AirflowSkipException(f"the verdict is {verdict}: nothing to deploy")
 
 
 @task(trigger_rule="one_failed")

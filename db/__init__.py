@@ -1,0 +1,1 @@
+"""MariaDB: all that reads or writes it."""

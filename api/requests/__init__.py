@@ -1,0 +1,1 @@
+"""What is asked and answered: types made from the model file, repeated requests, refusals counted."""

@@ -1,0 +1,1 @@
+"""From validated rows to answers: batches, look-ups in the store, reasons."""

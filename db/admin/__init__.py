@@ -1,0 +1,1 @@
+"""What only an administrator does: databases, users and grants; retention; erasing an entity."""

@@ -1,4 +1,4 @@
-"""Rows of `validation_report`, and how fresh the features of a store are."""
+"""Rows of `validation_report`."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,0 +1,1 @@
+"""The prediction log: ids, what services write into it, and reading it back."""

@@ -7,9 +7,7 @@ from sqlalchemy import Connection, func, select
 from db.session import session
 from db.store.schema import StoreSchema
 from db.store.store_tables import store_tables
-from db.tables import (
-    load_batch,
-)
+from db.tables import load_batch
 from utils.settings import Settings
 
 

@@ -67,7 +67,7 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
 
 
 def latest(
-    link: "Link", schema: StoreSchema, entity_ids: Sequence[str], *, at: datetime
+    link: Link, schema: StoreSchema, entity_ids: Sequence[str], *, at: datetime
 ) -> dict[str, tuple[Any, ...] | None]:
     """The newest feature values of each entity that the store knows, in the order of the model file; None is missing.
 

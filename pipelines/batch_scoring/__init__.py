@@ -1,0 +1,1 @@
+"""Predictions for many rows at once, from a file or a query."""

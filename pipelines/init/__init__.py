@@ -1,0 +1,1 @@
+"""A first model file, guessed from a file of rows."""

@@ -1,0 +1,1 @@
+"""What is done every night, and forgetting an entity everywhere."""

@@ -1,0 +1,1 @@
+"""Metrics, drift and defects: pure measures that training and monitoring share."""

@@ -111,9 +111,9 @@ class EntitySplit(Frozen):
 
 
 class Space(Frozen):
-    """Ranges of CatBoost's parameters, low and high ends included; those in `LOG` are drawn on a log scale."""
+    """Ranges of CatBoost's parameters, low and high ends included; the learning rate is drawn on a log scale."""
 
-    LOG: ClassVar[frozenset[str]] = frozenset({"learning_rate"})
+    LOG: ClassVar[frozenset[str]] = frozenset({"learning_rate"})  # drawn on a log scale
 
     depth: tuple[Annotated[int, Field(ge=1, le=16)], Annotated[int, Field(ge=1, le=16)]] = (4, 8)
     learning_rate: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.03, 0.3)

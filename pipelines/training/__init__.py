@@ -1,0 +1,1 @@
+"""From a snapshot to a candidate and the verdict on it."""

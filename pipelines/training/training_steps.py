@@ -17,7 +17,7 @@ from pipelines.runs import training_runs
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
-from utils.errors import NotFound, NothingToDo
+from utils.errors import NotFound
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,10 +78,10 @@ def train(
         give_up(run_id, settings=settings, now=utc_now())
         raise
     with session(settings, "pipeline") as connection:
-        verdict = decisions.find_verdict(connection, run_id)
-    if verdict is None:
+        row = decisions.find_verdict(connection, run_id)
+    if row is None:
         raise NotFound(what=f"verdict on training run {run_id!r}")
-    return dict(verdict)
+    return dict(row)
 
 
 def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
@@ -89,7 +89,7 @@ def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
 
     Raises: NotFound where there is no such run, and whatever the step's own function raises.
     """
-    return {**STEPS, **SHARED}[step](training_runs.load_run(settings, run_id), settings, now)
+    return {**STEPS, **SEARCH_STEPS}[step](training_runs.load_run(settings, run_id), settings, now)
 
 
 def _extract(run: Run, settings: Settings, now: datetime) -> Done:
@@ -175,17 +175,6 @@ def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
         close_run(training_runs.load_run(settings, run_id), settings=settings, failed=True)
 
 
-def require_promotion(settings: Settings, run_id: str) -> None:
-    """Return where the run's candidate may serve.
-
-    Raises: NothingToDo where it may not; NotFound where nothing was decided on it.
-    """
-    verdict = training_runs.verdict(settings, run_id)
-    if verdict != "promote":
-        model = training_runs.load_run(settings, run_id).model
-        raise NothingToDo(model=model, reason=f"the verdict is {verdict}: nothing to deploy")
-
-
 def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, address: str | None = None) -> str:
     """Load the new rows of the model's query (see `loading.pull`); says in a line how many they were."""
     from pipelines.loading.pull import pull as pull_rows
@@ -196,7 +185,7 @@ def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, 
 
 Step = Callable[[Run, Settings, datetime], Done]
 # Before `search` where several workers share its trials: `open` once, then `explore` once a worker.
-SHARED: dict[str, Step] = {"open": _open, "explore": _explore}
+SEARCH_STEPS: dict[str, Step] = {"open": _open, "explore": _explore}
 STEPS: dict[str, Step] = {
     "extract": _extract,
     "validate": _validate,

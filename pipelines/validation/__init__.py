@@ -1,0 +1,1 @@
+"""Whether a snapshot can be learned from."""

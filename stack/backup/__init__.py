@@ -1,0 +1,1 @@
+"""A stack in one file, and back from it."""

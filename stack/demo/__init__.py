@@ -1,0 +1,1 @@
+"""The demonstration: simulated people, and what the platform makes of them."""

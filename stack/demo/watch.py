@@ -64,7 +64,7 @@ class Watch:
         self._alerts_told = len(self.alerts)
 
     def rows(self, kind: str, *, after: datetime | None = None, **values: object) -> list[RowMapping]:
-        """Rows of a kind (a key of `story.MOMENTS`) with these values, from `after` on; the oldest first."""
+        """Rows of a kind (a key of `timeline.MOMENTS`) with these values, from `after` on; the oldest first."""
         since = after or self.since
         found = [row for at, each, row in self.seen if each == kind and at >= since]
         return [row for row in found if all(row[name] == value for name, value in values.items())]
@@ -79,7 +79,7 @@ class Watch:
 
 
 def words(kind: str, row: RowMapping) -> str:
-    """What a row (`story.MOMENTS`) says, in a line."""
+    """What a row (`timeline.MOMENTS`) says, in a line."""
     return _WORDS[kind](row)
 
 

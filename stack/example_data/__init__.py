@@ -1,0 +1,1 @@
+"""Generated worlds, in the shape of files that a user would bring."""

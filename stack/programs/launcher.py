@@ -1,4 +1,4 @@
-"""Start one program: `launch.py FILE DIGEST` becomes the program that FILE describes, as JSON {"argv", "environment"}.
+"""Start one program: `launcher.py FILE DIGEST` becomes what FILE describes, as JSON {"argv", "environment"}.
 
 The supervisor's own configuration can't hold every value (a password with a quote and a blank before a semicolon), and
 it would show them; FILE is readable by its owner only. DIGEST changes the supervisor's configuration, and so restarts

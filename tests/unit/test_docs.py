@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from cli.main import app
-from tests.unit.test_imports import FLOORS
+from tests.unit.test_imports import FLOORS, MAY_IMPORT, modules, sources
 from utils.settings import Settings
 from utils.version import ROOT
 
@@ -55,6 +55,27 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
     """By its path from the top, or from the package that the document is about."""
     for named in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
         assert any((ROOT / package / named).exists() for package in ("", "pipelines", "benchmarks")), named
+
+
+def test_every_module_that_a_text_names_is_there() -> None:
+    """In documents, docstrings and comments: `package.room.file`, with or without a name that is defined there."""
+    texts = [*DOCUMENTS, *(path for package in MAY_IMPORT for path in sources(package))]
+    named = re.compile(r"`((?:utils|db|pipelines|api|stack|cli)(?:\.[A-Za-z_]+)+)[`(]")
+    lost = {}
+    for text in texts:
+        for name in set(named.findall(text.read_text())):
+            module = next(m for m in parents(name) if m in modules(name.split(".")[0]))
+            rest = name[len(module) + 1 :].split(".")[0]
+            place = modules(name.split(".")[0])[module]
+            if rest and not re.search(rf"\b{rest}\b", place.read_text()):
+                lost[name] = text.relative_to(ROOT).as_posix()
+    assert not lost
+
+
+def parents(name: str) -> list[str]:
+    """The name itself, then what it is in, up to its package."""
+    words = name.split(".")
+    return [".".join(words[:count]) for count in range(len(words), 0, -1)]
 
 
 @pytest.mark.parametrize("package", FLOORS)

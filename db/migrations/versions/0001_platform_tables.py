@@ -1,4 +1,4 @@
-"""The platform's tables, as db/tables.py describes them."""
+"""The platform's tables, as db/tables describes them."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""The migrated database against db/tables.py, and repeating a migration."""
+"""The migrated database against db/tables, and repeating a migration."""
 
 from collections.abc import Iterator
 from dataclasses import replace

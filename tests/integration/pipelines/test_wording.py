@@ -12,7 +12,7 @@ import pytest
 from db import history
 from db.session import session
 from db.tables import deployment, promotion_decision, retrain_decision, snapshot, training_run
-from pipelines import explanations
+from pipelines import wording
 from stack.programs.program import settings_environment
 from tests.services import spec_like_credit_score
 
@@ -102,7 +102,7 @@ def evergreen(settings, *arguments):
 
 
 def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
-    rows = explanations.served(told, MODEL)
+    rows = wording.served(told, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
         (2, "rollback", None), (4, "deploy", "failed"), (2, "deploy", "live"),
     ]  # fmt: skip
@@ -116,7 +116,7 @@ def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
 
 
 def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
-    found = explanations.why(told, MODEL)
+    found = wording.why(told, MODEL)
     assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", EVIDENCE)
     assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
     assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)
