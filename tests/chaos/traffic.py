@@ -26,7 +26,9 @@ EVERY = 20  # of so many requests one is poisoned, while `poison` is set
 
 @dataclass(slots=True)
 class Asked:
-    """One request. Times are of `time.monotonic`; `port` is the client's end of its connection, opened at `connected`.
+    """One request. Times are of `time.monotonic`; `port` is the client's end of its connection, begun at `connected`.
+
+    Not when the client learned of its connection: the system may have made it for a process that was gone by then.
 
     `problem`: `refused` where there was no connection and nothing was sent, `lost` where it ended without an answer,
     `silent` after TIMEOUT.
@@ -146,8 +148,9 @@ class Traffic:
             if time.monotonic() - link.used < IDLE and not link.reader.at_eof():
                 return link
             link.writer.close()
+        began = time.monotonic()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return Link(reader, writer, writer.get_extra_info("sockname")[1], time.monotonic(), time.monotonic())
+        return Link(reader, writer, writer.get_extra_info("sockname")[1], began, time.monotonic())
 
     def count(self, which: Callable[[Asked], bool]) -> int:
         return sum(map(which, self.asked))
