@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from db.admin import bootstrap
 from db.store.schema import Column, StoreSchema
@@ -20,6 +22,27 @@ from utils.version import ROOT
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("evergreen", deadline=None)
 hypothesis.settings.load_profile("evergreen")
+
+
+class ByServers(LoadScopeScheduling):  # type: ignore[misc]
+    """Tests that share servers run in one process: those of a file, and all of e2e."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return ByServers(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests show to people, whichever process they ran in."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "shown":
+                terminalreporter.write_line(f"{text}\n")
+
 
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 

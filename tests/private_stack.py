@@ -24,10 +24,11 @@ from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.training import training_steps
 from stack.example_data import worlds
-from stack.programs import airflow_programs, ports
+from stack.programs import airflow_programs
 from stack.programs.program_list import programs
 from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
+from tests.servers import neighbouring_ports
 from tests.services import wait_for
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -84,7 +85,7 @@ def answers(url: str) -> bool:
 
 def new_stack(folder: Path, **further: object) -> Settings:
     """Settings of a stack with nothing yet: folders, ports, and what `further` says."""
-    first = ports.free_ports(4)
+    first = neighbouring_ports(4)
     places = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
     given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **further}
     given |= {name: first + place for place, name in enumerate(places)}

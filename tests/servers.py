@@ -16,18 +16,38 @@ from stack.programs.ports import free_ports
 START_SECONDS = 60
 
 
-_given: set[int] = set()
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on and that no other caller of this process was given.
+    """A TCP port that nothing listens on and that no other test was given."""
+    return neighbouring_ports(1)
 
-    It is none of those that the system hands out: BentoML asks the system for ports of its own before it listens on
-    the one it is told, and now and then was handed that very one.
+
+def neighbouring_ports(count: int) -> int:
+    """The first of `count` neighbouring TCP ports that nothing listens on and that no other test was given.
+
+    A UDP socket at the same number, held for as long as this process lives, keeps it from tests of other processes.
+    They are none of those that the system hands out: BentoML asks the system for ports of its own before it listens
+    on the one it is told, and now and then was handed that very one.
     """
-    port = next(port for port in iter(lambda: free_ports(1), None) if port not in _given)
-    _given.add(port)
-    return port
+    while True:
+        first = free_ports(count)
+        if _reserve(range(first, first + count)):
+            return first
+
+
+def _reserve(ports: range) -> bool:
+    marks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in ports]
+    try:
+        for mark, port in zip(marks, ports, strict=True):
+            mark.bind(("127.0.0.1", port))
+    except OSError:
+        for mark in marks:
+            mark.close()
+        return False
+    _reserved.extend(marks)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

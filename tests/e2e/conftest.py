@@ -17,8 +17,8 @@ import requests
 import yaml
 
 from stack.demo.webhook import webhook
-from stack.programs.ports import free_ports
 from stack.programs.program_list import serving_ports
+from tests.servers import neighbouring_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
@@ -88,7 +88,7 @@ def stack() -> Iterator[Stack]:
             file["gates"]["champion"]["margin"] = 0.05  # an equal candidate then passes nearly always
         model.write_text(yaml.safe_dump(file))
     # The services take the last port and the ones after it, also for a model that a test adds.
-    first, places = free_ports(len(PORTS) + SERVICES), range(len(PORTS))
+    first, places = neighbouring_ports(len(PORTS) + SERVICES), range(len(PORTS))
     ports = {name: first + place for name, place in zip(PORTS, places, strict=True)}
     with webhook() as (address, alerts):
         given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", "ALERT_WEBHOOK": address, **ports}

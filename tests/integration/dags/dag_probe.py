@@ -1,7 +1,7 @@
 """Run by test_dags in a process of its own, for Airflow reads its settings at import: prints what the DAG files define.
 
-`dag_probe.py` prints every DAG's tasks as JSON; `dag_probe.py DAG_ID CONF` runs that DAG in this process and prints the
-states of its tasks and the names of the assets that got an event.
+`dag_probe.py DAGS` prints every DAG's tasks as JSON; `dag_probe.py DAGS DAG_ID CONF` runs that DAG in this process and
+prints the states of its tasks and the names of the assets that got an event. `dag_probe.py` makes Airflow's database.
 """
 
 import json
@@ -9,14 +9,16 @@ import sys
 import warnings
 from datetime import timedelta
 
-sys.path.append(sys.argv[1])
+sys.path.extend(sys.argv[1:2])
 warnings.simplefilter("ignore")
 
 from airflow.dag_processing.dagbag import DagBag  # noqa: E402
 from airflow.serialization.serialized_objects import DagSerialization  # noqa: E402
 from airflow.utils.db import initdb  # noqa: E402
 
-initdb()
+if len(sys.argv) == 1:
+    initdb()
+    sys.exit()
 bag = DagBag(sys.argv[1])
 if len(sys.argv) == 2:
     shown = {

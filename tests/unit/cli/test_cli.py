@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
 
 PROGRAM = Path(sys.executable).parent / "evergreen"
 
@@ -59,9 +62,9 @@ def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["3x", "soon", "2026-13-01", "m"])
-def test_a_moment_that_is_none_is_refused_before_anything_is_sent(given: str, tmp_path: Path) -> None:
-    done = evergreen("simulate", "credit_score", "--at", given, folder=tmp_path)
-    assert done.returncode == 2
+def test_a_moment_that_is_none_is_refused_before_anything_is_sent(given: str) -> None:
+    done = CliRunner().invoke(app, ["simulate", "credit_score", "--at", given])
+    assert done.exit_code == 2
     assert "--at" in done.stderr
 
 
