@@ -25,6 +25,7 @@ from cli import (
 )
 from cli.output import err
 from utils.errors import EvergreenError
+from utils.version import code_commit, release
 
 app = typer.Typer(
     name="evergreen",
@@ -43,8 +44,20 @@ for part in (
     part.register(app)
 
 
+def show_version(wanted: bool) -> None:
+    """Print version and commit, and end."""
+    if wanted:
+        typer.echo(f"evergreen {release()} ({code_commit()})")
+        raise typer.Exit
+
+
 @app.callback()
-def options(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Show the version and the commit."
+    ),
+) -> None:
     """Options of every command."""
 
 

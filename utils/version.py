@@ -1,8 +1,9 @@
-"""Which code this is: the commit that every model version and prediction can be traced back to."""
+"""Which code this is: its release, and the commit that every model version and prediction can be traced back to."""
 
 import hashlib
 import os
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def code_commit() -> str:
     if archival.exists() and not (name := archival.read_text().strip()).startswith("$Format"):
         return name
     return f"source-{source_hash()[:40]}"
+
+
+def release() -> str:
+    """The version in pyproject.toml, the only place where it is written; the file is in images too."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def source_hash() -> str:

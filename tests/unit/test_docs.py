@@ -9,9 +9,11 @@ from typer.main import get_command
 from cli.main import app
 from tests.unit.test_imports import FLOORS, MAY_IMPORT, modules, sources
 from utils.settings import Settings
-from utils.version import ROOT
+from utils.version import ROOT, release
 
 README = (ROOT / "README.md").read_text()
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
@@ -94,6 +96,23 @@ def test_every_endpoint_in_the_readme_is_one_of_the_service() -> None:
     source = (ROOT / "api" / "service.py").read_text()
     for path in re.findall(r"`POST (/[a-z_]+)`", README):
         assert f"def {path[1:]}(" in source, path
+
+
+def test_the_newest_release_in_the_changelog_is_the_version_of_the_code() -> None:
+    """Under what is not released yet, so that a bump without its changes, or the other way round, is seen."""
+    titles = re.findall(r"(?m)^## \[(.+)\](.*)$", CHANGELOG)
+    assert titles[0] == ("Unreleased", "")
+    assert titles[1][0] == release()
+    assert all(re.fullmatch(r" - \d{4}-\d\d-\d\d", day) for _, day in titles[1:])
+
+
+def test_every_change_is_one_line_in_a_group() -> None:
+    for version in re.split(r"(?m)^## ", CHANGELOG)[1:]:
+        _, *groups = re.split(r"(?m)^### ", version)
+        names = [group.splitlines()[0] for group in groups]
+        assert names == [name for name in GROUPS if name in names]
+        for line in (line for group in groups for line in group.splitlines()[1:] if line):
+            assert re.fullmatch(r"- .{,118}\.", line), line
 
 
 def test_no_registry_is_named_in_the_lock() -> None:

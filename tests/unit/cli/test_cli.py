@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from utils.version import release
 
 PROGRAM = Path(sys.executable).parent / "evergreen"
 
@@ -40,6 +41,11 @@ def test_a_wrong_model_file_is_one_line_with_file_key_and_expectation(tmp_path: 
 def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
     assert "Traceback" not in evergreen("train", "nosuch", folder=tmp_path).stderr
     assert "Traceback" in evergreen("--debug", "train", "nosuch", folder=tmp_path).stderr
+
+
+def test_the_version_is_shown_with_the_commit(tmp_path: Path) -> None:
+    done = evergreen("--version", folder=tmp_path, EVERGREEN_COMMIT="abc")
+    assert done.stdout == f"evergreen {release()} (abc)\n"
 
 
 def test_a_database_that_is_not_up_is_named_with_its_address(tmp_path: Path) -> None:
