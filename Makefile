@@ -1,7 +1,7 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
 .PHONY: help install up down status logs clean backup restore demo check test lint format lock bench chaos load
-.PHONY: compose-check
+.PHONY: workflows compose-check
 EVERGREEN := .venv/bin/evergreen
 # Each process has servers of its own: more than four would want more memory than they save time.
 PYTEST := .venv/bin/python -m pytest --numprocesses logical --maxprocesses 4
@@ -55,6 +55,9 @@ lint: install ## Lint, format check, types
 format: install ## Rewrite the code in the one format
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+workflows: install ## Check what GitHub, Renovate and pre-commit read (no network)
+	@deploy/check_workflows.sh
 
 lock: install ## Write requirements.lock anew for pyproject.toml; pins that fit stay (ARGS='--upgrade-package NAME')
 	@deploy/lock.sh $(ARGS)

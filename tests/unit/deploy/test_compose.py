@@ -21,6 +21,7 @@ from utils.version import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+MODELS = model_names(ROOT / "models")
 SECRET = re.compile(r"\$\{EVERGREEN_([A-Z_]*(?:PASSWORD|SECRET|KEY))\b")
 
 
@@ -30,7 +31,13 @@ def secrets_of(service: str) -> set[str]:
 
 def test_every_model_file_has_a_service() -> None:
     served = {each["environment"]["EVERGREEN_MODEL"] for name, each in SERVICES.items() if name.startswith("serve-")}
-    assert served == set(model_names(ROOT / "models"))
+    assert served == set(MODELS)
+
+
+def test_prometheus_watches_the_service_of_every_model() -> None:
+    watched = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (job,) = watched["scrape_configs"]
+    assert set(job["dns_sd_configs"][0]["names"]) == {f"serve-{model}" for model in MODELS}
 
 
 def test_services_share_their_versions_and_each_has_a_spool_of_its_own() -> None:

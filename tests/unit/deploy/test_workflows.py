@@ -1,0 +1,49 @@
+"""Workflows and hooks against what they call; `make workflows` checks their form."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from utils.version import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+WORKFLOWS: dict[str, Any] = {
+    path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*")
+}
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+
+
+def test_workflows_make_what_the_makefile_has() -> None:
+    matrix = WORKFLOWS["nightly"]["jobs"]["run"]["strategy"]["matrix"]["target"]
+    (checked,) = (step["run"] for step in WORKFLOWS["check"]["jobs"]["check"]["steps"] if "run" in step)
+    for target in (*matrix, checked.removeprefix("make ")):
+        assert re.search(rf"(?m)^{target}:", MAKEFILE), target
+
+
+def test_every_image_of_the_compose_file_that_we_build_is_published() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"].values()
+    built = {service["build"]["target"] for service in services if "build" in service}
+    assert set(WORKFLOWS["images"]["jobs"]["image"]["strategy"]["matrix"]["target"]) == built
+
+
+def test_images_with_our_code_hold_the_file_with_its_version() -> None:
+    stages = dict(re.findall(r"(?ms)^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE))
+    assert "COPY pyproject.toml ./" in stages["code"]
+    assert "COPY --from=code /app /app" in stages["serving"]
+    assert "FROM code AS all-code" in DOCKERFILE
+    assert "COPY --from=all-code /app /app" in stages["pipelines"]
+
+
+@pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook["language"] == "system"], ids=lambda hook: hook["id"])
+def test_a_hook_before_a_commit_is_a_line_of_the_makefile(hook: dict[str, str]) -> None:
+    assert re.search(rf"(?m)^\t@?{re.escape(hook['entry'])}$", MAKEFILE)
+
+
+def test_a_workflow_may_do_nothing_that_its_jobs_do_not_ask_for() -> None:
+    for name, workflow in WORKFLOWS.items():
+        assert workflow["permissions"] == {}, name
+        writes = {job for job, said in workflow["jobs"].items() if "write" in said["permissions"].values()}
+        assert writes == ({"release"} if name == "images" else set())
