@@ -14,20 +14,26 @@ from utils.version import ROOT, release
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+DOCUMENTS = [*GUIDES, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
-def test_every_make_target_in_the_readme_exists_and_every_target_has_help() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"(?m)^([a-z-]+):", makefile))
-    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.M)) <= targets
-    assert targets == set(re.findall(r"(?m)^([a-z-]+):.*## ", makefile))
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_target_and_command_in_a_guide_exists(guide: Path) -> None:
+    text = guide.read_text()
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.M)) <= TARGETS
+    assert set(re.findall(r"\bevergreen ([a-z]+)\b", text)) <= set(COMMANDS)
 
 
-def test_every_command_is_in_the_readme_and_the_readme_names_no_other() -> None:
+def test_every_target_has_help() -> None:
+    assert set(re.findall(r"(?m)^([a-z-]+):.*## ", MAKEFILE)) == TARGETS
+
+
+def test_every_command_is_in_the_readme() -> None:
     named = set(re.findall(r"\bevergreen ([a-z]+)\b", README))
-    assert named <= set(COMMANDS)
     by_make = {"up", "down", "logs", "clean"}  # there as make targets
     assert set(COMMANDS) - by_make <= named
 
@@ -47,9 +53,13 @@ def test_every_setting_in_the_documents_exists() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_to_a_file(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-        assert (document.parent / target).exists(), target
+def test_every_link_leads_to_a_file_and_a_title_in_it(document: Path) -> None:
+    for target, title in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+        file = document.parent / target if target else document
+        assert file.exists(), target
+        if title:
+            titles = re.findall(r"(?m)^#+ (.*)$", file.read_text())
+            assert title in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in titles}, title
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -57,6 +67,16 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
     """By its path from the top, or from the package that the document is about."""
     for named in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
         assert any((ROOT / package / named).exists() for package in ("", "pipelines", "benchmarks")), named
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_every_path_in_a_guide_is_there(guide: Path) -> None:
+    """Of a file or a folder, in a command too; what stands in capitals is for the reader to fill in."""
+    made = {".evergreen/"}  # by `make up`
+    text = guide.read_text()
+    paths = re.findall(r"`(\.?(?:[a-z_-]+/)+(?:[a-z0-9_.-]+)?|[A-Za-z_-]+\.(?:md|toml|yaml|json|lock))`", text)
+    paths += re.findall(r"\btests/[a-z0-9_/.]+\b", text)
+    assert [path for path in paths if path not in made and not (ROOT / path).exists()] == []
 
 
 def test_every_module_that_a_text_names_is_there() -> None:
