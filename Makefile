@@ -41,7 +41,7 @@ demo: ## Close the loop live, on a stack of its own (CONTROL=1: the world stays;
 	@since=$$(date +%s) && deploy/bootstrap.sh && exec $(EVERGREEN) demo --since $$since \
 	  --scenario $(if $(CONTROL),none,$(or $(SCENARIO),shift)) $(ARGS)
 
-check: install lint ## Before each commit: lint, format, types, unit tests
+check: install lint workflows ## Before each commit: lint, format, types, workflows, unit tests
 	$(PYTEST) tests/unit
 
 test: check ## Every check: those, integration, end to end (options for pytest: ARGS)

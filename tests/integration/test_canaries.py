@@ -26,7 +26,7 @@ from pipelines.spec import find_spec
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
 from tests.integration.conftest import END
-from tests.integration.dags.test_dags import probe
+from tests.integration.dags.runs import airflow
 from tests.services import Service, free_port, wait_for
 from utils.version import ROOT
 
@@ -71,8 +71,7 @@ class World:
         return name
 
     def task(self, name, conf):
-        ran = probe(self.folder / "airflow", self.folder / "models", f"{MODEL}_{name}", json.dumps(conf),
-                    settings=self.settings)  # fmt: skip
+        ran = self.airflow.run(self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings)
         self.said.append(ran["log"])
         return ran
 
@@ -82,7 +81,8 @@ def world(mlflow_settings, tmp_path_factory):
     made = World(mlflow_settings, tmp_path_factory.mktemp("canaries"), tmp_path_factory.mktemp("users"))
     (made.folder / "airflow").mkdir()
     loads(made)
-    tasks(made)
+    with airflow(made.folder / "airflow") as made.airflow:
+        tasks(made)
     serves(made)
     return made
 

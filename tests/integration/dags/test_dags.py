@@ -2,15 +2,11 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
-import tempfile
+from collections.abc import Iterator
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +23,18 @@ from pipelines.runs import training_runs
 from pipelines.spec import find_spec
 from stack.demo.webhook import webhook
 from tests.integration.conftest import Small, put_into_service
+from tests.integration.dags.runs import Airflow, airflow
 from tests.services import spec_like_credit_score
-from utils.settings import RESULTS_DB, STORE_DB, Settings
+from utils.settings import RESULTS_DB
 from utils.version import ROOT
 
-DAGS = ROOT / "dags"
 KINDS = ("training", "deployment", "monitoring", "scoring")
 
 
-PROBE = ROOT / "tests/integration/dags/dag_probe.py"
-
-
-@cache
-def empty_database() -> bytes:
-    """Airflow's database with its tables and no row of ours: they take longer to make than most DAGs to run."""
-    with tempfile.TemporaryDirectory() as home:
-        subprocess.run([sys.executable, PROBE], env={**os.environ, "AIRFLOW_HOME": home}, check=True, cwd=home)
-        return Path(home, "airflow.db").read_bytes()
-
-
-def probe(
-    home: Path, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "", search_tasks: int = 1
-) -> Any:
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
-        "EVERGREEN_ENV_FILE": str(home / "none.env"),
-        "EVERGREEN_MODELS_DIR": str(models),
-        "EVERGREEN_ALERT_WEBHOOK": hook,
-        "EVERGREEN_SEARCH_TASKS": str(search_tasks),
-    }
-    if settings:
-        password = settings.db_password("pipeline")
-        environment |= {
-            "AIRFLOW_CONN_FEATURE_STORE": f"mysql://evergreen_pipeline:{password}@127.0.0.1:{settings.mariadb_port}/x",
-            "AIRFLOW_CONN_FEATURE_LOADER": f"mysql://evergreen_loader:{settings.db_password('loader')}@127.0.0.1/x",
-            "AIRFLOW_CONN_FEATURE_READER": f"mysql://evergreen_reader:{settings.db_password('reader')}@127.0.0.1/x",
-            "AIRFLOW_CONN_FEATURE_MAINTENANCE": "mysql://evergreen_maintenance:"
-            f"{settings.db_password('maintenance')}@127.0.0.1/x",
-            "AIRFLOW_CONN_CRM": f"mysql://evergreen_reader:{settings.db_password('reader')}"
-            f"@127.0.0.1:{settings.mariadb_port}/{STORE_DB}",
-            "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
-            "EVERGREEN_HOME": str(settings.home),
-        }
-    if not (home / "airflow.db").exists():
-        (home / "airflow.db").write_bytes(empty_database())
-    command = [sys.executable, PROBE, DAGS, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=home)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    print(done.stdout[-20000:], done.stderr[-3000:])  # pytest shows it where a test fails
-    assert lines
-    return json.loads(lines[-1].removeprefix("RESULT")) | {"log": done.stdout}
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    with airflow(tmp_path_factory.mktemp("airflow")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +50,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def defined(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return probe(tmp_path_factory.mktemp("airflow"), models)
+def defined(ours: Airflow, models: Path) -> Any:
+    return ours.run(models)
 
 
 def test_every_model_file_makes_dags_without_any_code(defined: Any, models: Path) -> None:
@@ -131,11 +86,11 @@ def test_one_run_of_a_model_is_active_but_candidates_that_wait_for_a_person_do_n
 
 
 def test_a_wrong_model_file_becomes_a_task_that_fails_with_what_is_wrong_and_people_hear_of_it(
-    defined: Any, models: Path, tmp_path: Path
+    ours: Airflow, defined: Any, models: Path, tmp_path: Path
 ) -> None:
     assert "wrong.yaml: task" in defined["dags"]["wrong_training"]["doc"]
     with webhook() as (address, taken):
-        ran = probe(tmp_path, models, "wrong_training", "{}", hook=address)
+        ran = ours.run(models, "wrong_training", "{}", hook=address)
     assert ran["tasks"] == {"read_model_file": "failed"}
     assert "wrong.yaml: task" in ran["log"]
     assert [(told["dag"], told["task"]) for told in taken] == [("wrong_training", "read_model_file")]
@@ -171,13 +126,13 @@ def test_the_scoring_form_takes_full_paths_and_names_of_tables_only(defined: Any
         assert not re.search(patterns[name], bad)
 
 
-def test_a_query_is_scored_into_a_table_and_the_run_says_where(small: Small, tmp_path: Path) -> None:
+def test_a_query_is_scored_into_a_table_and_the_run_says_where(ours: Airflow, small: Small, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     spec = spec_like_credit_score("scored_by_dag", tmp_path / "models")
     version = put_into_service(spec, tmp_path / "bundle", settings=small.settings, now=small.end)
     query = "SELECT * FROM small_score_latest WHERE entity_id LIKE 'CUS%'"
     conf = json.dumps({"query": query, "table": "by_dag", "out": str(tmp_path / "out.csv")})
-    ran = probe(tmp_path, tmp_path / "models", "scored_by_dag_scoring", conf, settings=small.settings)
+    ran = ours.run(tmp_path / "models", "scored_by_dag_scoring", conf, settings=small.settings)
     assert ran["tasks"] == {"score": "success"}
     with session(small.settings, "reader", RESULTS_DB) as connection:
         rows = connection.execute(
@@ -191,10 +146,10 @@ def test_a_query_is_scored_into_a_table_and_the_run_says_where(small: Small, tmp
     assert f"evergreen_results.by_dag where batch_id = '{rows.batch_id}'" in ran["log"]
 
 
-def test_a_scoring_that_cannot_be_done_fails_at_once_with_its_line(small: Small, tmp_path: Path) -> None:
+def test_a_scoring_that_cannot_be_done_fails_at_once_with_its_line(ours: Airflow, small: Small, tmp_path: Path) -> None:
     folder = small.settings.models_dir
     with webhook() as (address, taken):
-        ran = probe(tmp_path, folder, "small_score_scoring", "{}", settings=small.settings, hook=address)
+        ran = ours.run(folder, "small_score_scoring", "{}", settings=small.settings, hook=address)
     assert ran["tasks"] == {"score": "failed"}
     assert "give either a file or a query" in ran["log"]
     assert [(told["dag"], told["task"]) for told in taken] == [("small_score_scoring", "score")]
@@ -208,53 +163,53 @@ def test_maintenance_is_daily_and_no_duty_waits_for_another(defined: Any) -> Non
 
 
 def test_maintenance_does_each_duty_with_its_own_user_and_cleans_airflows_database(
-    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ours: Airflow, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = tmp_path / "models"
+    bare, database = tmp_path / "models", ours.home / "airflow.db"
     bare.mkdir()
-    ran = probe(tmp_path, bare, "maintenance", "{}", settings=small.settings)
+    ran = ours.run(bare, "maintenance", "{}", settings=small.settings)
     assert ran["tasks"] == {**dict.fromkeys(DUTIES, "success"), "airflow": "skipped"}  # not told where the database is
-    runs_of = "SELECT COUNT(*) FROM dag_run WHERE dag_id = 'maintenance'"
-    with closing(sqlite3.connect(tmp_path / "airflow.db")) as metadata, metadata:
-        metadata.execute("UPDATE dag_run SET start_date = '2020-01-01 00:00:00', run_type = 'manual'")
-        assert metadata.execute(runs_of).fetchone() == (1,)
-    monkeypatch.setenv("AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path / 'airflow.db'}")
-    again = probe(tmp_path, bare, "maintenance", "{}", settings=small.settings)
+    with closing(sqlite3.connect(database)) as metadata, metadata:
+        long_ago = "UPDATE dag_run SET start_date = '2020-01-01 00:00:00', run_type = 'manual'"
+        assert metadata.execute(f"{long_ago} WHERE dag_id = 'maintenance'").rowcount
+    monkeypatch.setenv("AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN", f"sqlite:///{database}")
+    again = ours.run(bare, "maintenance", "{}", settings=small.settings)
     assert again["tasks"] == dict.fromkeys([*DUTIES, "airflow"], "success")
-    with closing(sqlite3.connect(tmp_path / "airflow.db")) as metadata:
-        assert metadata.execute(runs_of).fetchone() == (1,)  # the one that is left cleaned up after the other
+    with closing(sqlite3.connect(database)) as metadata:
+        left = "SELECT COUNT(*) FROM dag_run WHERE dag_id = 'maintenance'"
+        assert metadata.execute(left).fetchone() == (1,)  # the one that cleaned up
 
 
-def test_a_duty_that_fails_stops_no_other(small: Small, tmp_path: Path) -> None:
+def test_a_duty_that_fails_stops_no_other(ours: Airflow, small: Small, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     away = small.settings.model_copy(update={"db_maintenance_password": SecretStr("wrong")})
-    ran = probe(tmp_path, tmp_path / "models", "maintenance", "{}", settings=away)
+    ran = ours.run(tmp_path / "models", "maintenance", "{}", settings=away)
     assert ran["tasks"]["partitions"] == "failed"
     assert ran["tasks"]["predictions"] == "success"  # kept for ever: it asks nobody
     assert "refuses user 'evergreen_maintenance'" in ran["log"]
 
 
 def test_a_search_that_workers_share_is_opened_once_and_finished_by_the_step_that_follows(
-    models: Path, tmp_path: Path
+    ours: Airflow, models: Path, tmp_path: Path
 ) -> None:
-    tasks = probe(tmp_path, models, search_tasks=2)["dags"]["churn_training"]["tasks"]
+    tasks = ours.run(models, search_tasks=2)["dags"]["churn_training"]["tasks"]
     for earlier, later in itertools.pairwise(("validate", "open", "explore", "search", "train")):
         assert earlier in tasks[later]["after"]
 
 
-def test_a_deployment_without_a_candidate_is_skipped(small: Small, tmp_path: Path) -> None:
+def test_a_deployment_without_a_candidate_is_skipped(ours: Airflow, small: Small, tmp_path: Path) -> None:
     bare = small.settings.models_dir.parent / "bare"
     shutil.copytree(small.settings.models_dir, bare, dirs_exist_ok=True)
     file = yaml.safe_load((bare / "small_score.yaml").read_text()) | {"name": "never_trained"}
     (bare / "never_trained.yaml").write_text(yaml.safe_dump(file))
-    ran = probe(tmp_path, bare, "never_trained_deployment", "{}", settings=small.settings)
+    ran = ours.run(bare, "never_trained_deployment", "{}", settings=small.settings)
     assert ran["state"] == "success"
     assert set(ran["tasks"].values()) == {"skipped"}
 
 
 @pytest.mark.parametrize("over", [{}, {"connection": "crm"}], ids=["own MariaDB", "a connection of Airflow"])
 def test_rows_of_a_query_are_pulled_before_the_run_fixes_what_it_works_on(
-    small: Small, tmp_path: Path, over: dict[str, str]
+    ours: Airflow, small: Small, tmp_path: Path, over: dict[str, str]
 ) -> None:
     query = "SELECT 's1' AS shop, '2026-01-01' AS day, 1.5 AS visits, 'no' AS closed"
     name = f"queried_{over.get('connection', 'here')}"
@@ -270,19 +225,19 @@ def test_rows_of_a_query_are_pulled_before_the_run_fixes_what_it_works_on(
     (tmp_path / "models" / f"{name}.yaml").write_text(yaml.safe_dump(model))
     bootstrap.migrate(small.settings, [find_spec(tmp_path / "models", name).store])
     conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "a test"})
-    ran = probe(tmp_path, tmp_path / "models", f"{name}_training", conf, settings=small.settings)
+    ran = ours.run(tmp_path / "models", f"{name}_training", conf, settings=small.settings)
     steps = {"pull": "success", "claim": "success", "extract": "success", "validate": "success", "search": "failed"}
     assert ran["tasks"] | steps == ran["tasks"]  # one row is too few to learn from
     assert "no labels for the" in ran["log"]
 
 
 def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wakes_nobody(
-    small: Small, tmp_path: Path
+    ours: Airflow, small: Small, tmp_path: Path
 ) -> None:
     conf = json.dumps({"window_end": "2001-01-01T00:00:00Z", "reason": "too early"})
     with webhook() as (address, taken):
         folder = small.settings.models_dir
-        ran = probe(tmp_path, folder, "small_score_training", conf, settings=small.settings, hook=address)
+        ran = ours.run(folder, "small_score_training", conf, settings=small.settings, hook=address)
     assert ran["state"] == "failed"
     assert [told["task"] for told in taken] == ["extract"]
     assert "small_score_training failed at extract" in taken[0]["text"]
@@ -292,7 +247,7 @@ def test_a_run_that_fails_does_so_with_one_line_opens_its_decision_again_and_wak
 
 
 def test_wrong_data_stops_a_training_with_the_worst_of_it_in_the_log_and_people_hear_of_it(
-    small: Small, tmp_path: Path
+    ours: Airflow, small: Small, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
     shutil.copytree(small.settings.models_dir, folder)
@@ -302,7 +257,7 @@ def test_wrong_data_stops_a_training_with_the_worst_of_it_in_the_log_and_people_
     (folder / "small_score.yaml").write_text(yaml.safe_dump(file))
     conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "wrong data"})
     with webhook() as (address, taken):
-        ran = probe(tmp_path, folder, "small_score_training", conf, settings=small.settings, hook=address)
+        ran = ours.run(folder, "small_score_training", conf, settings=small.settings, hook=address)
     assert ran["tasks"] | {"extract": "success", "validate": "failed", "release": "success"} == ran["tasks"]
     assert ran["events"] == []
     assert [told["task"] for told in taken] == ["validate"]
@@ -322,28 +277,28 @@ def test_wrong_data_stops_a_training_with_the_worst_of_it_in_the_log_and_people_
     assert files == {"validation/report.json", "validation/report.html"}
 
 
-def test_a_verdict_other_than_promote_wakes_nobody(small: Small, tmp_path: Path) -> None:
+def test_a_verdict_other_than_promote_wakes_nobody(ours: Airflow, small: Small, tmp_path: Path) -> None:
     conf = json.dumps({"window_end": "2026-06-01T00:00:00Z", "reason": "a test", "trials": 1})
     wanted = small.settings.models_dir.parent / "strict"
     shutil.copytree(small.settings.models_dir, wanted, dirs_exist_ok=True)
     file = yaml.safe_load((wanted / "small_score.yaml").read_text())
     file["gates"]["minimum"] = {"macro_f1": 0.99}
     (wanted / "small_score.yaml").write_text(yaml.safe_dump(file))
-    ran = probe(tmp_path, wanted, "small_score_training", conf, settings=small.settings)
+    ran = ours.run(wanted, "small_score_training", conf, settings=small.settings)
     assert ran["tasks"] | {"decide": "success", "announce": "skipped"} == ran["tasks"]
     assert ran["state"] == "success"
     assert ran["events"] == []
 
 
 def test_monitoring_announces_what_waits_and_releases_the_decisions_of_a_run_that_airflow_does_not_know(
-    small: Small, tmp_path: Path
+    ours: Airflow, small: Small, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
     shutil.copytree(small.settings.models_dir, folder)
     file = yaml.safe_load((folder / "small_score.yaml").read_text()) | {"name": "unserved"}
     (folder / "unserved.yaml").write_text(yaml.safe_dump(file))
     spec = find_spec(folder, "unserved")
-    idle = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
+    idle = ours.run(folder, "unserved_monitoring", "{}", settings=small.settings)
     expected = {"decide": "success", "announce": "skipped", "announce_candidate": "skipped"}
     assert idle["tasks"] | expected == idle["tasks"]
     assert idle["events"] == []
@@ -352,7 +307,7 @@ def test_monitoring_announces_what_waits_and_releases_the_decisions_of_a_run_tha
         small.settings, model="unserved", cause="manual", reason="a test", caused_by=run_id, now=small.end
     )
     training_runs.claim(small.settings, spec=spec, run_id=run_id, now=small.end, window_end=small.end)
-    ran = probe(tmp_path, folder, "unserved_monitoring", "{}", settings=small.settings)
+    ran = ours.run(folder, "unserved_monitoring", "{}", settings=small.settings)
     assert ran["state"] == "success"
     assert ran["tasks"]["announce"] == "success"
     assert ran["events"] == ["retrain/unserved"]
