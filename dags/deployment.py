@@ -1,6 +1,7 @@
 """`<model>_deployment`: claim → (approve) → promote → roll out → verify, and back where that fails."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, chain, task
@@ -66,9 +67,9 @@ def deployment(spec: ModelSpec) -> None:
         schedule=[Asset(f"candidate/{spec.name}")],
         max_active_runs=8 if asks else 1,  # a candidate that waits for a person must not keep a newer one from asking
     ):  # fmt: skip
-        claimed = claim(spec.name)
+        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
         version = with_link(promote_candidate(spec.name, claimed))
-        rolled_out = roll_out(spec.name, claimed, version)
+        rolled_out: Any = roll_out(spec.name, claimed, version)
         [rolled_out, verify(spec.name, rolled_out)] >> roll_back(spec.name)
         if asks:
             chain(claimed, approval(spec.name), version)

@@ -87,7 +87,7 @@ def training(spec: ModelSpec) -> None:
         spec, "training", description=f"Train {spec.name} and decide whether it may serve", facts=facts,
         schedule=schedule_of(spec), max_active_runs=1, params=forms.training(spec),
     ):  # fmt: skip
-        claimed = claim(spec.name)
+        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
         steps = [*([pull(spec.name)] if spec.source.query else []), claimed, *steps_of(claimed)]
         chain(*steps, announce.override(outlets=[Asset(f"candidate/{spec.name}")])(claimed))
         steps >> release()

@@ -14,14 +14,14 @@ from db.admin import bootstrap
 from db.store.schema import Column, StoreSchema
 from pipelines.spec import ModelSpec, find_spec
 from tests.servers import MariaDB, mariadb_server
-from utils.settings import Settings, load_settings
+from utils.settings import Role, Settings, load_settings
 from utils.version import ROOT
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("evergreen", deadline=None)
 hypothesis.settings.load_profile("evergreen")
 
-ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
+ROLES: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def _features(people: People) -> Columns:
     }
 
 
-def chance_to_leave(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+def chance_to_leave(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """A logit of simple effects and two interactions; about every fourth customer leaves."""
     monthly = of["contract"] == "monthly"
     cancels = np.array(["cancel" in text for text in of["complaints"]])

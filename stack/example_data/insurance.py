@@ -61,7 +61,7 @@ def cost_around(expected: Floats, luck: Floats) -> Floats:
     return np.asarray(np.round(expected * np.exp(SPREAD * luck - SPREAD**2 / 2), 2))
 
 
-def expected_cost(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+def expected_cost(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """USD a year: effects that add up, smoking that multiplies with weight, and a surcharge for heart and sugar."""
     ill = {name: np.array([name in text for text in of["conditions"]]) for name in CONDITIONS}
     age, bmi = of["age"], of["bmi"]

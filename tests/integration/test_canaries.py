@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,8 @@ from stack.example_data import worlds
 from stack.programs.program import settings_environment
 from tests.integration.conftest import END
 from tests.integration.dags.test_dags import probe
-from tests.services import Service, free_port, wait_for
+from tests.servers import free_port
+from tests.services import Service, wait_for
 from utils.version import ROOT
 
 MODEL = "canary"
@@ -61,7 +63,7 @@ class World:
     def command(self, *arguments):
         secrets = ("db_loader_password", "db_pipeline_password", "db_reader_password")
         given = {**os.environ, **settings_environment(self.settings, secrets=secrets)}
-        command = [Path(sys.executable).parent / "evergreen", *map(str, arguments)]
+        command = [str(Path(sys.executable).parent / "evergreen"), *map(str, arguments)]
         done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, cwd=self.files)
         self.said.append(done.stdout + done.stderr)
         return done
@@ -133,7 +135,7 @@ def serves(world):
     """Requests with private and unknown keys, with values of wrong types and out of limits, and broken ones."""
     made = Service(world.settings, world.spec, free_port(), world.folder / "service.log")
     row = {**example(world.spec), "occupation": SEEN}
-    bad = [
+    bad: list[dict[str, Any]] = [
         {"ssn": PRIVATE}, {"name": {"ssn": [PRIVATE]}}, {"age": REFUSED}, {"credit_mix": REFUSED},
         {"occupation": [REFUSED]}, {"type_of_loan": REFUSED * 400}, {"customer_id": {"id": REFUSED}},
         {"customer_id": REFUSED * 9},
@@ -201,7 +203,7 @@ def written(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def places(world, tmp_path_factory):
     """Where each canary was found."""
-    found = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
+    found: dict[str, set[str]] = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
     for place, content in written(world, tmp_path_factory):
         for canary in found:
             if canary in content or canary.encode().hex() in content:

@@ -117,6 +117,10 @@ def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
 
 def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
     found = wording.why(told, MODEL)
+    assert found.hold is not None
+    assert found.training is not None
+    assert found.promotion is not None
+    assert found.deployment is not None
     assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", EVIDENCE)
     assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
     assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)

@@ -118,7 +118,7 @@ def test_a_number_at_the_edge_of_what_a_double_holds_is_answered(service):
 
 def samples():
     """One character of every category of Unicode but the surrogates, and some that are known for trouble."""
-    found = {}
+    found: dict[str, str] = {}
     for code in range(sys.maxunicode + 1):
         found.setdefault(unicodedata.category(chr(code)), chr(code))
     del found["Cs"]

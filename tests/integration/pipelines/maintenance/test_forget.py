@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,7 @@ from db.admin import bootstrap
 from db.admin import erase as rows
 from db.log.prediction_ids import new_id
 from db.log.writing import LOG_COLUMNS, LOG_NEW
+from db.session import engine as real_engine
 from db.session import session
 from db.store.result_tables import appended
 from db.tables import dead_letter, forgotten, prediction_feedback, snapshot
@@ -199,12 +201,11 @@ def test_what_a_crash_left_undone_is_finished_by_doing_it_again(place, monkeypat
         return count
 
     expected, tries = place.forget(dry_run=True).found, 0
-    original = rows.engine
     while True:
         steps, tries = 0, tries + 1
 
         def engine(*args, most=tries * 4, **further):
-            made = original(*args, **further)
+            made = real_engine(*args, **further)
             event.listen(made, "after_cursor_execute", broken_after(most))
             return made
 
@@ -215,7 +216,7 @@ def test_what_a_crash_left_undone_is_finished_by_doing_it_again(place, monkeypat
             continue
         break
     assert tries > 5
-    monkeypatch.setattr(rows, "engine", original)
+    monkeypatch.setattr(rows, "engine", real_engine)
     assert set(place.forget(dry_run=True).found.values()) == {0}
     *_, last = tombstones = place.tombstones()  # more than one: a try was broken off after all was done
     assert last["found"] == done.found
@@ -345,7 +346,7 @@ def test_the_log_is_read_in_chunks_and_told_of(place, monkeypatch):
     days = [END - timedelta(days=n % 5) for n in range(40)]
     for n, day in enumerate(days):
         log(place.settings, place.spec.name, place.who if n % 2 else f"other-{n}", at=day)
-    told = []
+    told: list[Any] = []
     found = place.forget(progress=told.append).found
     assert (found["predictions"], found["feedback"]) == (21, 21)
     assert told == [7 * n for n in range(1, len(told) + 1)]

@@ -204,7 +204,7 @@ def test_refused_versions_leave_mlflow_after_a_month_and_what_served_never(
     store.deploy(1, previous=4, at=old + 2 * DAY)
     registry.set_alias(own, name, "mine", 6)
     source = mlflow.get_model_version(name, "2").source
-    location = mlflow.get_logged_model(source.removeprefix("models:/")).artifact_location
+    location = mlflow.get_logged_model(str(source).removeprefix("models:/")).artifact_location
     assert DUTIES["artifacts"](store.job(dry_run=True)) == f"{name}: 2 versions deleted, 2 to 3"
     assert registry.version_tags(own, name, 2)
     assert DUTIES["artifacts"](store.job()) == f"{name}: 2 versions deleted, 2 to 3"

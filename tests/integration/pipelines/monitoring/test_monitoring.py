@@ -118,7 +118,6 @@ def watched(small: Small, trained: Trained, tmp_path: Path) -> Watched:
     )
     rollout.roll_out(settings, model=name, version=version, caused_by="test", reason="a test", now=END)
     world = worlds.example_world("credit_score", end=END, customers=600)
-    assert world is not None
     return Watched(settings, spec, version, world.groupby("customer_id").tail(1).reset_index(drop=True))
 
 
@@ -220,10 +219,10 @@ def test_drift_is_found_decided_on_once_and_kept_until_a_training_takes_it(watch
     training_runs.claim(settings, spec=watched.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
     with pytest.raises(NothingToDo):
         monitoring_steps.due(settings, model=name)
-    alive = {"state_of": lambda run_id: "running", "now": now}
+    alive: dict[str, Any] = {"state_of": lambda run_id: "running", "now": now}
     assert monitoring_steps.release(settings, model=name, **alive) == []
     assert look(watched, now, "monitoring/training")["cause"] == "under_way"
-    dead = {"state_of": lambda run_id: "failed", "now": now}
+    dead: dict[str, Any] = {"state_of": lambda run_id: "failed", "now": now}
     assert monitoring_steps.release(settings, model=name, **dead) == [f"{name}_training/dies"]
     assert monitoring_steps.release(settings, model=name, **dead) == []
     assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")

@@ -76,18 +76,18 @@ def test_a_version_that_nothing_happened_to_has_an_empty_history() -> None:
 
 
 def test_each_row_becomes_the_fact_that_it_tells() -> None:
-    measured = {"metric": "macro_f1", "value": 0.6, "low": 0.5, "high": 0.7, "judged": 0.8, "lost": True}
+    facts: dict[str, Any] = {"metric": "macro_f1", "value": 0.6, "low": 0.5, "high": 0.7, "judged": 0.8, "lost": True}
     rows = rows_of(
         finished=FINISHED,
         started={"run_id": "shops_training/3", "started_at": NOW - DAY},
         running={"run_id": "shops_training/3", "started_at": NOW - DAY},
         waiting={"id": 12},
-        performance={**measured, "window_end": NOW - 2 * DAY, "measured_at": NOW - DAY, "label_count": 300},
+        performance={**facts, "window_end": NOW - 2 * DAY, "measured_at": NOW - DAY, "label_count": 300},
     )
     history = history_of(rows, FILES, spec=SPEC)
     assert (history.last_finished, history.last_started) == (NOW - 3 * DAY, NOW - DAY)
     assert (history.running, history.open_decision) == ("shops_training/3", 12)
-    assert history.performance == Measured(end=NOW - 2 * DAY, measured_at=NOW - DAY, **measured)
+    assert history.performance == Measured(end=NOW - 2 * DAY, measured_at=NOW - DAY, **facts)
 
 
 @pytest.mark.parametrize(

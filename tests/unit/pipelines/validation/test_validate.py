@@ -112,7 +112,7 @@ def test_empty_and_constant_features_are_told_apart() -> None:
     found = broken(orders(km=[np.nan] * ROWS, weather=np.array(["dry"] * ROWS, dtype=object)), before=BEFORE)
     assert found[("empty", "km")] == "has no value in any row"
     assert found[("constant", "weather")] == "has the same value in every row; it had 3 values in the last training"
-    flag = np.where(np.arange(ROWS) % 2, "dry", None)
+    flag = np.array(["dry" if number % 2 else None for number in range(ROWS)], dtype=object)
     assert ("constant", "weather") not in broken(orders(weather=flag))
 
 
