@@ -10,8 +10,12 @@ from stack.example_data.world import Columns, Floats, People, World
 
 REGIONS = ("northeast", "northwest", "southeast", "southwest")
 CONDITIONS = {  # what each adds, USD a year
-    "asthma": 900, "back pain": 700, "diabetes": 2_600, "high blood pressure": 1_300, "heart disease": 5_200,
-}  # fmt: skip
+    "asthma": 900,
+    "back pain": 700,
+    "diabetes": 2_600,
+    "high blood pressure": 1_300,
+    "heart disease": 5_200,
+}
 RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # how much each counts in the cost
 SPREAD = 0.22  # standard deviation of the logarithm of a cost around its expectation
 MISSING = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}

@@ -125,9 +125,13 @@ class World:
         """A cursor of root; with all its rights it gets in when nobody else does."""
         settings = self.settings
         link = pymysql.connect(
-            host="127.0.0.1", port=settings.mariadb_port, user="root", password=settings.db_password("root"),
-            database="evergreen", autocommit=True,
-        )  # fmt: skip
+            host="127.0.0.1",
+            port=settings.mariadb_port,
+            user="root",
+            password=settings.db_password("root"),
+            database="evergreen",
+            autocommit=True,
+        )
         with link, link.cursor() as cursor:
             yield cursor
 

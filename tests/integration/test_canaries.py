@@ -73,8 +73,9 @@ class World:
         return name
 
     def task(self, name, conf):
-        ran = probe(self.folder / "airflow", self.folder / "models", f"{MODEL}_{name}", json.dumps(conf),
-                    settings=self.settings)  # fmt: skip
+        ran = probe(
+            self.folder / "airflow", self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings
+        )
         self.said.append(ran["log"])
         return ran
 
@@ -136,10 +137,15 @@ def serves(world):
     made = Service(world.settings, world.spec, free_port(), world.folder / "service.log")
     row = {**example(world.spec), "occupation": SEEN}
     bad: list[dict[str, Any]] = [
-        {"ssn": PRIVATE}, {"name": {"ssn": [PRIVATE]}}, {"age": REFUSED}, {"credit_mix": REFUSED},
-        {"occupation": [REFUSED]}, {"type_of_loan": REFUSED * 400}, {"customer_id": {"id": REFUSED}},
+        {"ssn": PRIVATE},
+        {"name": {"ssn": [PRIVATE]}},
+        {"age": REFUSED},
+        {"credit_mix": REFUSED},
+        {"occupation": [REFUSED]},
+        {"type_of_loan": REFUSED * 400},
+        {"customer_id": {"id": REFUSED}},
         {"customer_id": REFUSED * 9},
-    ]  # fmt: skip
+    ]
     with made.running():
         prediction_id = made.post("/predict", {"data": row}).json()["prediction_id"]
         assert made.post("/feedback", {"prediction_id": prediction_id, "actual": "Good"}).status_code == 200

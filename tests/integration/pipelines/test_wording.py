@@ -104,8 +104,10 @@ def evergreen(settings, *arguments):
 def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
     rows = wording.served(told, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
-        (2, "rollback", None), (4, "deploy", "failed"), (2, "deploy", "live"),
-    ]  # fmt: skip
+        (2, "rollback", None),
+        (4, "deploy", "failed"),
+        (2, "deploy", "live"),
+    ]
     newest, failed, first = rows
     assert newest["until"] is None
     assert failed["until"] == newest["since"]

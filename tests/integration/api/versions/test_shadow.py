@@ -137,11 +137,21 @@ def row_of(service, entity="e", role="champion", **given):
     probabilities = given.get("probabilities") or {"Poor": 0.7, "Standard": 0.2, "Good": 0.1}
     features = {name: value for name, value in service.row.items() if name != service.spec.entity}
     return (
-        str(made), service.spec.name, given.get("version", 1), role, entity,
-        json.dumps({**features, **given.get("features", {})}), given.get("prediction", "Poor"), 0.7,
-        json.dumps(probabilities), "[]", given.get("latency_ms", 1.0), str(uuid4()),
-        EPOCH + (utc_now() - EPOCH), utc_now(),
-    )  # fmt: skip
+        str(made),
+        service.spec.name,
+        given.get("version", 1),
+        role,
+        entity,
+        json.dumps({**features, **given.get("features", {})}),
+        given.get("prediction", "Poor"),
+        0.7,
+        json.dumps(probabilities),
+        "[]",
+        given.get("latency_ms", 1.0),
+        str(uuid4()),
+        EPOCH + (utc_now() - EPOCH),
+        utc_now(),
+    )
 
 
 def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(settings, tmp_path, monkeypatch):
@@ -237,8 +247,10 @@ def test_what_is_read_for_monitoring_and_histories_is_the_champions_and_forgetti
     client.run(lambda link: insert(link, [champion, other]))
     client.close()
     end = utc_now()
-    read = [chunk["prediction_id"].to_pylist() for chunk in reading.predictions(
-        settings, "shadow_read", start=start, end=end)]  # fmt: skip
+    read = [
+        chunk["prediction_id"].to_pylist()
+        for chunk in reading.predictions(settings, "shadow_read", start=start, end=end)
+    ]
     assert read == [[champion[0]]]
     with session(settings, "reader") as connection:
         answered = [

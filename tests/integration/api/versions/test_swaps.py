@@ -111,8 +111,9 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         experiment = mlflow.get_experiment_by_name(name)
         assert experiment is not None
         run = mlflow.create_run(experiment.experiment_id).info.run_id
-        bad = registry.register(settings, model=name, mlflow_run_id=run, folder=tmp_path / "bad", tags={},
-                                description="")  # fmt: skip
+        bad = registry.register(
+            settings, model=name, mlflow_run_id=run, folder=tmp_path / "bad", tags={}, description=""
+        )
         told: dict[str, Any] = {"model": name, "caused_by": "test/1", "now": utc_now()}
         rollout.roll_out(settings, version=bad, reason="test", **told)
         with pytest.raises(DeploymentFailed, match="golden rows"):
@@ -122,8 +123,13 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         rollout.verify(settings, model=name, version=good, caused_by="test/1")
     rows = service.query("SELECT action, version, reason FROM deployment WHERE model = :model ORDER BY id")
     assert [(row["action"], row["version"]) for row in rows] == [
-        ("deploy", good), ("deploy", bad), ("refused", bad), ("failed", bad), ("rollback", good), ("live", good),
-    ]  # fmt: skip
+        ("deploy", good),
+        ("deploy", bad),
+        ("refused", bad),
+        ("failed", bad),
+        ("rollback", good),
+        ("live", good),
+    ]
     assert all("golden rows: expected the recorded predictions" in row["reason"] for row in rows[2:5])
     with session(settings, "pipeline") as connection:
         champion = deployments.champion(connection, name)

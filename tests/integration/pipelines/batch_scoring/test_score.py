@@ -118,9 +118,17 @@ def test_rows_need_no_time_and_results_can_be_csv(ready, by, people, tmp_path):
     found = pd.read_csv(tmp_path / "out.csv")
     assert len(found) == done.rows == ROWS
     assert list(found.columns) == [
-        "customer_id", "prediction", "confidence", "probability_Poor", "probability_Standard", "probability_Good",
-        "warnings", "version", "predicted_at", "prediction_id",
-    ]  # fmt: skip
+        "customer_id",
+        "prediction",
+        "confidence",
+        "probability_Poor",
+        "probability_Standard",
+        "probability_Good",
+        "warnings",
+        "version",
+        "predicted_at",
+        "prediction_id",
+    ]
 
 
 def test_one_wrong_row_refuses_all_and_leaves_log_and_file_as_they_were(ready, by, people, tmp_path):

@@ -39,10 +39,12 @@ MODEL = {
     "entity": "customer",
     "source": {"event_time": "day"},
     "label": {"column": "outcome", "classes": ["no", "yes"]},
-    "features": {"max_age": "40d", "columns": {"amount": {"type": "numeric"}, "kind": {"type": "categorical"},
-                                               "note": {"type": "text"}}},
+    "features": {
+        "max_age": "40d",
+        "columns": {"amount": {"type": "numeric"}, "kind": {"type": "categorical"}, "note": {"type": "text"}},
+    },
     "keep": "100d",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +73,30 @@ class Store:
         extract(run, settings=self.settings, now=at)
         with session(self.settings, "pipeline") as connection:
             trainings.update_run(connection, run_id, state="finished", candidate_version=version)
-            row = {"model": self.spec.name, "candidate_version": version, "verdict": verdict, "reason": "t",
-                   "gates": {}, "run_id": run_id, "decided_at": at}  # fmt: skip
+            row = {
+                "model": self.spec.name,
+                "candidate_version": version,
+                "verdict": verdict,
+                "reason": "t",
+                "gates": {},
+                "run_id": run_id,
+                "decided_at": at,
+            }
             done = {"deployment_run_id": "d", "claimed_at": at, "promoted_version": version}
             history.add(connection, promotion_decision, row | (done if verdict == "promote" else {}))
         return str(training_runs.load_run(self.settings, run_id).snapshot_id)
 
     def deploy(self, version: int, *, previous: int | None, at: datetime) -> None:
-        row = {"model": self.spec.name, "action": "deploy", "version": version, "previous_version": previous,
-               "artifact_sha256": "x", "caused_by": "t", "reason": "t", "created_at": at}  # fmt: skip
+        row = {
+            "model": self.spec.name,
+            "action": "deploy",
+            "version": version,
+            "previous_version": previous,
+            "artifact_sha256": "x",
+            "caused_by": "t",
+            "reason": "t",
+            "created_at": at,
+        }
         with session(self.settings, "pipeline") as connection:
             history.add(connection, deployment, row)
 

@@ -41,10 +41,21 @@ def log_row(model, prediction_id, *, role, version, entity, prediction, features
     probabilities = {name: 0.8 if name == prediction else 0.1 for name in CLASSES}
     numeric = isinstance(prediction, float)
     return (
-        str(prediction_id), model, version, role, entity, json.dumps(features), str(prediction),
-        None if numeric else 0.8, None if numeric else json.dumps(probabilities), "[]", latency, str(uuid4()),
-        created_at(prediction_id), utc_now(),
-    )  # fmt: skip
+        str(prediction_id),
+        model,
+        version,
+        role,
+        entity,
+        json.dumps(features),
+        str(prediction),
+        None if numeric else 0.8,
+        None if numeric else json.dumps(probabilities),
+        "[]",
+        latency,
+        str(uuid4()),
+        created_at(prediction_id),
+        utc_now(),
+    )
 
 
 def log_pairs(settings, model, said, *, start):
@@ -142,12 +153,18 @@ def test_the_command_shows_it_to_people_and_machines(settings, spec, tmp_path):
     assert "evergreen shadow compare_classes VERSION begins one" in nothing.stderr.replace("\n", " ")
     assert "no version is in the shadow" in run("shadow", spec.name).stdout
     shadow_since(settings, spec.name, utc_now() - timedelta(minutes=5))
-    log_pairs(settings, spec.name, [("Poor", "Good", {"credit_mix": "Bad"})] * 60,
-                    start=utc_now() - timedelta(minutes=4))  # fmt: skip
+    log_pairs(
+        settings, spec.name, [("Poor", "Good", {"credit_mix": "Bad"})] * 60, start=utc_now() - timedelta(minutes=4)
+    )
     shown = run("compare", spec.name)
     assert shown.returncode == 0, shown.stderr
-    for words in ("60 answered by version 1 (60); 60 (100.0%) scored along", "the same class in 0.00%", "Bad", "p99",
-                  "too few of them have a known truth"):  # fmt: skip
+    for words in (
+        "60 answered by version 1 (60); 60 (100.0%) scored along",
+        "the same class in 0.00%",
+        "Bad",
+        "p99",
+        "too few of them have a known truth",
+    ):
         assert words in shown.stdout
     told = json.loads(run("compare", spec.name, "--json").stdout)
     assert (told["pairs"], told["agreement"], told["answered"]) == (60, 0.0, {"1": 60})

@@ -56,8 +56,13 @@ def window(end: datetime, visits: list[int], *, version: int = 4, unseen: int = 
 
 def drift(end: datetime, *, drifted: bool = True, days: int = 1, defects: tuple[dict[str, Any], ...] = ()) -> Any:
     evidence = {"drifted": ["visits"] if drifted else [], "defects": list(defects)}
-    return {"window_start": end - days * DAY, "window_end": end, "row_count": 1000, "drifted": drifted,
-            "evidence": evidence}  # fmt: skip
+    return {
+        "window_start": end - days * DAY,
+        "window_end": end,
+        "row_count": 1000,
+        "drifted": drifted,
+        "evidence": evidence,
+    }
 
 
 def answered(rows: RetrainRows, answer: list[int] | None) -> list[bool]:
@@ -234,15 +239,18 @@ def test_a_reason_is_held_back_since_the_first_hold_in_a_row(made: Any, held_sin
             None,
         ),
         # An alert about an earlier wait is no alert about this one.
-        ((decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "budget", alert="old")),
-         None, None),
+        (
+            (decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "budget", alert="old")),
+            None,
+            None,
+        ),
         ((decided(1, "hold", "broken_source"), decided(2, "hold", "broken_source", alert="broken")), None, hours(2)),
         ((decided(1, "hold", "broken_source", alert="broken", due=False),), None, hours(1)),
         # The source was mended in between, so it is news that it broke.
         ((decided(1, "hold", "budget"), decided(2, "hold", "broken_source", alert="broken")), None, None),
         ((decided(1, "hold", "broken_source"), decided(2, "hold", "budget", alert="long due")), hours(2), None),
     ],
-)  # fmt: skip
+)
 def test_an_alert_counts_as_long_as_what_it_was_about_lasts(
     made: Any, alerted_at: datetime | None, broken_alerted_at: datetime | None
 ) -> None:

@@ -51,9 +51,18 @@ NOISE = DRAW.normal(size=ROWS)
         ("regression", NUMBERS, np.log(NUMBERS) * -3, "of the label's order"),
         ("regression", NUMBERS, np.where(NOISE > 0, np.round(NUMBERS), np.nan), "of the label's order"),
     ],
-    ids=["copy", "coded", "coded as numbers", "present for one class", "copy with gaps", "far from zero",
-         "number", "transformed", "rounded, with gaps"],
-)  # fmt: skip
+    ids=[
+        "copy",
+        "coded",
+        "coded as numbers",
+        "present for one class",
+        "copy with gaps",
+        "far from zero",
+        "number",
+        "transformed",
+        "rounded, with gaps",
+    ],
+)
 def test_a_feature_that_was_written_after_the_label_is_found(
     task: str, label: np.ndarray, values: object, expected: str
 ) -> None:
