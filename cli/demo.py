@@ -64,8 +64,9 @@ def demo(
         with demo_stack(own, console=console, since=begun) as spec:
             console.print(
                 "\n[bold]From here on[/bold] the model file has shorter durations, and only what monitoring finds may "
-                "start a training; nothing else differs:", soft_wrap=True,
-            )  # fmt: skip
+                "start a training; nothing else differs:",
+                soft_wrap=True,
+            )
             for key, now in changing(spec).items():
                 console.print(f"  {key:<26} {before[key]:>5} → {now}", soft_wrap=True)
             outcome = play(own, spec, scenario=Scenario(scenario), console=console, alerts=alerts)
@@ -79,8 +80,10 @@ def demo(
 
 def _tell(outcome: "Outcome", seconds: float) -> None:
     out.print()
-    as_table([{"seconds": f"{moment.after:+.1f}", "what": moment.what} for moment in outcome.timeline],
-             title="What happened, counted from the change")  # fmt: skip
+    as_table(
+        [{"seconds": f"{moment.after:+.1f}", "what": moment.what} for moment in outcome.timeline],
+        title="What happened, counted from the change",
+    )
     if quality := outcome.quality:
         rows = {"champion until then": quality.before, "new version": quality.after, "better by": quality.better_by}
         as_table(

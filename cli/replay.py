@@ -63,8 +63,9 @@ def replay(
             out.print(f"{step.window_end:%Y-%m-%d} {step.verdict}: {step.reason}", soft_wrap=True, markup=False)
     out.print(
         f"in all, over {done.rows:,} labels: {done.metric} {done.served:.4g} served, {done.left_alone:.4g} with the "
-        f"first version left alone; that is {ratio(done):.2f} of it", soft_wrap=True,
-    )  # fmt: skip
+        f"first version left alone; that is {ratio(done):.2f} of it",
+        soft_wrap=True,
+    )
     return None
 
 

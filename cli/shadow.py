@@ -67,8 +67,9 @@ def shadow(
         )
     workers = _workers(settings, model)
     if json:
-        return as_json({"model": model, "version": running["version"], "since": running["created_at"],
-                        "workers": workers})  # fmt: skip
+        return as_json(
+            {"model": model, "version": running["version"], "since": running["created_at"], "workers": workers}
+        )
     out.print(
         f"{model}: version {running['version']} is in the shadow since {running['created_at']:%Y-%m-%d %H:%M:%S} UTC"
     )
@@ -137,14 +138,20 @@ def _say(found: "Comparison") -> None:
         for each in found.slices
     ]
     _table(slices, "By slice, the largest difference first")
-    rows = [{"latency, ms": side, **{name: f"{each:.3g}" for name, each in quantiles.items()}}
-            for side, quantiles in found.latency_ms.items()]  # fmt: skip
+    rows = [
+        {"latency, ms": side, **{name: f"{each:.3g}" for name, each in quantiles.items()}}
+        for side, quantiles in found.latency_ms.items()
+    ]
     as_table(rows)
     if judged := found.judged:
         better = judged.better_by
-        out.print(f"{judged.metric} on {judged.labels:,} with a known truth: champion {judged.champion:.4f}, "
-                  f"challenger {judged.challenger:.4f}, better by {better.value:+.4f} "
-                  f"[{better.low:+.4f}, {better.high:+.4f}] (95%)", markup=False, soft_wrap=True)  # fmt: skip
+        out.print(
+            f"{judged.metric} on {judged.labels:,} with a known truth: champion {judged.champion:.4f}, "
+            f"challenger {judged.challenger:.4f}, better by {better.value:+.4f} "
+            f"[{better.low:+.4f}, {better.high:+.4f}] (95%)",
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         out.print("too few of them have a known truth yet to say which one is right")
 

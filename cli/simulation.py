@@ -95,8 +95,11 @@ def _duration(given: str, option: str) -> timedelta:
 def _tell(done: "Summary") -> None:
     pace = done.answered / done.seconds if done.seconds else 0.0
     versions = ", ".join(f"{count:,} by version {version}" for version, count in done.versions.items())
-    out.print(f"{done.answered:,} of {done.requests:,} requests answered in {done.seconds:.0f} s ({pace:.0f} a second)"
-              + (f": {versions}" if versions else ""), soft_wrap=True)  # fmt: skip
+    out.print(
+        f"{done.answered:,} of {done.requests:,} requests answered in {done.seconds:.0f} s ({pace:.0f} a second)"
+        + (f": {versions}" if versions else ""),
+        soft_wrap=True,
+    )
     if done.scenario != Scenario.NONE:
         out.print(f"{done.changed:,} of them under the scenario {done.scenario}; seed {done.seed}")
     if done.refusal:

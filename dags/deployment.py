@@ -1,6 +1,7 @@
 """`<model>_deployment`: claim → (approve) → promote → roll out → verify, and back where that fails."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Asset, chain, task
@@ -31,8 +32,15 @@ def promote_candidate(model: str, claimed: Claimed) -> int:
 @task
 def roll_out(model: str, claimed: Claimed, version: int) -> int:
     with step() as (settings, run_id, now):
-        rollout.roll_out(settings, model=model, version=version, caused_by=run_id, reason=claimed["why"],
-                         decision_id=claimed["decision"], now=now)  # fmt: skip
+        rollout.roll_out(
+            settings,
+            model=model,
+            version=version,
+            caused_by=run_id,
+            reason=claimed["why"],
+            decision_id=claimed["decision"],
+            now=now,
+        )
         return version
 
 
@@ -62,13 +70,15 @@ def approval(name: str) -> ApprovalOperator:
 def deployment(spec: ModelSpec) -> None:
     asks = spec.gates.approval == "human"
     with model_dag(
-        spec, "deployment", description=f"Put the newest good candidate of {spec.name} into service",
+        spec,
+        "deployment",
+        description=f"Put the newest good candidate of {spec.name} into service",
         schedule=[Asset(f"candidate/{spec.name}")],
         max_active_runs=8 if asks else 1,  # a candidate that waits for a person must not keep a newer one from asking
-    ):  # fmt: skip
-        claimed = claim(spec.name)
+    ):
+        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
         version = with_link(promote_candidate(spec.name, claimed))
-        rolled_out = roll_out(spec.name, claimed, version)
+        rolled_out: Any = roll_out(spec.name, claimed, version)
         [rolled_out, verify(spec.name, rolled_out)] >> roll_back(spec.name)
         if asks:
             chain(claimed, approval(spec.name), version)

@@ -60,10 +60,14 @@ def schedule_of(window: timedelta) -> object:
 def monitoring(spec: ModelSpec) -> None:
     window, name = spec.monitoring.window, spec.name
     with model_dag(
-        spec, "monitoring", description=f"Watch what {name} predicts and decide whether to train it again",
-        schedule=schedule_of(window), max_active_runs=1, params=forms.monitoring(),
+        spec,
+        "monitoring",
+        description=f"Watch what {name} predicts and decide whether to train it again",
+        schedule=schedule_of(window),
+        max_active_runs=1,
+        params=forms.monitoring(),
         facts={"window": show_duration(window)},
-    ):  # fmt: skip
+    ):
         released = release(name)
         steps = [do.override(task_id=step_name)(step_name, name) for step_name in monitoring_steps.STEPS]
         chain(released, *steps, decide(name), announce.override(outlets=[Asset(f"retrain/{name}")])(name))

@@ -16,9 +16,13 @@ def score(model: str) -> str:
 
 def scoring(spec: ModelSpec) -> None:
     with model_dag(
-        spec, "scoring", description=f"Score many rows by the version of {spec.name} that serves",
-        schedule=None, max_active_runs=1, params=forms.scoring(),
-    ):  # fmt: skip
+        spec,
+        "scoring",
+        description=f"Score many rows by the version of {spec.name} that serves",
+        schedule=None,
+        max_active_runs=1,
+        params=forms.scoring(),
+    ):
         score(spec.name)
 
 

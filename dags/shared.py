@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from airflow.sdk import DAG, BaseOperatorLink, Connection, get_current_context, get_parsing_context, task
+from airflow.sdk import DAG, BaseOperatorLink, Connection, DagRunState, get_current_context, get_parsing_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from pipelines.monitoring import alert
@@ -139,7 +139,7 @@ def state_of(run_id: str) -> str | None:
     ti = get_current_context()["ti"]
     if not ti.get_dr_count(dag_id, run_ids=[name]):
         return None
-    return str(ti.get_dagrun_state(dag_id, name).value)
+    return str(DagRunState(ti.get_dagrun_state(dag_id, name)).value)
 
 
 class MlflowLink(BaseOperatorLink):

@@ -28,9 +28,15 @@ def pull(model: str) -> str:
 def claim(model: str) -> str:
     with step() as (settings, run_id, now):
         training_steps.begin(
-            settings, find_spec(settings.models_dir, model), run_id=run_id, run_type=run_type(),
-            reason=form()["reason"], window_end=window_end(), trials=form()["trials"], now=now,
-        )  # fmt: skip
+            settings,
+            find_spec(settings.models_dir, model),
+            run_id=run_id,
+            run_type=run_type(),
+            reason=form()["reason"],
+            window_end=window_end(),
+            trials=form()["trials"],
+            now=now,
+        )
         return run_id
 
 
@@ -84,10 +90,15 @@ def training(spec: ModelSpec) -> None:
     budget = spec.training.search
     facts = {"description": spec.description, "trials": budget.trials, "timeout": budget.timeout}
     with model_dag(
-        spec, "training", description=f"Train {spec.name} and decide whether it may serve", facts=facts,
-        schedule=schedule_of(spec), max_active_runs=1, params=forms.training(spec),
-    ):  # fmt: skip
-        claimed = claim(spec.name)
+        spec,
+        "training",
+        description=f"Train {spec.name} and decide whether it may serve",
+        facts=facts,
+        schedule=schedule_of(spec),
+        max_active_runs=1,
+        params=forms.training(spec),
+    ):
+        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
         steps = [*([pull(spec.name)] if spec.source.query else []), claimed, *steps_of(claimed)]
         chain(*steps, announce.override(outlets=[Asset(f"candidate/{spec.name}")])(claimed))
         steps >> release()

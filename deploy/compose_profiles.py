@@ -169,9 +169,14 @@ def scale(stack: Stack, console: Console) -> str:
     for workers, killed in ((1, False), (2, False), (2, True)):
         what = f"{workers}, one killed" if killed else str(workers)
         stack.compose(
-            "up", "-d", "--scale", f"airflow-worker={workers}", profiles=["scale"],
-            EVERGREEN_EXECUTOR="CeleryExecutor", EVERGREEN_SEARCH_TASKS="2",
-        )  # fmt: skip
+            "up",
+            "-d",
+            "--scale",
+            f"airflow-worker={workers}",
+            profiles=["scale"],
+            EVERGREEN_EXECUTOR="CeleryExecutor",
+            EVERGREEN_SEARCH_TASKS="2",
+        )
         stack.wait_well([*stack.started, "redis", "airflow-worker"], minutes=6)
         seconds[what], complete, twice = _search(stack, kill=killed)
         table.add_row(what, f"{seconds[what]:.0f}", str(complete), str(twice))

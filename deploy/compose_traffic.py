@@ -90,10 +90,16 @@ class Traffic:
 
     def account(self, settings: Settings) -> Account:
         """Compare what was answered with the log of `settings`."""
-        with pymysql.connect(
-            host=settings.mariadb_host, port=settings.mariadb_port, user=settings.db_user("reader"),
-            password=settings.db_password("reader"), database="evergreen",
-        ) as connection, connection.cursor() as cursor:  # fmt: skip
+        with (
+            pymysql.connect(
+                host=settings.mariadb_host,
+                port=settings.mariadb_port,
+                user=settings.db_user("reader"),
+                password=settings.db_password("reader"),
+                database="evergreen",
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(
                 "SELECT entity_id, prediction_id FROM prediction_log WHERE entity_id LIKE %s", (f"{self.mark}-%",)
             )

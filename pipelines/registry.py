@@ -187,7 +187,7 @@ def discard(settings: Settings, model: str, version: int) -> None:
     location = mlflow.get_logged_model(model_id).artifact_location
     files = get_artifact_repository(location, tracking_uri=settings.mlflow_tracking_url)
     if files.list_artifacts():
-        files.delete_artifacts()  # type: ignore[no-untyped-call]
+        files.delete_artifacts()
     mlflow.delete_model_version(model, str(version))
     mlflow.delete_logged_model(model_id)
 

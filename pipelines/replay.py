@@ -164,9 +164,14 @@ def _put_into_service(settings: Settings, name: str, run_id: str) -> None:
     claimed = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
     version = promote.promote(settings, decision_id=claimed["decision"])
     rollout.roll_out(
-        settings, model=name, version=version, caused_by=run_id, reason=claimed["why"], now=utc_now(),
+        settings,
+        model=name,
+        version=version,
+        caused_by=run_id,
+        reason=claimed["why"],
+        now=utc_now(),
         decision_id=claimed["decision"],
-    )  # fmt: skip
+    )
 
 
 def _serving(settings: Settings, name: str) -> int | None:
@@ -186,9 +191,13 @@ def _learned_from(settings: Settings, name: str, version: int | None) -> str | N
 def _labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: datetime) -> pd.DataFrame:
     """The labels of a step as the store knows them now, with the features known at their time."""
     return training_frame(
-        settings, spec.store, start=after, until=until, window_end=max(utc_now(), until),
+        settings,
+        spec.store,
+        start=after,
+        until=until,
+        window_end=max(utc_now(), until),
         commit_seq=latest_commit_seq(settings, spec.name),
-    )  # fmt: skip
+    )
 
 
 def judged(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> Judged:

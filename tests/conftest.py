@@ -16,7 +16,7 @@ from db.admin import bootstrap
 from db.store.schema import Column, StoreSchema
 from pipelines.spec import ModelSpec, find_spec
 from tests.servers import MariaDB, mariadb_server
-from utils.settings import Settings, load_settings
+from utils.settings import Role, Settings, load_settings
 from utils.version import ROOT
 
 # How long an example takes says how busy the machine is.
@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{text}\n")
 
 
-ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
+ROLES: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ class Stack:
     def spec(self) -> ModelSpec:
         return find_spec(self.settings.models_dir, MODEL)
 
-    def post(self, path: str, body: object) -> Any:
+    def post(self, path: str, body: Any) -> Any:
         key = self.settings.api_key.get_secret_value()
         url = f"http://127.0.0.1:{self.settings.serving_port}"
         wait_for("the service", lambda: answers(f"{url}/readyz"), seconds=120)

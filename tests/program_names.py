@@ -91,7 +91,7 @@ def names_in_list(words: Sequence[ast.expr], file: Path) -> Iterator[str]:
         if word == "-m" and (not place or plain[place - 1] == "sys.executable"):
             after = words[place + 1]
             if not isinstance(after, ast.Constant):
-                yield f"{file.relative_to(ROOT)}: -m {plain[place + 1]}"
+                yield f"{file.relative_to(ROOT)}: -m {ast.unparse(after)}"
             elif re.fullmatch(NAME, str(after.value)):
                 yield str(after.value)
 

@@ -135,7 +135,7 @@ class Service:
         return example(self.spec)
 
     def post(
-        self, path: str, body: object, *, key: str = "", headers: Mapping[str, str] | None = None
+        self, path: str, body: Any, *, key: str = "", headers: Mapping[str, str] | None = None
     ) -> requests.Response:
         sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
         return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=sent, timeout=20)

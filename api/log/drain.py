@@ -124,9 +124,14 @@ class Drainer:
         log.error("MariaDB error %d: an answered prediction can't be logged and goes to dead_letter", error)
         try:
             writing.bury(
-                link, row[ID], model=self._model, entity_id=row[ENTITY], log_row=json.dumps(row), error=error,
+                link,
+                row[ID],
+                model=self._model,
+                entity_id=row[ENTITY],
+                log_row=json.dumps(row),
+                error=error,
                 now=utc_now(),
-            )  # fmt: skip
+            )
         except pymysql.Error as again:
             if driver.is_away(again):
                 raise

@@ -113,9 +113,12 @@ def shadow_rows(
         return [], len(asked)
     origin = Origin(time.perf_counter())
     scored = predict(
-        version, [row for _, row in rows], instance=instance, origins=[origin] * len(rows),
+        version,
+        [row for _, row in rows],
+        instance=instance,
+        origins=[origin] * len(rows),
         now=utc_now(),
-    )  # fmt: skip
+    )
     made = []
     for (champions, _), prediction in zip(rows, scored, strict=True):
         mine = shadow_id(champions, version.number)

@@ -69,12 +69,17 @@ def last_promotion(connection: Connection, model: str) -> RowMapping | None:
     run, data = training_run.c, snapshot.c
     rows = (
         select(
-            promotion_decision, run.reason.label("trained_because"), run.window_end, run.commit_seq, run.code_commit,
-            data.snapshot_id, data.row_count.label("snapshot_rows"),
+            promotion_decision,
+            run.reason.label("trained_because"),
+            run.window_end,
+            run.commit_seq,
+            run.code_commit,
+            data.snapshot_id,
+            data.row_count.label("snapshot_rows"),
         )
         .join_from(promotion_decision, training_run, run.run_id == promotion_decision.c.run_id, isouter=True)
         .join(snapshot, data.snapshot_id == run.snapshot_id, isouter=True)
-    )  # fmt: skip
+    )
     return _newest(connection, rows, promotion_decision, model)
 
 

@@ -25,8 +25,16 @@ def predictions(settings: Settings, model: str, *, start: datetime, end: datetim
     warnings (JSON text), created_at, latency_ms. Raises: Unreachable, AccessDenied.
     """
     log = prediction_log.c
-    columns = (log.version, log.entity_id, log.features, log.prediction, log.probabilities, log.warnings,
-               log.created_at, log.latency_ms)  # fmt: skip
+    columns = (
+        log.version,
+        log.entity_id,
+        log.features,
+        log.prediction,
+        log.probabilities,
+        log.warnings,
+        log.created_at,
+        log.latency_ms,
+    )
     rows = (
         select(cast(log.prediction_id, String(36)).label("id"), *columns)
         .where(log.model == model, log.role == "champion", _id(end) > KEY)

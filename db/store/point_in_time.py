@@ -132,8 +132,13 @@ def labels_between(
     told of the label. Sorted by entity_id and event_time. Raises: Unreachable, AccessDenied, SettingMissing.
     """
     table = store_tables(schema).labels
-    query = select(table.c.entity_id, table.c.event_time, table.c.available_at, table.c.batch_id,
-                   table.c[schema.label.name].label("truth")).where(table.c.available_at <= known_by)  # fmt: skip
+    query = select(
+        table.c.entity_id,
+        table.c.event_time,
+        table.c.available_at,
+        table.c.batch_id,
+        table.c[schema.label.name].label("truth"),
+    ).where(table.c.available_at <= known_by)
     if schema.timed:
         query = query.where(table.c.event_time >= after, table.c.event_time <= until)
     committed = select(load_batch.c.batch_id, load_batch.c.commit_seq).where(

@@ -111,8 +111,10 @@ def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
     Raises: DataRefused where a text feature has no words to learn from.
     """
     if empty := [name for name in spec.columns_of("text") if not train[name].fillna("").str.strip().any()]:
-        raise DataRefused(f"{spec.name}: no training row has words in the text feature {', '.join(empty)}: load rows "
-                          "that have, or take it out of features.columns")  # fmt: skip
+        raise DataRefused(
+            f"{spec.name}: no training row has words in the text feature {', '.join(empty)}: load rows "
+            "that have, or take it out of features.columns"
+        )
     if not spec.columns_of("text"):
         return {}
     calcers = ["BoW"] if spec.task == "regression" else ["BoW", "NaiveBayes"]

@@ -200,8 +200,9 @@ def _score(
     latency_ms = (time.perf_counter() - begun) * 1000 / len(frame)  # a row's share of the batch's
     probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
     results, log_rows, warnings_of_row = [], [], warnings_of(spec, by.seen)
-    for i, (key, values) in enumerate(zip(rows.select(["entity_id", "event_time"]).to_pylist(),
-                                          rows_of(frame, spec=spec), strict=True)):  # fmt: skip
+    for i, (key, values) in enumerate(
+        zip(rows.select(["entity_id", "event_time"]).to_pylist(), rows_of(frame, spec=spec), strict=True)
+    ):
         prediction_id, predicted = new_id(now), scores.predictions[i]
         by_class = dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None
         told = warnings_of_row(values)
@@ -212,9 +213,9 @@ def _score(
         }
         shown = {f"probability_{name}": value for name, value in (by_class or {}).items()}
         keys = {spec.entity: key["entity_id"], str(spec.source.event_time): key["event_time"]}
-        results.append({
-            **common, **keys, **shown, "prediction": predicted, "warnings": "; ".join(told), "predicted_at": now,
-        })  # fmt: skip
+        results.append(
+            {**common, **keys, **shown, "prediction": predicted, "warnings": "; ".join(told), "predicted_at": now}
+        )
         logged = {
             **common,
             "model": spec.name,

@@ -38,9 +38,13 @@ def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: da
         with session(settings, "pipeline") as connection:
             done = window_rows.measured_until(connection, performance_result, model=spec.name, version=version)
             rows = window_rows.windows(
-                connection, window_profile, model=spec.name, version=version, after=max(done or EPOCH, oldest),
+                connection,
+                window_profile,
+                model=spec.name,
+                version=version,
+                after=max(done or EPOCH, oldest),
                 until=mature,
-            )  # fmt: skip
+            )
         pending = [row for row in rows if row["row_count"]]
         for row in _results(settings, spec, versions, pending, until=until, now=now) if pending else ():
             with session(settings, "pipeline") as connection:

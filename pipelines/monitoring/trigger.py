@@ -148,8 +148,11 @@ def _drift(history: History, policy: Drift) -> Iterator[Note]:
     breaches = [window for window in recent if window.drifted and not window.defects and not window.answered]
     if recent and recent[-1] in breaches and len(breaches) >= policy.breaches:
         features = ", ".join(recent[-1].drifted[:5])
-        yield Note("drift", f"{features} drifted from version {history.version}'s training in {len(breaches)} of the"
-                            f" last {len(recent)} windows, the latest to {recent[-1].end}")  # fmt: skip
+        yield Note(
+            "drift",
+            f"{features} drifted from version {history.version}'s training in {len(breaches)} of the"
+            f" last {len(recent)} windows, the latest to {recent[-1].end}",
+        )
 
 
 def _broken(history: History) -> Note | None:

@@ -77,8 +77,11 @@ def match_labels(predictions: pd.DataFrame, labels: pd.DataFrame, *, timed: bool
     joined = pd.merge_asof(
         predictions.reset_index(names="place").astype({"created_at": "datetime64[us]"}).sort_values("created_at"),
         labels.astype({"event_time": "datetime64[us]"}).sort_values("event_time"),
-        left_on="created_at", right_on="event_time", by="entity_id", tolerance=pd.Timedelta(match),
-    )  # fmt: skip
+        left_on="created_at",
+        right_on="event_time",
+        by="entity_id",
+        tolerance=pd.Timedelta(match),
+    )
     return joined.set_index("place")["truth"].reindex(predictions.index)
 
 

@@ -33,6 +33,7 @@ def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
     )
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     if sign * (final - evaluated) < -margin_at(run.spec.gates.champion.margin, evaluated):
-        raise IntegrityError(what=f"final fit of version {candidate}", expected=f"{metric} near {evaluated:.4f}",
-                             found=f"{final:.4f}")  # fmt: skip
+        raise IntegrityError(
+            what=f"final fit of version {candidate}", expected=f"{metric} near {evaluated:.4f}", found=f"{final:.4f}"
+        )
     return register(model, fitted_rows, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=candidate)

@@ -91,9 +91,13 @@ def register(
         profile = build_profile(fitted, predictions, spec=spec)
         write_companions(target, model=model, spec=spec, profile=profile, fitted=fitted)
         return registry.register(
-            settings, model=run.model, mlflow_run_id=str(run.mlflow_run_id), folder=target, tags=tags,
+            settings,
+            model=run.model,
+            mlflow_run_id=str(run.mlflow_run_id),
+            folder=target,
+            tags=tags,
             description=spec.description,
-        )  # fmt: skip
+        )
 
 
 def _save_mlflow_model(model: Model, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:

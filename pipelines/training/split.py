@@ -40,8 +40,11 @@ def split_rows(frame: pd.DataFrame, *, spec: ModelSpec, until: pd.Timestamp) -> 
     parts = Split(frame[~test & ~validation], frame[validation], frame[test])
     for name in ("train", "validation", "test"):
         if getattr(parts, name).empty:
-            raise MissingLabels(model=spec.name, detail=f"no labels for the {name} part of {len(frame):,} rows: widen "
-                                "training.window or shorten training.split")  # fmt: skip
+            raise MissingLabels(
+                model=spec.name,
+                detail=f"no labels for the {name} part of {len(frame):,} rows: widen "
+                "training.window or shorten training.split",
+            )
     if absent := set(spec.label.classes) - set(parts.train[spec.label.column]):
         raise MissingLabels(model=spec.name, detail=f"the training rows have no label {', '.join(sorted(absent))}")
     return parts

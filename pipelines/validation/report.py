@@ -39,8 +39,14 @@ def page(report: Mapping[str, Any]) -> str:
     title = escape(f"{report['model']}: {told or 'passed'}")
     facts = f"{report['statistics']['rows']:,} rows, up to {report['window_end']} UTC. {against}"
     names = f"Snapshot {report['snapshot_id']}, run {report['run_id']}"
-    return PAGE.format(title=title, facts=escape(facts), names=escape(names), violations=violations,
-                       label=_label(report["statistics"]["label"]), columns=columns)  # fmt: skip
+    return PAGE.format(
+        title=title,
+        facts=escape(facts),
+        names=escape(names),
+        violations=violations,
+        label=_label(report["statistics"]["label"]),
+        columns=columns,
+    )
 
 
 def _counted(number: int, what: str) -> str:

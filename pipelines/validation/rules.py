@@ -73,8 +73,12 @@ def _schema(spec: ModelSpec, *, names: Sequence[str], label: bool) -> "pandera.D
         there = _check(pa.Check, pd.Series.notna, rule="label", said="missing", ignore_na=False)
         known = _check(pa.Check.isin, list(spec.label.classes), rule="label", said="no class")
         columns[spec.label.column] = pa.Column(checks=[there, known] if spec.label.classes else there, nullable=True)
-    once = _check(pa.Check, lambda rows: ~rows.duplicated(["entity_id", "event_time"]), rule="duplicates",
-                  said="a row of the same entity and time again")  # fmt: skip
+    once = _check(
+        pa.Check,
+        lambda rows: ~rows.duplicated(["entity_id", "event_time"]),
+        rule="duplicates",
+        said="a row of the same entity and time again",
+    )
     return pa.DataFrameSchema(columns, checks=[once])
 
 

@@ -39,9 +39,12 @@ FOUND = {"drift", "performance"}  # causes of a retraining that a steady world m
 CHANGE = {
     Scenario.SHIFT: ("The world changes", "Incomes rise by 30%; debts and new inquiries decide more than payments."),
     Scenario.NONE: ("The world stays as it is", "Nothing may be retrained for drift, nothing promoted for it."),
-    Scenario.BROKEN: ("A source breaks", "Incomes come in thousands, salaries not at all; people and labels are as "
-                      "ever. The platform must alert people and must not learn from these rows."),
-}  # fmt: skip
+    Scenario.BROKEN: (
+        "A source breaks",
+        "Incomes come in thousands, salaries not at all; people and labels are as "
+        "ever. The platform must alert people and must not learn from these rows.",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,13 @@ def play(
     begun, watch = time.monotonic(), Watch(settings, spec, console, utc_now(), alerts)
     champion, workers = _serving(settings, spec)
     window = spec.monitoring.window
-    _announce(console, f"1. The world is as it was when version {champion} learned", f"{RATE:.0f} people a second ask,"
-              f" each once; their labels follow {LATE.seconds} s later. {spec.name}_monitoring looks at windows of "
-              f"{window.seconds} s.")  # fmt: skip
+    _announce(
+        console,
+        f"1. The world is as it was when version {champion} learned",
+        f"{RATE:.0f} people a second ask,"
+        f" each once; their labels follow {LATE.seconds} s later. {spec.name}_monitoring looks at windows of "
+        f"{window.seconds} s.",
+    )
     with _traffic(settings, spec, Scenario.NONE) as asked:
         calm = watch.until(lambda: len(watch.rows("drift")) >= CALM, seconds=PATIENCE, beside=asked)
         change = grid(utc_now(), window) + window

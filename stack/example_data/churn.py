@@ -15,8 +15,12 @@ PAYMENTS = ("card", "transfer", "invoice", "voucher")
 REGIONS = ("North", "East", "South", "West", "Abroad")
 COMPLAINTS = ("billing question", "slow stream", "login problem", "missing series", "wants to cancel")
 RULE: Mapping[str, float] = {  # what each adds to the score that a customer's chance to leave follows from
-    "contract": 1.5, "tenure_months": -0.5, "days_since_login": 0.6, "hours_a_week": -0.5, "support_tickets": 0.35,
-}  # fmt: skip
+    "contract": 1.5,
+    "tenure_months": -0.5,
+    "days_since_login": 0.6,
+    "hours_a_week": -0.5,
+    "support_tickets": 0.35,
+}
 MISSING = {"hours_a_week": 0.03, "days_since_login": 0.02, "region": 0.02, "payment": 0.01}
 
 
@@ -64,7 +68,7 @@ def _features(people: People) -> Columns:
     }
 
 
-def chance_to_leave(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+def chance_to_leave(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """A logit of simple effects and two interactions; about every fourth customer leaves."""
     monthly = of["contract"] == "monthly"
     cancels = np.array(["cancel" in text for text in of["complaints"]])

@@ -24,8 +24,16 @@ OCCUPATIONS = {  # median yearly income, USD
     "Entrepreneur": 52_000, "Journalist": 38_000, "Lawyer": 84_000, "Manager": 66_000, "Mechanic": 34_000,
     "Media_Manager": 48_000, "Musician": 26_000, "Scientist": 58_000, "Teacher": 40_000, "Writer": 30_000,
 }  # fmt: skip
-LOANS = ("Auto Loan", "Credit-Builder Loan", "Debt Consolidation Loan", "Home Equity Loan", "Mortgage Loan",
-         "Payday Loan", "Personal Loan", "Student Loan")  # fmt: skip
+LOANS = (
+    "Auto Loan",
+    "Credit-Builder Loan",
+    "Debt Consolidation Loan",
+    "Home Equity Loan",
+    "Mortgage Loan",
+    "Payday Loan",
+    "Personal Loan",
+    "Student Loan",
+)
 MOST_LOANS = 9
 MIXES = np.array(["Good", "Standard", "Bad"], dtype=object)
 MINIMUM_PAID = np.array(["No", "NM", "Yes"], dtype=object)
@@ -39,9 +47,13 @@ MISSING = {  # share of the statements that lack it
 
 
 CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the risk that the label is drawn from
-    "delay_from_due_date": 0.55, "num_of_delayed_payment": 0.45, "interest_rate": 0.50, "outstanding_debt": 0.45,
-    "num_credit_inquiries": 0.35, "credit_history_age": -0.40,
-}  # fmt: skip
+    "delay_from_due_date": 0.55,
+    "num_of_delayed_payment": 0.45,
+    "interest_rate": 0.50,
+    "outstanding_debt": 0.45,
+    "num_credit_inquiries": 0.35,
+    "credit_history_age": -0.40,
+}
 
 
 def credit_score(end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> World:

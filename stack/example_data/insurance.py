@@ -10,8 +10,12 @@ from stack.example_data.world import Columns, Floats, People, World
 
 REGIONS = ("northeast", "northwest", "southeast", "southwest")
 CONDITIONS = {  # what each adds, USD a year
-    "asthma": 900, "back pain": 700, "diabetes": 2_600, "high blood pressure": 1_300, "heart disease": 5_200,
-}  # fmt: skip
+    "asthma": 900,
+    "back pain": 700,
+    "diabetes": 2_600,
+    "high blood pressure": 1_300,
+    "heart disease": 5_200,
+}
 RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # how much each counts in the cost
 SPREAD = 0.22  # standard deviation of the logarithm of a cost around its expectation
 MISSING = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}
@@ -61,7 +65,7 @@ def cost_around(expected: Floats, luck: Floats) -> Floats:
     return np.asarray(np.round(expected * np.exp(SPREAD * luck - SPREAD**2 / 2), 2))
 
 
-def expected_cost(of: pd.DataFrame | Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+def expected_cost(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
     """USD a year: effects that add up, smoking that multiplies with weight, and a surcharge for heart and sugar."""
     ill = {name: np.array([name in text for text in of["conditions"]]) for name in CONDITIONS}
     age, bmi = of["age"], of["bmi"]

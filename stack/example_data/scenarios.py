@@ -21,7 +21,7 @@ import pandas as pd
 from stack.example_data import churn, insurance
 from stack.example_data.credit_score import CLASSES, CREDIT_RULE, credit_probabilities
 from stack.example_data.scenario_names import Scenario
-from stack.example_data.world import World
+from stack.example_data.world import World, arrays
 from stack.example_data.worlds import WORLDS
 from utils.errors import NotFound
 
@@ -113,7 +113,7 @@ def _credit_rule(rule: Mapping[str, float]) -> Rule:
 
 def _churn_rule(rule: Mapping[str, float]) -> Rule:
     def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        leaves = random.random(len(complete)) < churn.chance_to_leave(complete, rule=rule)
+        leaves = random.random(len(complete)) < churn.chance_to_leave(arrays(complete), rule=rule)
         return np.array(churn.CLASSES, dtype=object)[leaves.astype(int)]
 
     return draw
@@ -121,7 +121,7 @@ def _churn_rule(rule: Mapping[str, float]) -> Rule:
 
 def _insurance_rule(rule: Mapping[str, float]) -> Rule:
     def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        expected = insurance.expected_cost(complete, rule=rule)
+        expected = insurance.expected_cost(arrays(complete), rule=rule)
         return insurance.cost_around(expected, random.standard_normal(len(complete)))
 
     return draw

@@ -35,6 +35,10 @@ class World:
         return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
 
 
+def arrays(frame: pd.DataFrame) -> Columns:
+    return {str(name): column.to_numpy() for name, column in frame.items()}
+
+
 class People:
     """`count` people and random numbers that depend on the seed, the name of what is drawn and the person alone: a
     larger world holds a smaller one. All arrays have one value a person."""

@@ -9,6 +9,7 @@ from stack.example_data.churn import churn
 from stack.example_data.credit_score import CUSTOMERS, SEED, credit_score
 from stack.example_data.insurance import insurance
 from stack.example_data.world import World
+from utils.errors import NotFound
 
 WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {
     "credit_score": credit_score,
@@ -17,7 +18,11 @@ WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {
 }
 
 
-def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> pd.DataFrame | None:
-    """The example data of `model`, its last rows dated on the day of `end` (UTC); None where there is no example."""
-    world = WORLDS.get(model)
-    return world(end, seed, customers).frame if world else None
+def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> pd.DataFrame:
+    """The example data of `model`, its last rows dated on the day of `end` (UTC).
+
+    Raises: NotFound where the model has no example.
+    """
+    if model not in WORLDS:
+        raise NotFound(what=f"example data for {model}", hint=f"there is some for {', '.join(WORLDS)}")
+    return WORLDS[model](end, seed, customers).frame

@@ -40,7 +40,7 @@ FAULTS = [
 def break_it(world: World, fault: Fault, *, seconds: float) -> Account:
     """The account of `fault`, lasting `seconds`. What went wrong with the fault itself is in `problem`."""
     title, problem = fault.title.format(seconds=seconds), ""
-    world.run = None
+    world.forget_run()
     try:
         fault.do(world, seconds)
     except Skip as reason:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import pymysql
@@ -35,7 +36,7 @@ def mariadb_frozen(world: World, seconds: float) -> None:
 def connections_used_up(world: World, seconds: float) -> None:
     """Others take every connection that MariaDB allows, again and again also those that the service had."""
     instance, settings = world.usual(), world.settings
-    reader = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
+    reader: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
     hogs = []
     refused = 0
     with world.traffic(instance.service) as run, world.admin() as admin:

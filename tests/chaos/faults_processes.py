@@ -80,7 +80,7 @@ def restarted_behind_a_proxy(world: World, seconds: float) -> None:
 def clock_set_back(world: World, seconds: float) -> None:
     """The service's clock goes back an hour; then MariaDB is away for a while, and a version is deployed."""
     clock = Clock(world.folder)
-    instance = world.instance("chaos_clock", **clock.environment)
+    instance = world.instance("chaos_clock", environment=clock.environment)
     service, version = instance.service, world.new_version()
     service.deploy(1, service.store(1))
     sha256 = service.store(version)

@@ -4,7 +4,7 @@ import resource
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,12 +61,14 @@ class World:
     def settings(self) -> Settings:
         return self.server.settings.model_copy(update={"mlflow_port": self._mlflow_port})
 
-    def instance(self, name: str, *, workers: int = 2, folder: str = "", **environment: str) -> Instance:
+    def instance(
+        self, name: str, *, workers: int = 2, folder: str = "", environment: Mapping[str, str] | None = None
+    ) -> Instance:
         """A service of the model `name` without a version, not running yet. `folder`: one for its home."""
         place = self.folder / folder
         place.mkdir(exist_ok=True)
         service = make_service(self.settings, place, name, workers=workers, mlflow_port=self._mlflow_port)
-        made = Instance(service, environment)
+        made = Instance(service, environment or {})
         self.instances.append(made)
         return made
 
@@ -88,6 +90,10 @@ class World:
             self.server.start()
         for instance in self.instances:
             instance.end()
+
+    def forget_run(self) -> None:
+        """That of the fault before."""
+        self.run = None
 
     def new_version(self) -> int:
         """A number that no version has yet."""
@@ -119,9 +125,13 @@ class World:
         """A cursor of root; with all its rights it gets in when nobody else does."""
         settings = self.settings
         link = pymysql.connect(
-            host="127.0.0.1", port=settings.mariadb_port, user="root", password=settings.db_password("root"),
-            database="evergreen", autocommit=True,
-        )  # fmt: skip
+            host="127.0.0.1",
+            port=settings.mariadb_port,
+            user="root",
+            password=settings.db_password("root"),
+            database="evergreen",
+            autocommit=True,
+        )
         with link, link.cursor() as cursor:
             yield cursor
 

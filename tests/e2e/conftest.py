@@ -55,14 +55,14 @@ class Stack:
         assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-4000:]
         return done
 
-    def post(self, path: str, body: object, *, model: str = MODEL) -> requests.Response:
+    def post(self, path: str, body: Any, *, model: str = MODEL) -> requests.Response:
         """A request to the prediction service of `model`, with its key."""
         key = self.settings.api_key.get_secret_value()
         return requests.post(
             f"{self.url_of(model)}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10
         )
 
-    def airflow(self, path: str, body: object = None, *, method: str = "GET") -> Any:
+    def airflow(self, path: str, body: Any = None, *, method: str = "GET") -> Any:
         """What Airflow's REST API says, asked as a user would."""
         settings, base = self.settings, self.settings.airflow_base_url
         who = {"username": settings.airflow_user, "password": settings.airflow_password.get_secret_value()}

@@ -28,7 +28,7 @@ from utils.settings import MLFLOW_DB, Settings
 from utils.version import ROOT
 
 END = datetime(2026, 9, 30)
-EVERGREEN = Path(sys.executable).with_name("evergreen")
+EVERGREEN = str(Path(sys.executable).with_name("evergreen"))
 
 
 def environment_of(settings: Settings, folder: Path) -> dict[str, str]:

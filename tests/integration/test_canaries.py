@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,8 @@ from stack.example_data import worlds
 from stack.programs.program import settings_environment
 from tests.integration.conftest import END
 from tests.integration.dags.runs import airflow
-from tests.services import Service, free_port, wait_for
+from tests.servers import free_port
+from tests.services import Service, wait_for
 from utils.version import ROOT
 
 MODEL = "canary"
@@ -61,7 +63,7 @@ class World:
     def command(self, *arguments):
         secrets = ("db_loader_password", "db_pipeline_password", "db_reader_password")
         given = {**os.environ, **settings_environment(self.settings, secrets=secrets)}
-        command = [Path(sys.executable).parent / "evergreen", *map(str, arguments)]
+        command = [str(Path(sys.executable).parent / "evergreen"), *map(str, arguments)]
         done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120, cwd=self.files)
         self.said.append(done.stdout + done.stderr)
         return done
@@ -70,8 +72,8 @@ class World:
         frame.to_csv(self.files / name, index=False, **how)
         return name
 
-    def task(self, name, conf):
-        ran = self.airflow.run(self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings)
+    def task(self, airflow, name, conf):
+        ran = airflow.run(self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings)
         self.said.append(ran["log"])
         return ran
 
@@ -81,8 +83,8 @@ def world(mlflow_settings, tmp_path_factory):
     made = World(mlflow_settings, tmp_path_factory.mktemp("canaries"), tmp_path_factory.mktemp("users"))
     (made.folder / "airflow").mkdir()
     loads(made)
-    with airflow(made.folder / "airflow") as made.airflow:
-        tasks(made)
+    with airflow(made.folder / "airflow") as own:
+        tasks(made, own)
     serves(made)
     return made
 
@@ -107,24 +109,24 @@ def loads(world):
     assert world.command("load", MODEL, "cut.csv").returncode == 4
 
 
-def tasks(world):
+def tasks(world, airflow):
     """A training that pulls, wrong rows that it pulls, and scorings of good and wrong files."""
     with session(world.settings, "root", "information_schema") as connection:
         connection.execute(text("CREATE DATABASE IF NOT EXISTS canary_crm"))
         connection.execute(text("GRANT SELECT ON canary_crm.* TO evergreen_loader@'%'"))
         world.people.head(20).to_sql("people", connection, schema="canary_crm", index=False)
     conf = {"window_end": f"{END:%FT%TZ}", "reason": "a test", "trials": 1}
-    assert world.task("training", conf)["tasks"]["announce"] == "success"
+    assert world.task(airflow, "training", conf)["tasks"]["announce"] == "success"
     with session(world.settings, "root", "information_schema") as connection:
         connection.execute(text("ALTER TABLE canary_crm.people MODIFY age TEXT"))
         connection.execute(text("UPDATE canary_crm.people SET age = :value"), {"value": REFUSED})
-    assert world.task("training", conf)["tasks"]["pull"] == "failed"
+    assert world.task(airflow, "training", conf)["tasks"]["pull"] == "failed"
     claimed = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
     world.version = promote.promote(world.settings, decision_id=claimed["decision"])
     rollout.roll_out(world.settings, model=MODEL, version=world.version, caused_by="d/canary", reason="a test", now=END)
     for name, state in (("people.csv", "success"), ("wrong.csv", "failed")):
         conf = {"file": str(world.files / name), "table": "canary_scores", "out": str(world.folder / "out.parquet")}
-        assert world.task("scoring", conf)["tasks"] == {"score": state}
+        assert world.task(airflow, "scoring", conf)["tasks"] == {"score": state}
     for name in ("wrong.csv", "headless.csv"):
         assert world.command("score", MODEL, name).returncode == 4
 
@@ -133,11 +135,16 @@ def serves(world):
     """Requests with private and unknown keys, with values of wrong types and out of limits, and broken ones."""
     made = Service(world.settings, world.spec, free_port(), world.folder / "service.log")
     row = {**example(world.spec), "occupation": SEEN}
-    bad = [
-        {"ssn": PRIVATE}, {"name": {"ssn": [PRIVATE]}}, {"age": REFUSED}, {"credit_mix": REFUSED},
-        {"occupation": [REFUSED]}, {"type_of_loan": REFUSED * 400}, {"customer_id": {"id": REFUSED}},
+    bad: list[dict[str, Any]] = [
+        {"ssn": PRIVATE},
+        {"name": {"ssn": [PRIVATE]}},
+        {"age": REFUSED},
+        {"credit_mix": REFUSED},
+        {"occupation": [REFUSED]},
+        {"type_of_loan": REFUSED * 400},
+        {"customer_id": {"id": REFUSED}},
         {"customer_id": REFUSED * 9},
-    ]  # fmt: skip
+    ]
     with made.running():
         prediction_id = made.post("/predict", {"data": row}).json()["prediction_id"]
         assert made.post("/feedback", {"prediction_id": prediction_id, "actual": "Good"}).status_code == 200
@@ -201,7 +208,7 @@ def written(world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def places(world, tmp_path_factory):
     """Where each canary was found."""
-    found = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
+    found: dict[str, set[str]] = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
     for place, content in written(world, tmp_path_factory):
         for canary in found:
             if canary in content or canary.encode().hex() in content:

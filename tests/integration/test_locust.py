@@ -26,9 +26,9 @@ def service(settings, tmp_path_factory):
 
 def locust(service, folder, *options):
     """What a short run of eight users printed, its exit code, and its requests by name."""
-    argv = [sys.executable, "-m", "locust", "-f", ROOT / "tests" / "load" / "locustfile.py", "--headless"]
+    argv = [sys.executable, "-m", "locust", "-f", str(ROOT / "tests" / "load" / "locustfile.py"), "--headless"]
     argv += ["--host", f"http://127.0.0.1:{service.port}", "-u", "8", "-r", "8", "-t", "4s", "--only-summary"]
-    argv += ["--csv", folder / "load", *options]
+    argv += ["--csv", str(folder / "load"), *options]
     ran = subprocess.run(argv, env={**os.environ, "EVERGREEN_API_KEY": ""}, capture_output=True, text=True)
     with (folder / "load_stats.csv").open() as file:
         return ran, {row["Name"]: row for row in csv.DictReader(file)}

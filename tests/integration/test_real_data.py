@@ -30,7 +30,7 @@ def user(mlflow_settings: Settings) -> Any:
     """The command line as a user types it, with the model files of `examples/`."""
     settings = mlflow_settings.model_copy(update={"models_dir": ROOT / "examples"})
     environment = {**os.environ, **settings_environment(settings, secrets=PASSWORDS)}
-    program = Path(sys.executable).parent / "evergreen"
+    program = str(Path(sys.executable).parent / "evergreen")
 
     def run(*arguments: str) -> Any:
         command = [program, *arguments, "--json"]

@@ -28,17 +28,18 @@ LONGEST_CATEGORY = 128  # characters; what may be longer is text
 WRONG = 0.2  # share of predictions that did not come true
 
 
-@events.init_command_line_parser.add_listener
+@events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _(parser: ArgumentParser) -> None:
     parser.add_argument("--max-p99", type=float, default=250.0, help="Milliseconds that 99% of requests may take")
     parser.add_argument("--max-failures", type=float, default=0.1, help="Percent of requests that may fail")
     parser.add_argument("--ids", default="", help="File with an entity that the store knows a line")
 
 
-@events.quitting.add_listener
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Environment, **_: object) -> None:
     """Say what the limits say of the run, and give it its exit code."""
     total, allowed = environment.stats.total, environment.parsed_options
+    assert allowed is not None
     p99, failed = total.get_response_time_percentile(0.99) or 0.0, 100 * total.fail_ratio
     good = total.num_requests > 0 and p99 <= allowed.max_p99 and failed <= allowed.max_failures
     sys.stdout.write(
@@ -48,7 +49,7 @@ def judge(environment: Environment, **_: object) -> None:
     environment.process_exit_code = 0 if good else 1
 
 
-class Client(FastHttpUser):  # type: ignore[misc]
+class Client(FastHttpUser):
     wait_time = between(0.05, 0.2)
 
     def on_start(self) -> None:

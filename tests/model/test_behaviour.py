@@ -21,7 +21,6 @@ POOR = 0  # its place among the classes
 @pytest.fixture(scope="module")
 def parts(credit_score: ModelSpec) -> Split:
     world = worlds.example_world("credit_score", end=END, customers=1500)
-    assert world is not None
     rows = world.rename(columns={"customer_id": "entity_id", "date": "event_time"})
     return split_rows(rows, spec=credit_score, until=pd.Timestamp(END))
 

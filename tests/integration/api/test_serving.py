@@ -41,9 +41,10 @@ def test_an_answer_is_in_the_log_with_the_same_values(service):
     assert (row["model"], row["version"], row["role"]) == ("serve_main", 1, "champion")
     assert (row["entity_id"], row["prediction"]) == (answer["entity_id"], answer["prediction"])
     assert json.loads(row["features"]) == {
-        name: value for name, value in {**service.row, "age": None, "occupation": "Astronaut"}.items()
+        name: value
+        for name, value in {**service.row, "age": None, "occupation": "Astronaut"}.items()
         if name != "customer_id"
-    }  # fmt: skip
+    }
     assert json.loads(row["probabilities"]) == answer["probabilities"]
     assert json.loads(row["warnings"]) == answer["warnings"] == ["missing: age", "unseen category: occupation"]
     assert answer["confidence"] == row["confidence"] == max(answer["probabilities"].values())
@@ -120,8 +121,12 @@ def test_reasons_are_in_the_answer_that_asks_for_them_and_nowhere_else(service):
     logged = service.logged()
     before, row = (logged[answer["prediction_id"]] for answer in (plain, explained))
     assert {name for name in row if row[name] != before[name]} <= {
-        "prediction_id", "latency_ms", "instance", "created_at", "logged_at",
-    }  # fmt: skip
+        "prediction_id",
+        "latency_ms",
+        "instance",
+        "created_at",
+        "logged_at",
+    }
     rows = [{**service.row, "age": age} for age in (20, 60)]
     batch = service.post("/predict_batch", {"data": rows, "explain": True}).json()["predictions"]
     assert [len(answer["reasons"]) > 0 for answer in batch] == [True, True]

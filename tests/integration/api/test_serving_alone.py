@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 import requests
@@ -71,7 +72,7 @@ def asking(service, answers, *, clients=8):
 def test_while_mariadb_is_away_every_request_is_answered_and_logged_when_it_is_back(server, tmp_path, away):
     service = make_service(server.settings, tmp_path, f"serve_{away}", workers=2)
     service.deploy(1, service.store(1))
-    answers = []
+    answers: list[requests.Response] = []
     leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
     with service.running():
         with asking(service, answers):
@@ -91,7 +92,7 @@ def test_while_mariadb_is_away_every_request_is_answered_and_logged_when_it_is_b
 def test_what_a_killed_worker_had_spooled_is_logged_by_the_one_that_lives(server, tmp_path):
     service = make_service(server.settings, tmp_path, "serve_killed", workers=2)
     service.deploy(1, service.store(1))
-    answers = []
+    answers: list[requests.Response] = []
     with service.running():
         wait_for("both workers", lambda: len(service.workers()) == 2)
         pids = {worker["pid"] for worker in service.workers()}
@@ -156,7 +157,7 @@ def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(m
     sha256 = write_bundle(service.spec, folder)
     mlflow = MlflowClient(settings.mlflow_tracking_url, settings.mlflow_tracking_url)
     run = mlflow.create_run(mlflow.create_experiment(name))
-    described = {"tags": {"run_id": "run-7"}, "description": "a test"}
+    described: dict[str, Any] = {"tags": {"run_id": "run-7"}, "description": "a test"}
     version = registry.register(settings, model=name, mlflow_run_id=run.info.run_id, folder=folder, **described)
     service.deploy(version, sha256)
     with service.running():
@@ -164,12 +165,13 @@ def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(m
         assert (told["version"], told["sha256"], told["run_id"]) == (version, sha256, "run-7")
         assert service.predict().status_code == 200
     stored = service.shelf.folder(version)
+    assert stored is not None
     before = (stored / "model.cb").stat().st_mtime_ns
     assert pull(settings, name, version).returncode == 0
     assert (stored / "model.cb").stat().st_mtime_ns == before
     (stored / "model.cb").write_bytes(b"damaged")
     assert pull(settings, name, version).returncode == 0
-    assert bundle_hash(service.shelf.folder(version)) == sha256
+    assert bundle_hash(stored) == sha256
 
 
 def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back_to(mlflow_settings, tmp_path):
@@ -179,13 +181,16 @@ def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back
     shelf.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
     version = put_into_service(spec, tmp_path / "bundle", settings=settings, now=utc_now())
     with session(settings, "pipeline") as connection:
-        wanted = dict(deployments.desired(connection, spec.name))
-        del wanted["id"]
-        history.add(connection, deployment, wanted | {"previous_version": 93})
+        wanted = deployments.desired(connection, spec.name)
+        assert wanted is not None
+        given = {name: value for name, value in wanted.items() if name != "id"}
+        history.add(connection, deployment, {**given, "previous_version": 93})
     down = settings.model_copy(update={"mariadb_port": free_port()})
     assert pull(down, spec.name, version).returncode == 0
     assert shelf.folder(91)  # what else is needed was not known
-    shutil.rmtree(shelf.folder(version))
+    pulled = shelf.folder(version)
+    assert pulled is not None
+    shutil.rmtree(pulled)
     assert pull(settings, spec.name, version).returncode == 0
     assert [number for number in (91, 92, 93, version) if shelf.folder(number)] == [92, 93, version]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.settings import STORE_DB, Settings
+from utils.settings import STORE_DB, Role, Settings
 from utils.version import ROOT
 
 DAGS = ROOT / "dags"
@@ -55,7 +55,7 @@ class Airflow:
 @contextmanager
 def airflow(home: Path) -> Iterator[Airflow]:
     """One with its database and logs in `home`, up to the end of the block."""
-    command = [sys.executable, ROOT / "tests/integration/dags/dag_probe.py", DAGS]
+    command: list[str | Path] = [sys.executable, ROOT / "tests/integration/dags/dag_probe.py", DAGS]
     environment = {**os.environ, **_airflow(home), "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (
@@ -74,7 +74,7 @@ def _airflow(home: Path) -> dict[str, str]:
 
 
 def _connections(settings: Settings) -> dict[str, str]:
-    def address(role: str, place: str) -> str:
+    def address(role: Role, place: str) -> str:
         return f"mysql://evergreen_{role}:{settings.db_password(role)}@127.0.0.1{place}"
 
     here = f":{settings.mariadb_port}"

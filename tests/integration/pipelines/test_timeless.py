@@ -22,6 +22,7 @@ from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec, find_spec
 from pipelines.training import training_steps
 from pipelines.training.evaluate import load_evaluation
+from pipelines.training.fit import newest_label
 from pipelines.training.split import split_rows
 from stack.example_data import worlds
 from stack.example_data.load_example import load_example
@@ -92,7 +93,6 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
     tags = registry.version_tags(served.settings, served.spec.name, served.version)
     assert tags["evaluated_as"] == str(served.run.candidate_version)
     world = worlds.example_world(served.spec.name, end=NOW, customers=6600)
-    assert world is not None
     newer = tmp_path / "newer.csv"
     world.to_csv(newer, index=False, quoting=csv.QUOTE_MINIMAL)
     report = load_file(
@@ -106,7 +106,11 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
     first = load_evaluation(served.run, settings=served.settings)
     metric = served.spec.gates.champion.metric
     before, now = (
-        split_rows(read_snapshot(str(run.snapshot_id), settings=served.settings).frame, spec=served.spec, until=None)
+        split_rows(
+            read_snapshot(str(run.snapshot_id), settings=served.settings).frame,
+            spec=served.spec,
+            until=newest_label(run),
+        )
         for run in (served.run, again)
     )
     assert set(before.test["entity_id"]) < set(now.test["entity_id"])

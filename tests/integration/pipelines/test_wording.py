@@ -104,8 +104,10 @@ def evergreen(settings, *arguments):
 def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
     rows = wording.served(told, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
-        (2, "rollback", None), (4, "deploy", "failed"), (2, "deploy", "live"),
-    ]  # fmt: skip
+        (2, "rollback", None),
+        (4, "deploy", "failed"),
+        (2, "deploy", "live"),
+    ]
     newest, failed, first = rows
     assert newest["until"] is None
     assert failed["until"] == newest["since"]
@@ -117,6 +119,10 @@ def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
 
 def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
     found = wording.why(told, MODEL)
+    assert found.hold is not None
+    assert found.training is not None
+    assert found.promotion is not None
+    assert found.deployment is not None
     assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", EVIDENCE)
     assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
     assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)

@@ -21,7 +21,7 @@ VALUES = st.none() | st.text() | st.integers() | st.floats(allow_nan=False, allo
 
 def parsed(row):
     """The values of a row in parentheses, read as MariaDB reads them; a comma never stands inside a literal."""
-    found = []
+    found: list[object] = []
     for part in row[1:-1].split(","):
         match = LITERAL.fullmatch(part)
         assert match, part

@@ -25,7 +25,7 @@ def failing_at(place: int) -> Iterator[int]:
 
 
 def test_an_error_comes_where_its_item_would_have_come() -> None:
-    taken = []
+    taken: list[int] = []
     with pytest.raises(ValueError, match="3"):
         taken.extend(ahead(failing_at(3)))
     assert taken == [0, 1, 2]

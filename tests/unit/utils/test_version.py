@@ -1,6 +1,7 @@
 """Where the name of the running code comes from, in order."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ ARCHIVED = "f" * 40
 
 
 @pytest.fixture(autouse=True)
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small source tree without git, in place of this one."""
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "some.py").write_text("one = 1\n")

@@ -74,7 +74,7 @@ def test_no_secret_and_no_value_is_in_any_file_of_the_service(service):
     url, row = f"http://127.0.0.1:{service.port}", service.row
     good = {"Authorization": f"Bearer {OWN_KEY}", "Content-Type": "application/json"}
     wait_for("the key", lambda: statuses(service, made) == {200})
-    sent = [
+    sent: list[tuple[dict[str, str], str | bytes]] = [
         ({**good, "Authorization": f"Bearer {CANARY}-wrong"}, json.dumps({"data": row})),
         ({**good, "Authorization": f"Basic {CANARY}"}, json.dumps({"data": row})),
         (good, json.dumps({"data": {**row, "customer_id": f"{CANARY}-entity", "occupation": f"{CANARY}-job"}})),

@@ -118,7 +118,7 @@ def test_a_number_at_the_edge_of_what_a_double_holds_is_answered(service):
 
 def samples():
     """One character of every category of Unicode but the surrogates, and some that are known for trouble."""
-    found = {}
+    found: dict[str, str] = {}
     for code in range(sys.maxunicode + 1):
         found.setdefault(unicodedata.category(chr(code)), chr(code))
     del found["Cs"]
@@ -215,8 +215,12 @@ def test_null_everywhere_is_answered_where_a_value_may_be_missing_and_else_named
         refused = send(service, json.dumps(body), path)
         assert refused.status_code == 400
         assert {problem["field"] for problem in refused.json()["detail"]} <= {
-            "data", "customer_id", "prediction_id", "actual", "explain",
-        }  # fmt: skip
+            "data",
+            "customer_id",
+            "prediction_id",
+            "actual",
+            "explain",
+        }
 
 
 def test_of_a_key_that_is_there_twice_the_last_value_is_answered_and_logged(service):
@@ -278,7 +282,7 @@ def test_an_id_that_is_none_is_a_400_that_names_it(service, wrong):
         ({f"X-{number}": "x" * 100 for number in range(90)} | JSON, 200),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_odd_headers_are_taken_or_refused_with_what_is_wrong(service, headers, status):
     answer = send(service, json.dumps({"data": service.row}), headers=headers)
     assert answer.status_code == status

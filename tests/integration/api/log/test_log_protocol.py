@@ -1,7 +1,6 @@
 """An answered prediction is a logged prediction: the log and its spool on a MariaDB that comes and goes."""
 
 import asyncio
-import itertools
 import time
 from datetime import timedelta
 from functools import partial
@@ -62,7 +61,8 @@ class Worker:
 def worker(server, tmp_path):
     made = Worker(server.settings, tmp_path / "spool")
     yield made
-    made.drainer._thread.is_alive() and made.drainer.stop()
+    if made.drainer._thread.is_alive():
+        made.drainer.stop()
     made.log.close()
 
 
@@ -136,13 +136,14 @@ def soon(worker, requests):
     """What `write_soon` says, and how often something else had a turn meanwhile."""
 
     async def main():
+        rounds = 0
+
         async def turns():
-            for turn in itertools.count(1):
-                nonlocal rounds
-                rounds = turn
+            nonlocal rounds
+            while True:
+                rounds += 1
                 await asyncio.sleep(0.05)
 
-        rounds = 0
         other = asyncio.create_task(turns())
         try:
             return await worker.log.write_soon(requests), rounds

@@ -8,6 +8,7 @@ import socket
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -64,7 +65,9 @@ def test_what_was_answered_is_scored_by_the_challenger_too_and_logged_beside_it(
         wait_for("the shadow's rows", lambda: len(by_role(service)[1]) == 40)
         assert {answer["version"] for answer in answers} == {1}
         champions, shadowed = by_role(service)
-        bundle = read_bundle(service.shelf.folder(2), sha256=second)
+        folder = service.shelf.folder(2)
+        assert folder is not None
+        bundle = read_bundle(folder, sha256=second)
         for key, champion in champions.items():
             row = shadowed[str(shadow_id(UUID(key), 2))]
             assert (row["version"], row["model"], row["created_at"]) == (2, "shadow_main", champion["created_at"])
@@ -74,6 +77,7 @@ def test_what_was_answered_is_scored_by_the_challenger_too_and_logged_beside_it(
             pool = pool_from_rows([list(features.values())], spec=bundle.spec)
             expected = score(bundle.model, pool, spec=bundle.spec)
             assert row["prediction"] == expected.predictions[0]
+            assert expected.probabilities is not None
             assert np.allclose(list(json.loads(row["probabilities"]).values()), expected.probabilities[0], atol=1e-9)
             assert json.loads(row["warnings"])[0] == "missing: occupation"
 
@@ -133,11 +137,21 @@ def row_of(service, entity="e", role="champion", **given):
     probabilities = given.get("probabilities") or {"Poor": 0.7, "Standard": 0.2, "Good": 0.1}
     features = {name: value for name, value in service.row.items() if name != service.spec.entity}
     return (
-        str(made), service.spec.name, given.get("version", 1), role, entity,
-        json.dumps({**features, **given.get("features", {})}), given.get("prediction", "Poor"), 0.7,
-        json.dumps(probabilities), "[]", given.get("latency_ms", 1.0), str(uuid4()),
-        EPOCH + (utc_now() - EPOCH), utc_now(),
-    )  # fmt: skip
+        str(made),
+        service.spec.name,
+        given.get("version", 1),
+        role,
+        entity,
+        json.dumps({**features, **given.get("features", {})}),
+        given.get("prediction", "Poor"),
+        0.7,
+        json.dumps(probabilities),
+        "[]",
+        given.get("latency_ms", 1.0),
+        str(uuid4()),
+        EPOCH + (utc_now() - EPOCH),
+        utc_now(),
+    )
 
 
 def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(settings, tmp_path, monkeypatch):
@@ -146,9 +160,15 @@ def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(
         monkeypatch.setenv(name, value)
     sha256 = service.store(2)
     mine = Shadow(service.spec, uuid4())
+
+    def followed():
+        mine.follow(Deployment(2, sha256, EPOCH))
+        return mine
+
     try:
-        wait_for("the challenger", lambda: mine.follow(Deployment(2, sha256, EPOCH)) or mine.version or mine.refusal)
+        wait_for("the challenger", lambda: followed().version or mine.refusal)
         assert (mine.version, mine.refusal) == (2, None)
+        assert mine._process is not None
         child = mine._process.pid
         os.kill(child, signal.SIGSTOP)
         offered = 0
@@ -159,7 +179,7 @@ def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(
         assert mine.counts["sent"] + mine.counts["dropped"] + len(mine._lines) == offered
         os.kill(child, signal.SIGCONT)
         sent = mine.counts["sent"]
-        wait_for("the rows that it got", lambda: mine.follow(Deployment(2, sha256, EPOCH)) or mine.counts["scored"])
+        wait_for("the rows that it got", lambda: followed().counts["scored"])
         assert sent >= mine.counts["scored"] > 0
     finally:
         mine.stop()
@@ -210,7 +230,7 @@ def test_who_is_forgotten_while_the_challenger_gathers_rows_is_not_logged_by_it(
     service = make_service(settings, tmp_path, "shadow_forgets")
     rows = [row_of(service, "stays"), row_of(service, "goes")]
     with erase.deleting(settings) as connection:
-        told = {"entity_id": "goes", "places": ("log",), "caused_by": "test", "now": utc_now()}
+        told: dict[str, Any] = {"entity_id": "goes", "places": ("log",), "caused_by": "test", "now": utc_now()}
         erase.open_tombstone(connection, model=service.spec.name, **told)
     rows.append(row_of(service, "goes", prediction_id=new_id(utc_now() + timedelta(seconds=1))))  # came back
     counts = scored_by_challenger(service, rows, settings=service.settings, monkeypatch=monkeypatch)
@@ -227,8 +247,10 @@ def test_what_is_read_for_monitoring_and_histories_is_the_champions_and_forgetti
     client.run(lambda link: insert(link, [champion, other]))
     client.close()
     end = utc_now()
-    read = [chunk["prediction_id"].to_pylist() for chunk in reading.predictions(
-        settings, "shadow_read", start=start, end=end)]  # fmt: skip
+    read = [
+        chunk["prediction_id"].to_pylist()
+        for chunk in reading.predictions(settings, "shadow_read", start=start, end=end)
+    ]
     assert read == [[champion[0]]]
     with session(settings, "reader") as connection:
         answered = [
@@ -242,7 +264,8 @@ def test_what_is_read_for_monitoring_and_histories_is_the_champions_and_forgetti
 
 def test_a_shadow_is_begun_and_ended_by_rows(mlflow_settings, tmp_path):
     service = make_service(mlflow_settings, tmp_path, "shadow_rows", mlflow_port=mlflow_settings.mlflow_port)
-    settings, told = service.settings, {"model": "shadow_rows", "caused_by": "test", "now": utc_now()}
+    settings = service.settings
+    told: dict[str, Any] = {"model": "shadow_rows", "caused_by": "test", "now": utc_now()}
     with pytest.raises(NothingToDo, match="no version is in the shadow"):
         shadows.stop(settings, **told)
     version = put_into_service(service.spec, tmp_path / "one", settings=settings, now=utc_now())
@@ -250,7 +273,9 @@ def test_a_shadow_is_begun_and_ended_by_rows(mlflow_settings, tmp_path):
         shadows.start(settings, version=version, **told)
     service.deploy(version + 1, service.store(version + 1, seed=2))
     shadows.start(settings, version=version, **told)
-    assert shadows.current(settings, "shadow_rows")["version"] == version
+    begun = shadows.current(settings, "shadow_rows")
+    assert begun is not None
+    assert begun["version"] == version
     with service.running():  # fetched from MLflow as any version is
         # Its process gives way to all others, so on a busy machine importing MLflow may take minutes.
         wait_for("the challenger", lambda: shadowing(service) == [version], seconds=240)

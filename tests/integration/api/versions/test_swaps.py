@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from typing import Any
 
 import pytest
 import requests
@@ -55,7 +56,9 @@ def test_a_version_that_is_much_slower_than_the_one_that_serves_is_refused(setti
         refusal = wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])[0]
         assert "too slow to serve" in refusal["refused_reason"]
         assert refusal["version"] == 1
-        assert service.shelf.current().version == 1
+        current = service.shelf.current()
+        assert current is not None
+        assert current.version == 1
         assert service.post("/predict", {"data": service.row}).json()["version"] == 1
 
 
@@ -105,10 +108,13 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         write_bundle(spec, tmp_path / "bad", seed=2)
         (tmp_path / "bad" / "golden.json").write_bytes((tmp_path / "good" / "golden.json").read_bytes())
         mlflow = registry.client(settings)
-        run = mlflow.create_run(mlflow.get_experiment_by_name(name).experiment_id).info.run_id
-        bad = registry.register(settings, model=name, mlflow_run_id=run, folder=tmp_path / "bad", tags={},
-                                description="")  # fmt: skip
-        told = {"model": name, "caused_by": "test/1", "now": utc_now()}
+        experiment = mlflow.get_experiment_by_name(name)
+        assert experiment is not None
+        run = mlflow.create_run(experiment.experiment_id).info.run_id
+        bad = registry.register(
+            settings, model=name, mlflow_run_id=run, folder=tmp_path / "bad", tags={}, description=""
+        )
+        told: dict[str, Any] = {"model": name, "caused_by": "test/1", "now": utc_now()}
         rollout.roll_out(settings, version=bad, reason="test", **told)
         with pytest.raises(DeploymentFailed, match="golden rows"):
             rollout.verify(settings, model=name, version=bad, caused_by="test/1")
@@ -117,11 +123,18 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         rollout.verify(settings, model=name, version=good, caused_by="test/1")
     rows = service.query("SELECT action, version, reason FROM deployment WHERE model = :model ORDER BY id")
     assert [(row["action"], row["version"]) for row in rows] == [
-        ("deploy", good), ("deploy", bad), ("refused", bad), ("failed", bad), ("rollback", good), ("live", good),
-    ]  # fmt: skip
+        ("deploy", good),
+        ("deploy", bad),
+        ("refused", bad),
+        ("failed", bad),
+        ("rollback", good),
+        ("live", good),
+    ]
     assert all("golden rows: expected the recorded predictions" in row["reason"] for row in rows[2:5])
     with session(settings, "pipeline") as connection:
-        assert deployments.champion(connection, name)["version"] == good
+        champion = deployments.champion(connection, name)
+    assert champion is not None
+    assert champion["version"] == good
 
 
 def test_a_worker_that_is_told_to_end_twice_still_answers_what_is_asked_of_its_connections(settings, tmp_path):
@@ -165,7 +178,8 @@ def test_a_new_version_is_swapped_in_under_traffic_and_every_answer_comes_from_t
             each.result()
         assert {worker["pid"] for worker in service.workers()} == before
     assert {answer.status_code for answer in answers} == {200}
-    logged, by_version = service.logged(), {}
+    logged = service.logged()
+    by_version: dict[int, Any] = {}
     for answer in map(requests.Response.json, answers):
         row = logged[answer["prediction_id"]]
         assert (row["version"], row["confidence"]) == (answer["version"], answer["confidence"])
@@ -180,15 +194,19 @@ def test_a_version_whose_bytes_are_wrong_is_refused_and_the_old_one_serves_on(se
     service.deploy(1, service.store(1))
     with service.running():
         recorded = service.store(2)
-        model = service.shelf.folder(2) / "model.cb"
+        folder = service.shelf.folder(2)
+        assert folder is not None
+        model = folder / "model.cb"
         model.write_bytes(model.read_bytes()[:-1] + b"x")
         service.deploy(2, recorded)
         refusal = wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])[0]
         assert "SHA-256" in refusal["refused_reason"]
         assert refusal["version"] == 1
         assert service.predict().json()["version"] == 1
-        assert service.shelf.current().version == 1
-        service.deploy(1, service.shelf.current().sha256)
+        current = service.shelf.current()
+        assert current is not None
+        assert current.version == 1
+        service.deploy(1, current.sha256)
         wait_for("the refusal to end", lambda: not [w for w in service.workers() if w["refused_version"]])
 
 

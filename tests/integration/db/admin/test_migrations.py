@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, text
-from uuid6 import UUID, uuid7
+from uuid6 import uuid7
 
 from db.admin import bootstrap
 from db.partitions import first_id_of

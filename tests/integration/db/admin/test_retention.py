@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -143,7 +144,7 @@ def test_changes_of_partitions_take_turns(settings):
 
 def test_old_days_of_the_log_go_whole_with_what_was_told_of_them_and_each_is_recorded(settings):
     log(settings, datetime(2026, 8, 1), datetime(2026, 9, 2, 12), datetime(2026, 9, 3), datetime(2026, 9, 30))
-    given = {"before": datetime(2026, 9, 3, 6), "caused_by": "test", "now": datetime(2026, 10, 3)}
+    given: dict[str, Any] = {"before": datetime(2026, 9, 3, 6), "caused_by": "test", "now": datetime(2026, 10, 3)}
     assert drop_partitions(settings, PREDICTIONS, **given, dry_run=True) == ["p20260901", "p20260902"]
     assert dropped(settings) == []
     assert drop_partitions(settings, PREDICTIONS, **given) == ["p20260901", "p20260902"]
@@ -161,7 +162,7 @@ def test_old_days_of_the_log_go_whole_with_what_was_told_of_them_and_each_is_rec
 
 def test_a_month_of_a_store_is_dropped_only_when_all_of_it_is_old(settings):
     load(settings, SCHEMA, [feature("e", datetime(2026, month, 10), 1.0) for month in (5, 6, 7)])
-    given = {"caused_by": "test", "now": datetime(2026, 10, 3)}
+    given: dict[str, Any] = {"caused_by": "test", "now": datetime(2026, 10, 3)}
     drop_partitions(settings, FEATURES, before=datetime(2026, 6, 30), **given)
     assert rows_by_partition(settings, FEATURES) == {"p202606": 1, "p202607": 1}
     drop_partitions(settings, FEATURES, before=datetime(2026, 7, 1), **given)

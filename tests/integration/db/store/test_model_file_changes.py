@@ -162,8 +162,9 @@ def test_a_snapshot_of_the_old_file_stays_readable_from_its_file_and_from_the_st
 def test_added_columns_and_widened_types_are_planned_then_done_and_then_there(
     loaded: dict[str, Any], settings: Settings
 ) -> None:
-    spec = spec_of(loaded, lambda file: (add_extra(file), kind_to_text(file)))
-    store, shown = f"{STORE_DB}.{spec.name}", []
+    spec = spec_of(loaded, lambda file: [change(file) for change in (add_extra, kind_to_text)])
+    store = f"{STORE_DB}.{spec.name}"
+    shown: list[Any] = []
     expected = [
         f"column kind of {store}_features from category to text",
         f"column extra to {store}_features",
@@ -325,7 +326,7 @@ def evergreen(loaded: dict[str, Any], settings: Settings, tmp_path: Path) -> Cal
     program = Path(sys.executable).with_name("evergreen")
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [program, "migrate", *arguments]
+        command = [str(program), "migrate", *arguments]
         return subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )

@@ -7,6 +7,8 @@ minutes. A history that is read differently is printed.
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -110,14 +112,15 @@ def test_two_thousand_histories_are_read_as_the_reference_says(settings: Setting
         for count in range(1, LOADS + 1):
             stands = (history.window_end, history.until, count)
             if stands not in read_by_end:
-                frame = training_frame(settings, schema, start=None, until=history.until,
-                                       window_end=history.window_end, commit_seq=count)  # fmt: skip
-                read_by_end[stands] = dict(list(frame.groupby("entity_id")))
+                frame = training_frame(
+                    settings, schema, start=None, until=history.until, window_end=history.window_end, commit_seq=count
+                )
+                read_by_end[stands] = {str(entity): rows for entity, rows in frame.groupby("entity_id")}
             found = read_by_end[stands].get(f"h{number:05}")
-            got = {} if found is None else {
-                row.event_time.to_pydatetime(): (row.outcome, None if pd.isna(row.amount) else row.amount)
-                for row in found.itertuples()
-            }  # fmt: skip
+            got = {}
+            for row in [] if found is None else found.to_dict("records"):
+                amount = None if pd.isna(row["amount"]) else row["amount"]
+                got[row["event_time"].to_pydatetime()] = (row["outcome"], amount)
             if got != expected(history, count):
                 different.append((history, count, got, expected(history, count)))
     assert not different, different[0]
@@ -141,7 +144,7 @@ def test_rows_are_the_same_however_many_parts_they_are_read_in(settings: Setting
     features = [feature(e, t, n) for n, e in enumerate(whose) for t in days]
     load(settings, schema, features, [label(e, t + timedelta(hours=1), "yes") for e in whose for t in days])
     whole = state(settings, schema, 1)
-    window = {"start": None, "until": FOREVER, "window_end": FOREVER, "commit_seq": 1}
+    window: dict[str, Any] = {"start": None, "until": FOREVER, "window_end": FOREVER, "commit_seq": 1}
     frame = training_frame(settings, schema, **window)
     assert frame["amount"].to_list() == [float(whose.index(entity)) for entity in frame["entity_id"]]
     for labels, parts in ((1, len(whose)), (5, 6), (len(features), 1)):
@@ -171,10 +174,10 @@ def test_the_look_up_uses_a_row_just_where_a_training_of_the_same_moment_would(
     load(settings, schema, [feature("a", event, 1, available_at=event), feature("late", event, 2, **late)], given=True)
     load(settings, schema, labels=[label(entity, t, "yes") for entity in ("a", "late") for t in asked])
     frame = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=2)
-    for row in frame.itertuples():
-        at = row.event_time.to_pydatetime() if timed else FOREVER
-        (found,) = client.run(lambda link, row=row, at=at: online.latest(link, schema, [row.entity_id], at=at)).values()
-        assert (found or (None,))[0] == (None if pd.isna(row.amount) else row.amount), (row.entity_id, at)
+    for row in frame.to_dict("records"):
+        who, at = [row["entity_id"]], row["event_time"].to_pydatetime() if timed else FOREVER
+        (found,) = client.run(partial(online.latest, schema=schema, entity_ids=who, at=at)).values()
+        assert (found or (None,))[0] == (None if pd.isna(row["amount"]) else row["amount"]), (who, at)
     client.close()
 
 
@@ -193,7 +196,9 @@ def state(settings: Settings, schema: StoreSchema, commit_seq: int) -> str:
 
 
 def test_every_state_is_read_again_exactly_while_four_writers_load_and_correct(settings: Settings, new_schema) -> None:
-    schema, seen, failed = new_schema(), {}, []
+    schema = new_schema()
+    seen: dict[int, Any] = {}
+    failed: list[Any] = []
 
     def write(writer: int) -> None:
         try:

@@ -1,6 +1,7 @@
 """The store on a real MariaDB: batches, corrections, availability, and reading back any past state."""
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,8 +40,8 @@ def label(entity: str, event_time: datetime, outcome: str, **more: Any) -> dict[
 def load(
     settings: Settings,
     schema: StoreSchema,
-    features: list[dict[str, Any]] = (),
-    labels: list[dict[str, Any]] = (),
+    features: Sequence[dict[str, Any]] = (),
+    labels: Sequence[dict[str, Any]] = (),
     *,
     now: datetime = NOW,
     given: bool = False,

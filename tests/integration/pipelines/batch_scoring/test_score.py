@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -117,9 +118,17 @@ def test_rows_need_no_time_and_results_can_be_csv(ready, by, people, tmp_path):
     found = pd.read_csv(tmp_path / "out.csv")
     assert len(found) == done.rows == ROWS
     assert list(found.columns) == [
-        "customer_id", "prediction", "confidence", "probability_Poor", "probability_Standard", "probability_Good",
-        "warnings", "version", "predicted_at", "prediction_id",
-    ]  # fmt: skip
+        "customer_id",
+        "prediction",
+        "confidence",
+        "probability_Poor",
+        "probability_Standard",
+        "probability_Good",
+        "warnings",
+        "version",
+        "predicted_at",
+        "prediction_id",
+    ]
 
 
 def test_one_wrong_row_refuses_all_and_leaves_log_and_file_as_they_were(ready, by, people, tmp_path):
@@ -248,7 +257,8 @@ def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(
 
 
 def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
-    for given in ({}, {"file": Path("in.csv"), "query": "SELECT 1"}):
+    neither: dict[str, Any] = {}
+    for given in (neither, {"file": Path("in.csv"), "query": "SELECT 1"}):
         with pytest.raises(DataRefused, match="either a file or a query"):
             score_rows(ready, MODEL, now=NOW, **given)
 
@@ -262,7 +272,7 @@ def test_the_command_says_what_it_did(ready, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
     given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
     command = [
-        Path(sys.executable).parent / "evergreen",
+        str(Path(sys.executable).parent / "evergreen"),
         "score",
         MODEL,
         "in.csv",
@@ -271,7 +281,13 @@ def test_the_command_says_what_it_did(ready, people, tmp_path):
         "--table",
         "told",
     ]
-    run = {"env": {**os.environ, **given}, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+    run: dict[str, Any] = {
+        "env": {**os.environ, **given},
+        "cwd": tmp_path,
+        "capture_output": True,
+        "text": True,
+        "timeout": 120,
+    }
     done = subprocess.run(command, **run)
     assert done.returncode == 0, done.stderr
     assert "300 rows scored by version 1" in done.stdout

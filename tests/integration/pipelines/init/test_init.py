@@ -64,7 +64,6 @@ def test_the_file_that_init_writes_takes_every_row_it_was_guessed_from(
     world: str, suffix: str, options: tuple[str, ...], evergreen: Run, tmp_path: Path
 ) -> None:
     frame = example_world(world, end=datetime(2026, 9, 30), customers=400)
-    assert frame is not None
     path, model = tmp_path / f"rows{suffix}", f"{world}_{suffix[1:]}"
     frame.to_parquet(path, index=False) if suffix == ".parquet" else frame.to_csv(path, index=False)
     told, loaded = started(evergreen, model, path, *options)

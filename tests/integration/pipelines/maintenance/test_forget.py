@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,7 @@ from db.admin import bootstrap
 from db.admin import erase as rows
 from db.log.prediction_ids import new_id
 from db.log.writing import LOG_COLUMNS, LOG_NEW
+from db.session import engine as real_engine
 from db.session import session
 from db.store.result_tables import appended
 from db.tables import dead_letter, forgotten, prediction_feedback, snapshot
@@ -58,10 +60,18 @@ def log(settings, model, entity_id, *, at=END):
     """A logged prediction with feedback on it; returns its id."""
     prediction_id = new_id(at)
     row = {
-        "prediction_id": str(prediction_id), "model": model, "version": 1, "role": "champion", "entity_id": entity_id,
-        "features": "{}", "prediction": "Good", "latency_ms": 1.0, "instance": str(new_id(at)), "created_at": at,
+        "prediction_id": str(prediction_id),
+        "model": model,
+        "version": 1,
+        "role": "champion",
+        "entity_id": entity_id,
+        "features": "{}",
+        "prediction": "Good",
+        "latency_ms": 1.0,
+        "instance": str(new_id(at)),
+        "created_at": at,
         "logged_at": at,
-    }  # fmt: skip
+    }
     with session(settings, "admin") as connection:
         connection.exec_driver_sql(LOG_NEW, tuple(row.get(name) for name in LOG_COLUMNS))
         told = {"prediction_id": prediction_id, "model": model, "actual": "Poor", "received_at": at}
@@ -95,10 +105,12 @@ class Place:
         self.foreign = log(settings, "another_model", self.who)
         columns = pa.schema([("customer_id", pa.string()), ("prediction_id", pa.string())])
         with appended(settings, f"{name}_scores", model=name, columns=columns) as append:
-            append([
-                {"batch_id": new_id(END), "customer_id": entity, "prediction_id": str(id_)}
-                for entity, id_ in zip((self.who, "another"), self.ids, strict=True)
-            ])  # fmt: skip
+            append(
+                [
+                    {"batch_id": new_id(END), "customer_id": entity, "prediction_id": str(id_)}
+                    for entity, id_ in zip((self.who, "another"), self.ids, strict=True)
+                ]
+            )
         self.rejects = rejects_path(self.settings, model=name, source="a file")
         self.rejects.parent.mkdir(parents=True)
         self.rejects.write_text(f"line,column,value,reason\n2,customer_id,{self.who},x\n")
@@ -132,9 +144,16 @@ def test_an_entity_is_gone_from_every_place_and_nobody_else_is(place):
     frame = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
     in_snapshot = int((frame["entity_id"] == place.who).sum())
     expected = {
-        "features": theirs, "labels": theirs, "latest": 1, "predictions": 1, "feedback": 1, "dead_letters": 1,
-        "results": 1, "snapshots": 2 * in_snapshot, "rejects": 1,
-    }  # fmt: skip
+        "features": theirs,
+        "labels": theirs,
+        "latest": 1,
+        "predictions": 1,
+        "feedback": 1,
+        "dead_letters": 1,
+        "results": 1,
+        "snapshots": 2 * in_snapshot,
+        "rejects": 1,
+    }
     assert place.forget(dry_run=True).found == expected
     assert place.tombstones() == []
     done = place.forget()
@@ -199,12 +218,11 @@ def test_what_a_crash_left_undone_is_finished_by_doing_it_again(place, monkeypat
         return count
 
     expected, tries = place.forget(dry_run=True).found, 0
-    original = rows.engine
     while True:
         steps, tries = 0, tries + 1
 
         def engine(*args, most=tries * 4, **further):
-            made = original(*args, **further)
+            made = real_engine(*args, **further)
             event.listen(made, "after_cursor_execute", broken_after(most))
             return made
 
@@ -215,7 +233,7 @@ def test_what_a_crash_left_undone_is_finished_by_doing_it_again(place, monkeypat
             continue
         break
     assert tries > 5
-    monkeypatch.setattr(rows, "engine", original)
+    monkeypatch.setattr(rows, "engine", real_engine)
     assert set(place.forget(dry_run=True).found.values()) == {0}
     *_, last = tombstones = place.tombstones()  # more than one: a try was broken off after all was done
     assert last["found"] == done.found
@@ -249,8 +267,9 @@ def test_a_snapshot_whose_row_was_written_and_its_file_not_is_finished_too(place
 def test_two_that_are_forgotten_at_once_are_both_gone_from_every_snapshot(place):
     both = list(place.world["customer_id"].unique()[:2])
     with ThreadPoolExecutor(2) as pool:
-        told = [pool.submit(forget, place.settings, spec=place.spec, entity_id=who, caused_by="t", now=NOW)
-                for who in both]  # fmt: skip
+        told = [
+            pool.submit(forget, place.settings, spec=place.spec, entity_id=who, caused_by="t", now=NOW) for who in both
+        ]
         assert all(each.result().found["snapshots"] for each in told)
     for run in (place.run, place.replayed):
         left = read_snapshot(run.snapshot_id, settings=place.settings).frame
@@ -345,7 +364,7 @@ def test_the_log_is_read_in_chunks_and_told_of(place, monkeypatch):
     days = [END - timedelta(days=n % 5) for n in range(40)]
     for n, day in enumerate(days):
         log(place.settings, place.spec.name, place.who if n % 2 else f"other-{n}", at=day)
-    told = []
+    told: list[Any] = []
     found = place.forget(progress=told.append).found
     assert (found["predictions"], found["feedback"]) == (21, 21)
     assert told == [7 * n for n in range(1, len(told) + 1)]

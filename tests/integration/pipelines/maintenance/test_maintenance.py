@@ -39,10 +39,12 @@ MODEL = {
     "entity": "customer",
     "source": {"event_time": "day"},
     "label": {"column": "outcome", "classes": ["no", "yes"]},
-    "features": {"max_age": "40d", "columns": {"amount": {"type": "numeric"}, "kind": {"type": "categorical"},
-                                               "note": {"type": "text"}}},
+    "features": {
+        "max_age": "40d",
+        "columns": {"amount": {"type": "numeric"}, "kind": {"type": "categorical"}, "note": {"type": "text"}},
+    },
     "keep": "100d",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +73,30 @@ class Store:
         extract(run, settings=self.settings, now=at)
         with session(self.settings, "pipeline") as connection:
             trainings.update_run(connection, run_id, state="finished", candidate_version=version)
-            row = {"model": self.spec.name, "candidate_version": version, "verdict": verdict, "reason": "t",
-                   "gates": {}, "run_id": run_id, "decided_at": at}  # fmt: skip
+            row = {
+                "model": self.spec.name,
+                "candidate_version": version,
+                "verdict": verdict,
+                "reason": "t",
+                "gates": {},
+                "run_id": run_id,
+                "decided_at": at,
+            }
             done = {"deployment_run_id": "d", "claimed_at": at, "promoted_version": version}
             history.add(connection, promotion_decision, row | (done if verdict == "promote" else {}))
         return str(training_runs.load_run(self.settings, run_id).snapshot_id)
 
     def deploy(self, version: int, *, previous: int | None, at: datetime) -> None:
-        row = {"model": self.spec.name, "action": "deploy", "version": version, "previous_version": previous,
-               "artifact_sha256": "x", "caused_by": "t", "reason": "t", "created_at": at}  # fmt: skip
+        row = {
+            "model": self.spec.name,
+            "action": "deploy",
+            "version": version,
+            "previous_version": previous,
+            "artifact_sha256": "x",
+            "caused_by": "t",
+            "reason": "t",
+            "created_at": at,
+        }
         with session(self.settings, "pipeline") as connection:
             history.add(connection, deployment, row)
 
@@ -204,7 +221,7 @@ def test_refused_versions_leave_mlflow_after_a_month_and_what_served_never(
     store.deploy(1, previous=4, at=old + 2 * DAY)
     registry.set_alias(own, name, "mine", 6)
     source = mlflow.get_model_version(name, "2").source
-    location = mlflow.get_logged_model(source.removeprefix("models:/")).artifact_location
+    location = mlflow.get_logged_model(str(source).removeprefix("models:/")).artifact_location
     assert DUTIES["artifacts"](store.job(dry_run=True)) == f"{name}: 2 versions deleted, 2 to 3"
     assert registry.version_tags(own, name, 2)
     assert DUTIES["artifacts"](store.job()) == f"{name}: 2 versions deleted, 2 to 3"

@@ -4,6 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import numpy as np
@@ -40,10 +41,21 @@ def log_row(model, prediction_id, *, role, version, entity, prediction, features
     probabilities = {name: 0.8 if name == prediction else 0.1 for name in CLASSES}
     numeric = isinstance(prediction, float)
     return (
-        str(prediction_id), model, version, role, entity, json.dumps(features), str(prediction),
-        None if numeric else 0.8, None if numeric else json.dumps(probabilities), "[]", latency, str(uuid4()),
-        created_at(prediction_id), utc_now(),
-    )  # fmt: skip
+        str(prediction_id),
+        model,
+        version,
+        role,
+        entity,
+        json.dumps(features),
+        str(prediction),
+        None if numeric else 0.8,
+        None if numeric else json.dumps(probabilities),
+        "[]",
+        latency,
+        str(uuid4()),
+        created_at(prediction_id),
+        utc_now(),
+    )
 
 
 def log_pairs(settings, model, said, *, start):
@@ -86,7 +98,7 @@ def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(s
     client = Client(settings)
     for number, each in enumerate(ids[:300]):
         actual = "Good" if 10 <= number < 60 else "Poor"
-        client.run(lambda link, each=each, actual=actual: add_feedback(link, each, model=spec.name, actual=actual))
+        client.run(partial(add_feedback, prediction_id=each, model=spec.name, actual=actual))
     now = utc_now()
     found = compare(settings, spec, now=now)
     assert (found.version, found.answered, found.pairs) == (2, {1: 320}, 300)
@@ -97,6 +109,8 @@ def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(s
     assert {side: each["p50"] for side, each in found.latency_ms.items()} == {"champion": 2.0, "challenger": 0.5}
     assert found.difference is None
     judged = found.judged
+    assert judged is not None
+    assert judged.better_by is not None
     assert (judged.labels, judged.metric) == (300, spec.watched_metric)
     assert judged.challenger > judged.champion
     assert judged.better_by.value == pytest.approx(judged.challenger - judged.champion)
@@ -108,6 +122,7 @@ def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(s
     monkeypatch.setattr(comparing, "SAMPLE", 100)
     sampled = compare(settings, spec, now=now)
     assert replace(sampled, judged=None) == replace(found, judged=None)
+    assert sampled.judged is not None
     assert sampled.judged.labels == 100
 
 
@@ -121,6 +136,7 @@ def test_numbers_are_compared_by_how_far_they_are_apart(settings, spec):
     log_pairs(settings, insurance.name, [(1000.0, 1000.0 + each, {}) for each in offsets], start=start)
     found = compare(settings, insurance, now=utc_now())
     assert (found.agreement, found.judged, found.changes) == (None, None, [])
+    assert found.difference is not None
     assert found.difference["mean"] == pytest.approx(np.mean(offsets))
     assert found.difference["mean_absolute"] == pytest.approx(np.mean(np.abs(offsets)))
     assert found.difference["max"] == 79.0
@@ -137,12 +153,18 @@ def test_the_command_shows_it_to_people_and_machines(settings, spec, tmp_path):
     assert "evergreen shadow compare_classes VERSION begins one" in nothing.stderr.replace("\n", " ")
     assert "no version is in the shadow" in run("shadow", spec.name).stdout
     shadow_since(settings, spec.name, utc_now() - timedelta(minutes=5))
-    log_pairs(settings, spec.name, [("Poor", "Good", {"credit_mix": "Bad"})] * 60,
-                    start=utc_now() - timedelta(minutes=4))  # fmt: skip
+    log_pairs(
+        settings, spec.name, [("Poor", "Good", {"credit_mix": "Bad"})] * 60, start=utc_now() - timedelta(minutes=4)
+    )
     shown = run("compare", spec.name)
     assert shown.returncode == 0, shown.stderr
-    for words in ("60 answered by version 1 (60); 60 (100.0%) scored along", "the same class in 0.00%", "Bad", "p99",
-                  "too few of them have a known truth"):  # fmt: skip
+    for words in (
+        "60 answered by version 1 (60); 60 (100.0%) scored along",
+        "the same class in 0.00%",
+        "Bad",
+        "p99",
+        "too few of them have a known truth",
+    ):
         assert words in shown.stdout
     told = json.loads(run("compare", spec.name, "--json").stdout)
     assert (told["pairs"], told["agreement"], told["answered"]) == (60, 0.0, {"1": 60})

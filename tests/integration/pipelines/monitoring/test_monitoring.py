@@ -118,7 +118,6 @@ def watched(small: Small, trained: Trained, tmp_path: Path) -> Watched:
     )
     rollout.roll_out(settings, model=name, version=version, caused_by="test", reason="a test", now=END)
     world = worlds.example_world("credit_score", end=END, customers=600)
-    assert world is not None
     return Watched(settings, spec, version, world.groupby("customer_id").tail(1).reset_index(drop=True))
 
 
@@ -144,9 +143,22 @@ def answer(watched: Watched, asked: pd.DataFrame, day: datetime) -> list[str]:
         assert scores.probabilities is not None
         by_class = dict(zip(spec.label.classes, scores.probabilities[place].tolist(), strict=True))
         warnings = [f"missing: {name}" for name, value in given.items() if value is None]
-        values = (str(new_id(moment)), spec.name, watched.version, "champion", entity, json.dumps(given),
-                  scores.predictions[place], max(by_class.values()), json.dumps(by_class), json.dumps(warnings), 1.0,
-                  str(uuid4()), moment, moment)  # fmt: skip
+        values = (
+            str(new_id(moment)),
+            spec.name,
+            watched.version,
+            "champion",
+            entity,
+            json.dumps(given),
+            scores.predictions[place],
+            max(by_class.values()),
+            json.dumps(by_class),
+            json.dumps(warnings),
+            1.0,
+            str(uuid4()),
+            moment,
+            moment,
+        )
         logged.append(dict(zip(LOG_COLUMNS, values, strict=True)))
     statement = text(f"INSERT INTO prediction_log VALUES ({', '.join(f':{name}' for name in LOG_COLUMNS)})")
     with session(watched.settings, "api") as connection:
@@ -159,10 +171,16 @@ def label(watched: Watched, asked: pd.DataFrame, day: datetime, *, features: boo
     dated = asked.rename(columns={"customer_id": "entity_id"}).assign(event_time=day)
     columns = ["entity_id", "event_time"]
     append(
-        watched.settings, watched.spec.store, labels=dated[[*columns, "credit_score"]],
+        watched.settings,
+        watched.spec.store,
+        labels=dated[[*columns, "credit_score"]],
         features=dated[[*columns, *watched.spec.features.columns]] if features else None,
-        source="test", content_sha256=uuid4().hex, caused_by="test", now=day + DAY, available_at_given=False,
-    )  # fmt: skip
+        source="test",
+        content_sha256=uuid4().hex,
+        caused_by="test",
+        now=day + DAY,
+        available_at_given=False,
+    )
 
 
 def look(watched: Watched, until: datetime, caused_by: str = "") -> RowMapping:
@@ -220,10 +238,10 @@ def test_drift_is_found_decided_on_once_and_kept_until_a_training_takes_it(watch
     training_runs.claim(settings, spec=watched.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
     with pytest.raises(NothingToDo):
         monitoring_steps.due(settings, model=name)
-    alive = {"state_of": lambda run_id: "running", "now": now}
+    alive: dict[str, Any] = {"state_of": lambda run_id: "running", "now": now}
     assert monitoring_steps.release(settings, model=name, **alive) == []
     assert look(watched, now, "monitoring/training")["cause"] == "under_way"
-    dead = {"state_of": lambda run_id: "failed", "now": now}
+    dead: dict[str, Any] = {"state_of": lambda run_id: "failed", "now": now}
     assert monitoring_steps.release(settings, model=name, **dead) == [f"{name}_training/dies"]
     assert monitoring_steps.release(settings, model=name, **dead) == []
     assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")

@@ -18,6 +18,7 @@ from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.runs.verify import verify
 from pipelines.training import training_steps, verdict
+from pipelines.training.evaluate import Evaluation
 from tests.integration.conftest import Small
 from utils.errors import EmptyWindow, IntegrityError, NotFound, NothingToDo, Unreachable
 from utils.settings import STORE_DB
@@ -140,6 +141,7 @@ def test_mlflow_shows_data_set_parameters_metrics_curves_plots_and_trials(small:
     assert first.mlflow_run_id
     mlflow = registry.client(small.settings)
     run = mlflow.get_run(first.mlflow_run_id)
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == first.snapshot_id
     assert {"depth", "learning_rate", "l2_leaf_reg", "trees"} <= set(run.data.params)
     assert {"test_macro_f1", "test_accuracy", "validation_macro_f1"} <= set(run.data.metrics)
@@ -247,7 +249,9 @@ def test_a_deployment_that_no_service_takes_up_fails_and_is_undone(small: Small,
         )
     assert rollout.undo(settings, model=model, caused_by="d/bad", now=small.end) == before["version"]
     with session(settings, "pipeline") as connection:
-        assert (deployments.champion(connection, model) or {})["version"] == before["version"]
+        champion = deployments.champion(connection, model)
+    assert champion is not None
+    assert champion["version"] == before["version"]
     aliases = registry.client(settings).get_registered_model(model).aliases
     assert aliases["champion"] == str(before["version"])
     with pytest.raises(NothingToDo):
@@ -258,7 +262,7 @@ def test_an_older_candidate_is_superseded_by_a_newer_one(small: Small, first: Ru
     with session(small.settings, "pipeline") as connection:
         old = decisions.find_verdict(connection, "t/first")
     assert old is not None
-    evaluation = verdict.Evaluation(99, None, 9, 9, {}, {}, None, ())
+    evaluation = Evaluation(99, None, 9, 9, {}, {}, None, ())
     run = claimed(small, "t/newer", small.end)
     decision = verdict.Decision("promote", "a test", ())
     verdict.record_verdict(run, decision, evaluation, settings=small.settings, now=small.end)

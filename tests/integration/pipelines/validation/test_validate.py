@@ -149,7 +149,10 @@ def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Order
     with session(orders.settings, "reader") as connection:
         waiting = select(retrain_decision.c.run_id).where(retrain_decision.c.caused_by == "o/broken")
         assert connection.execute(waiting).scalar_one() is None
-        assert (deployments.champion(connection, orders.spec.name) or {})["version"] == orders.version
+        champion = deployments.champion(connection, orders.spec.name)
+    assert champion is not None
+    assert champion["version"] == orders.version
+    assert run.mlflow_run_id is not None
     assert registry.client(orders.settings).get_run(run.mlflow_run_id).info.status == "FAILED"
 
 

@@ -146,9 +146,13 @@ def test_a_refused_row_is_counted_and_the_traffic_goes_on(service):
 def test_a_service_that_is_not_there_or_not_this_one_is_said_at_once(service):
     with pytest.raises(Unreachable, match="prediction service of credit_score"):
         simulate(
-            service.settings, service.spec, scenario=Scenario.NONE, requests=1, rate=1.0,
+            service.settings,
+            service.spec,
+            scenario=Scenario.NONE,
+            requests=1,
+            rate=1.0,
             url=f"http://127.0.0.1:{free_port()}",
-        )  # fmt: skip
+        )
     nowhere = f"http://127.0.0.1:{service.port}/elsewhere"
     with (
         Traffic(nowhere, key="", body=lambda _: {}, count=1, rate=1) as traffic,

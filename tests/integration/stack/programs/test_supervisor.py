@@ -125,8 +125,9 @@ def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings
         assert same_home.poll() is None
         assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
     finally:
-        another.kill(), same_home.kill()
-        another.wait(), same_home.wait()
+        for started in (another, same_home):
+            started.kill()
+            started.wait()
 
 
 def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(settings: Settings) -> None:

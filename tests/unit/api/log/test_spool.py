@@ -37,6 +37,7 @@ def test_what_was_put_is_there_after_the_process_was_killed_and_only_then_for_ot
         "print('put', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
         assert worker.stdout.readline() == b"put\n"
         assert numbers(tmp_path) == []  # it lives
         worker.send_signal(signal.SIGKILL)

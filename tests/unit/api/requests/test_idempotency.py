@@ -29,9 +29,20 @@ def test_every_name_and_every_time_near_now_is_taken(name, late):
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"a", b"17-", b"-name", b"1780315200", b"1780315200.125-with blank", b"1780315200-" + b"n" * 101,
-     b"1780315200-n\xff", b"1780315300-after", b"1780314599-before", b"99999999999-far"],
-)  # fmt: skip
+    [
+        b"",
+        b"a",
+        b"17-",
+        b"-name",
+        b"1780315200",
+        b"1780315200.125-with blank",
+        b"1780315200-" + b"n" * 101,
+        b"1780315200-n\xff",
+        b"1780315300-after",
+        b"1780314599-before",
+        b"99999999999-far",
+    ],
+)
 def test_any_other_key_is_refused_with_the_form_it_should_have(value):
     with pytest.raises(ValueError, match="Idempotency-Key must be SECONDS-NAME"):
         parse_key(value, now=NOW)

@@ -29,7 +29,7 @@ features:
     job: {{type: categorical}}
     note: {{type: text}}
 """
-ROWS = [
+ROWS: list[list[float | str | None]] = [
     [9.0, 9.0, 9.0, 5.0, "Doctor", "Auto Loan"],
     [1.0, 1.0, 1.0, 5.0, None, None],
     [None, 5.0, 9.0, 1.0, "Teacher", "Student Loan"],

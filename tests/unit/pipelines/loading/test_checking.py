@@ -1,11 +1,12 @@
 """Rows of a file against the model file."""
 
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from pipelines.loading.checking import Checked, check
+from pipelines.loading.checking import check
 from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec
 from utils.errors import DataRefused, MissingColumns
@@ -31,7 +32,8 @@ SPEC = ModelSpec.parse(
 GOOD = {"ID": "c1", "date": "2026-01-02", "amount": "5", "kind": "a", "note": "x", "paid": "Yes"}
 
 
-def checked(*rows: dict[str, object]) -> Checked:
+def checked(*rows: dict[str, object]) -> Any:
+    """As `Checked`; each of its tables is there."""
     table = pa.Table.from_pylist([GOOD | row for row in rows])
     columns = Columns.of(table.column_names, spec=SPEC, source="f.csv")
     return check(table.select(list(columns.taken)), spec=SPEC, columns=columns, lines=range(2, 2 + table.num_rows))
@@ -92,7 +94,9 @@ def test_commas_between_thousands_are_read_where_they_can_be_nothing_else(text, 
     spec = ModelSpec.parse({**SPEC.to_json(), "features": {"columns": columns}}, file="loans.yaml")
     table = pa.table({"ID": ["c1"], "date": ["2026-01-02"], "amount": [text]})
     taken = Columns.of(table.column_names, spec=spec, source="f.csv")
-    assert check(table, spec=spec, columns=taken, lines=[2]).features["amount"].to_pylist() == [number]
+    found = check(table, spec=spec, columns=taken, lines=[2]).features
+    assert found is not None
+    assert found["amount"].to_pylist() == [number]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
@@ -199,7 +203,9 @@ def test_a_lag_says_when_a_row_is_known():
     spec = ModelSpec.parse({**SPEC.to_json(), "source": {"event_time": "date", "available_at": "+2d"}}, file="f.yaml")
     table = pa.table({"customer": ["c1"], "date": ["2026-01-02"], "paid": ["Yes"]})
     columns = Columns.of(table.column_names, spec=spec, source="f")
-    (row,) = check(table, spec=spec, columns=columns, lines=[2]).labels.to_pylist()
+    found = check(table, spec=spec, columns=columns, lines=[2]).labels
+    assert found is not None
+    (row,) = found.to_pylist()
     assert (row["event_time"], row["available_at"]) == (datetime(2026, 1, 2), datetime(2026, 1, 4))
 
 
@@ -243,7 +249,7 @@ HOURLY = ModelSpec.parse(
 )
 
 
-def hourly(day: object, hr: object) -> Checked:
+def hourly(day: object, hr: object) -> Any:
     table = pa.Table.from_pylist([{"day": day, "hr": hr, "rented": "3"}])
     columns = Columns.of(table.column_names, spec=HOURLY, source="f.csv")
     return check(table.select(list(columns.taken)), spec=HOURLY, columns=columns, lines=range(2, 2 + table.num_rows))

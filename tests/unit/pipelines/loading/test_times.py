@@ -1,6 +1,7 @@
 """Local times of a zone in UTC, against Python's own zoneinfo."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ ZONES = [
     *("Europe/Zurich", "America/New_York", "America/Santiago", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Cairo"),
     *("Asia/Beirut", "Pacific/Apia", "America/St_Johns", "Antarctica/Troll", "UTC"),
 ]
-GIVEN = {
+GIVEN: dict[str, Any] = {
     "name": "visits",
     "task": "binary",
     "entity": "who",

@@ -56,8 +56,13 @@ def window(end: datetime, visits: list[int], *, version: int = 4, unseen: int = 
 
 def drift(end: datetime, *, drifted: bool = True, days: int = 1, defects: tuple[dict[str, Any], ...] = ()) -> Any:
     evidence = {"drifted": ["visits"] if drifted else [], "defects": list(defects)}
-    return {"window_start": end - days * DAY, "window_end": end, "row_count": 1000, "drifted": drifted,
-            "evidence": evidence}  # fmt: skip
+    return {
+        "window_start": end - days * DAY,
+        "window_end": end,
+        "row_count": 1000,
+        "drifted": drifted,
+        "evidence": evidence,
+    }
 
 
 def answered(rows: RetrainRows, answer: list[int] | None) -> list[bool]:
@@ -76,18 +81,18 @@ def test_a_version_that_nothing_happened_to_has_an_empty_history() -> None:
 
 
 def test_each_row_becomes_the_fact_that_it_tells() -> None:
-    measured = {"metric": "macro_f1", "value": 0.6, "low": 0.5, "high": 0.7, "judged": 0.8, "lost": True}
+    facts: dict[str, Any] = {"metric": "macro_f1", "value": 0.6, "low": 0.5, "high": 0.7, "judged": 0.8, "lost": True}
     rows = rows_of(
         finished=FINISHED,
         started={"run_id": "shops_training/3", "started_at": NOW - DAY},
         running={"run_id": "shops_training/3", "started_at": NOW - DAY},
         waiting={"id": 12},
-        performance={**measured, "window_end": NOW - 2 * DAY, "measured_at": NOW - DAY, "label_count": 300},
+        performance={**facts, "window_end": NOW - 2 * DAY, "measured_at": NOW - DAY, "label_count": 300},
     )
     history = history_of(rows, FILES, spec=SPEC)
     assert (history.last_finished, history.last_started) == (NOW - 3 * DAY, NOW - DAY)
     assert (history.running, history.open_decision) == ("shops_training/3", 12)
-    assert history.performance == Measured(end=NOW - 2 * DAY, measured_at=NOW - DAY, **measured)
+    assert history.performance == Measured(end=NOW - 2 * DAY, measured_at=NOW - DAY, **facts)
 
 
 @pytest.mark.parametrize(
@@ -234,15 +239,18 @@ def test_a_reason_is_held_back_since_the_first_hold_in_a_row(made: Any, held_sin
             None,
         ),
         # An alert about an earlier wait is no alert about this one.
-        ((decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "budget", alert="old")),
-         None, None),
+        (
+            (decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "budget", alert="old")),
+            None,
+            None,
+        ),
         ((decided(1, "hold", "broken_source"), decided(2, "hold", "broken_source", alert="broken")), None, hours(2)),
         ((decided(1, "hold", "broken_source", alert="broken", due=False),), None, hours(1)),
         # The source was mended in between, so it is news that it broke.
         ((decided(1, "hold", "budget"), decided(2, "hold", "broken_source", alert="broken")), None, None),
         ((decided(1, "hold", "broken_source"), decided(2, "hold", "budget", alert="long due")), hours(2), None),
     ],
-)  # fmt: skip
+)
 def test_an_alert_counts_as_long_as_what_it_was_about_lasts(
     made: Any, alerted_at: datetime | None, broken_alerted_at: datetime | None
 ) -> None:

@@ -44,7 +44,7 @@ def trained(commit_seq: int, window_end: datetime) -> Any:
     return SimpleNamespace(commit_seq=commit_seq, window_end=window_end, spec=SPEC)
 
 
-def known(of: Truths) -> dict[str, str]:
+def known(of: Truths) -> dict[Any, str]:
     return of.known(ASKED).set_index("prediction_id")["truth"].to_dict()
 
 

@@ -45,15 +45,24 @@ NOISE = DRAW.normal(size=ROWS)
         ("multiclass", WORDS, np.array(["c7", "a1", "b3"], dtype=object)[CHOSEN], "alone tells"),
         ("multiclass", WORDS, np.array([5.0, 1.0, 3.0])[CHOSEN] + NOISE / 100, "alone tells"),
         ("multiclass", WORDS, np.where(CHOSEN == 1, 40.0 + NOISE, np.nan), "'mid' .* being missing or not"),
-        ("multiclass", WORDS, np.where(NOISE > 0, WORDS, None), "is the label itself"),
+        ("multiclass", WORDS, np.where(NOISE > 0, WORDS, np.array(None)), "is the label itself"),
         ("binary", np.where(abs(NOISE) > 1, "yes", "no").astype(object), NOISE, "from the rest"),
         ("regression", NUMBERS, NUMBERS, "is the label itself"),
         ("regression", NUMBERS, np.log(NUMBERS) * -3, "of the label's order"),
         ("regression", NUMBERS, np.where(NOISE > 0, np.round(NUMBERS), np.nan), "of the label's order"),
     ],
-    ids=["copy", "coded", "coded as numbers", "present for one class", "copy with gaps", "far from zero",
-         "number", "transformed", "rounded, with gaps"],
-)  # fmt: skip
+    ids=[
+        "copy",
+        "coded",
+        "coded as numbers",
+        "present for one class",
+        "copy with gaps",
+        "far from zero",
+        "number",
+        "transformed",
+        "rounded, with gaps",
+    ],
+)
 def test_a_feature_that_was_written_after_the_label_is_found(
     task: str, label: np.ndarray, values: object, expected: str
 ) -> None:

@@ -112,7 +112,7 @@ def test_empty_and_constant_features_are_told_apart() -> None:
     found = broken(orders(km=[np.nan] * ROWS, weather=np.array(["dry"] * ROWS, dtype=object)), before=BEFORE)
     assert found[("empty", "km")] == "has no value in any row"
     assert found[("constant", "weather")] == "has the same value in every row; it had 3 values in the last training"
-    flag = np.where(np.arange(ROWS) % 2, "dry", None)
+    flag = np.array(["dry" if number % 2 else None for number in range(ROWS)], dtype=object)
     assert ("constant", "weather") not in broken(orders(weather=flag))
 
 
@@ -151,8 +151,11 @@ def test_a_class_that_is_gone_and_one_that_moved_are_two_rules() -> None:
     assert ("lost_class", "outcome") not in moved
 
 
-@pytest.mark.parametrize(("minutes", "told"), [(lambda m: m + 5, True), (lambda m: 30 + (m - 30) * 2, True),
-                                               (lambda m: m + 1, False)], ids=["mean", "spread", "little"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("minutes", "told"),
+    [(lambda m: m + 5, True), (lambda m: 30 + (m - 30) * 2, True), (lambda m: m + 1, False)],
+    ids=["mean", "spread", "little"],
+)
 def test_a_number_to_predict_is_compared_by_mean_and_spread(minutes: Any, told: bool) -> None:
     before = examine(orders(), spec=REGRESSION, window_end=END)[1]
     found = broken(orders(minutes=minutes(orders()["minutes"])), spec=REGRESSION, before=before)
@@ -194,10 +197,20 @@ def test_data_without_time_is_neither_stale_nor_compared_by_time() -> None:
 
 
 def test_the_policy_says_what_stops_a_training_and_errors_come_first() -> None:
-    findings = [Finding("constant", "a", 1.0, "x"), Finding("leak", "b", 1.0, "x"), Finding("ranges", "c", 0.1, "x"),
-                Finding("values", "d", 0.5, "x"), Finding("columns", "e", 1.0, "x")]  # fmt: skip
+    findings = [
+        Finding("constant", "a", 1.0, "x"),
+        Finding("leak", "b", 1.0, "x"),
+        Finding("ranges", "c", 0.1, "x"),
+        Finding("values", "d", 0.5, "x"),
+        Finding("columns", "e", 1.0, "x"),
+    ]
     assert [(v.severity, v.column) for v in judged(findings, Validation())] == [
-        ("error", "b"), ("error", "e"), ("error", "d"), ("error", "c"), ("warning", "a")]  # fmt: skip
+        ("error", "b"),
+        ("error", "e"),
+        ("error", "d"),
+        ("error", "c"),
+        ("warning", "a"),
+    ]
     softer = judged(findings, Validation(leak="warning", constant="error"))
     assert [v.column for v in softer if v.severity == "warning"] == ["b"]
 
@@ -209,8 +222,9 @@ def test_the_model_file_sets_the_policy_by_rule_and_keeps_its_hash_where_it_says
     assert ModelSpec.parse(FILE | {"validation": {}}, file="x.yaml").hash == SPEC.hash != softer.hash
 
 
-@pytest.mark.parametrize(("given", "said"), [({"leaks": "error"}, "validation.leaks: is not a key"),
-                                             ({"leak": "off"}, "validation.leak: ")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "said"), [({"leaks": "error"}, "validation.leaks: is not a key"), ({"leak": "off"}, "validation.leak: ")]
+)
 def test_a_policy_with_an_unknown_name_is_refused(given: dict[str, str], said: str) -> None:
     with pytest.raises(SpecInvalid, match=said):
         ModelSpec.parse(FILE | {"validation": given}, file="x.yaml")
@@ -223,12 +237,22 @@ def test_every_rule_and_its_default_are_documented() -> None:
 
 def report(frame: pd.DataFrame) -> dict[str, Any]:
     findings, statistics = examine(frame, spec=SPEC, window_end=END, before=BEFORE)
-    violations = [{name: getattr(v, name) for name in ("severity", "rule", "column", "share", "said")}
-                  for v in judged(findings, SPEC.validation)]  # fmt: skip
+    violations = [
+        {name: getattr(v, name) for name in ("severity", "rule", "column", "share", "said")}
+        for v in judged(findings, SPEC.validation)
+    ]
     last = {"run_id": "r1", "window_end": "2026-08-30 00:00"}
-    return {"model": "late_orders", "run_id": "r2", "snapshot_id": "s", "window_end": "2026-09-30 00:00",
-            "compared_with": last, "errors": len(violations), "warnings": 0, "violations": violations,
-            "statistics": statistics}  # fmt: skip
+    return {
+        "model": "late_orders",
+        "run_id": "r2",
+        "snapshot_id": "s",
+        "window_end": "2026-09-30 00:00",
+        "compared_with": last,
+        "errors": len(violations),
+        "warnings": 0,
+        "violations": violations,
+        "statistics": statistics,
+    }
 
 
 class Tags(HTMLParser):

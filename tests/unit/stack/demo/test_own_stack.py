@@ -3,6 +3,7 @@
 import shutil
 
 from pipelines.spec import find_spec
+from pipelines.spec.sections import TimeSplit
 from stack.demo.own_stack import MODEL, ONLY_FOUND, SHORT, shorten
 from stack.demo.play import CALM, JUDGED, RATE
 from utils.duration import duration
@@ -28,6 +29,7 @@ def test_a_window_of_the_demonstration_has_the_rows_that_monitoring_asks_for_and
     assert RATE * spec.monitoring.window.total_seconds() >= spec.monitoring.min_rows
     assert JUDGED >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
     assert spec.monitoring.drift.breaches <= CALM
+    assert isinstance(spec.training.split, TimeSplit)
     assert RATE * spec.training.split.test.total_seconds() >= spec.gates.min_rows
 
 

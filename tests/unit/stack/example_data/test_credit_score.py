@@ -7,8 +7,10 @@ from sklearn.metrics import f1_score
 from pipelines.loading.checking import check
 from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec
-from stack.example_data.credit_score import MISSING, World
+from stack.example_data.credit_score import MISSING
+from stack.example_data.world import World
 from stack.example_data.worlds import WORLDS, example_world
+from utils.errors import NotFound
 
 END = datetime(2026, 11, 21, 9, 30)
 
@@ -79,5 +81,6 @@ def test_values_move_slowly_within_a_customer(world):
     assert wide["outstanding_debt"].corr(after, method="spearman") > 0.9
 
 
-def test_a_model_without_an_example_has_none():
-    assert example_world("other", end=END) is None
+def test_a_model_without_an_example_is_told_which_have_one():
+    with pytest.raises(NotFound, match=r"example data for other.*credit_score, churn, insurance"):
+        example_world("other", end=END)

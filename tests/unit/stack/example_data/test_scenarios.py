@@ -109,7 +109,7 @@ def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_br
     spec = find_spec(ROOT / "models", model)
     features = traffic(model, scenario=scenario, end=END, rows=1_000, seed=SEED).features
     frame = features.assign(**{spec.entity: [str(n) for n in range(len(features))]})
-    frame = frame.assign(**{spec.source.event_time: END}) if spec.timed else frame
+    frame = frame.assign(**{spec.source.event_time: END}) if spec.source.event_time else frame
     rows = pa.Table.from_pandas(frame, preserve_index=False)
     columns = Columns.of(list(frame.columns), spec=spec, source="scenario")
     assert check(rows, spec=spec, columns=columns, lines=range(2, 2 + rows.num_rows)).rejects == []
