@@ -170,5 +170,5 @@ def begin() -> None:
     specs = [load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir)]
     with Steps(out) as steps:
         load_examples(settings, specs, steps)
-        Airflow(settings).wait_healthy(seconds=60)
+        Airflow(settings).wait_healthy(patience=60)
         begin_models(settings, specs, steps, begun=begun)

@@ -21,10 +21,11 @@ from rich.table import Table
 
 from api.requests.row_type import example
 from deploy import compose_profiles as profiles
-from deploy.compose_stack import ONE_SHOT, PROJECT, Stack, wait_for
+from deploy.compose_stack import ONE_SHOT, PROJECT, Stack
 from deploy.compose_traffic import Target, Traffic
 from pipelines.spec import find_spec, model_names
 from stack.programs.airflow_client import Airflow
+from utils.patience import Patience
 
 TAKE_2_GB = "python -c 'bytearray(1) * 2**31'; test $? = 137"  # 137: killed by the kernel for its memory
 RATE = 50.0  # requests a second while containers are killed and exchanged
@@ -56,7 +57,7 @@ def build(stack: Stack) -> str:
 
 def bring_up(stack: Stack) -> str:
     stack.compose("up", "-d")
-    stack.wait_well(stack.started, minutes=12)
+    stack.wait_well(stack.started)
     return f"{len(stack.started)} containers as they should be"
 
 
@@ -64,7 +65,10 @@ def ask(stack: Stack) -> str:
     """One prediction a model."""
     traffic = Traffic(targets(stack), stack.settings.api_key.get_secret_value(), rate=10)
     with traffic:
-        wait_for(lambda: len(traffic.answered) >= len(traffic.targets), minutes=1, what="an answer of every model")
+        patience = Patience(
+            "an answer of every model", lambda: len(traffic.answered), state=lambda: traffic.failed[-1:]
+        )
+        patience.until(lambda: len(traffic.answered) >= len(traffic.targets))
     if traffic.failed:  # they are asked in turn, so without a failure each has answered
         raise RuntimeError(traffic.failed[0])
     return account(stack, traffic)
@@ -72,7 +76,8 @@ def ask(stack: Stack) -> str:
 
 def train(stack: Stack) -> str:
     airflow = Airflow(stack.settings)
-    profiles.finish(airflow, "churn_training", {"reason": "compose-check", "trials": 2})
+    run = airflow.trigger("churn_training", {"reason": "compose-check", "trials": 2})
+    profiles.require_success(airflow, "churn_training", run)
     return "churn_training success"
 
 
@@ -82,8 +87,8 @@ def kill_each(stack: Stack) -> str:
     with Traffic(targets(stack), stack.settings.api_key.get_secret_value(), RATE) as traffic:
         for name in killed:
             stack.crash(stack.containers(name)[0])
-            stack.wait_well([name], minutes=4)
-        stack.wait_well(stack.started, minutes=4)
+            stack.wait_well([name])
+        stack.wait_well(stack.started)
     return f"{len(killed)} containers came back; {account(stack, traffic)}"
 
 
@@ -92,7 +97,7 @@ def upgrade(stack: Stack) -> str:
     before = stack.containers("serve-churn")
     with Traffic(targets(stack), stack.settings.api_key.get_secret_value(), RATE) as traffic:
         stack.compose("up", "-d", "--build", EVERGREEN_COMMIT="upgraded")
-        stack.wait_well(stack.started, minutes=10)
+        stack.wait_well(stack.started)
     if stack.containers("serve-churn") == before:
         raise RuntimeError("serve-churn was not exchanged")
     return account(stack, traffic)

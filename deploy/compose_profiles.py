@@ -13,11 +13,13 @@ from sqlalchemy import text
 
 from api.requests.row_type import example
 from db.session import session
-from deploy.compose_stack import Stack, wait_for
+from deploy.compose_stack import Stack
 from deploy.compose_traffic import Target, Traffic
 from deploy.dashboards import Query, queries
 from pipelines.spec import find_spec
 from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import end_of, patience
+from utils.patience import Patience
 from utils.settings import OPTUNA_DB
 
 NAMES = ("monitoring", "load", "replicas", "scale")
@@ -25,17 +27,11 @@ MODEL, SEARCHED = "churn", "credit_score"
 TRIALS = 16
 
 
-def finish(airflow: Airflow, dag_id: str, conf: dict[str, Any]) -> str:
-    """Trigger a run and wait for its end; its id. Raises: RuntimeError where it fails or takes ten minutes."""
-    run = airflow.trigger(dag_id, conf)
-    wait_for(lambda: _state(airflow, dag_id, run) in {"success", "failed"}, minutes=10, what=f"the end of {dag_id}")
-    if failed := [task["task_id"] for task in airflow.tasks(dag_id, run) if task["state"] == "failed"]:
+def require_success(airflow: Airflow, dag_id: str, run: str) -> None:
+    """Wait for the end of a run. Raises: RuntimeError where it fails; GaveUp."""
+    if end_of(airflow, dag_id, run) != "success":
+        failed = [task["task_id"] for task in airflow.tasks(dag_id, run) if task["state"] == "failed"]
         raise RuntimeError(f"{dag_id} failed at {', '.join(failed)}")
-    return run
-
-
-def _state(airflow: Airflow, dag_id: str, run: str) -> str:
-    return str(airflow.run(dag_id, run)["state"])
 
 
 # --- profile monitoring --------------------------------------------------------------------------------------------
@@ -44,29 +40,29 @@ def _state(airflow: Airflow, dag_id: str, run: str) -> str:
 def monitoring(stack: Stack) -> str:
     """The tests of the alert rules, and every query of the dashboards against what it is asked of."""
     stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
-    stack.wait_well(["prometheus"], minutes=2)
+    stack.wait_well(["prometheus"])
     [prometheus] = stack.containers("prometheus")
     stack.docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     stack.docker("exec", prometheus, "promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
     spec = find_spec(stack.models, MODEL)
     target = Target(stack.url(MODEL), example(spec), spec.entity)
-    with Traffic([target], stack.settings.api_key.get_secret_value(), rate=10):
-        time.sleep(30)  # three scrapes
     url = f"http://127.0.0.1:{stack.ports['PROMETHEUS']}"
-    asked = [_has_rows(stack, url, query) for query in queries()]
-    up = _prometheus(url, 'sum(up{job="services"})')
-    serving = sum(name.startswith("serve-") for name in stack.started)
-    if not up or int(up[0]["value"][1]) != serving:
-        raise RuntimeError(f"Prometheus sees {up}, there are {serving} services")
-    return f"rules as tested, {serving} services seen, {len(asked)} queries of the dashboards, {sum(asked)} with rows"
+    serving, asked = sum(name.startswith("serve-") for name in stack.started), queries()
+
+    def missing() -> list[str]:
+        up = _prometheus(url, 'sum(up{job="services"})')
+        seen = int(up[0]["value"][1]) if up else 0
+        empty = [f"{each.panel}: {each.promql}" for each in asked if each.promql and not _prometheus(url, each.promql)]
+        return ([] if seen == serving else [f"{seen} of {serving} services are seen"]) + empty
+
+    with Traffic([target], stack.settings.api_key.get_secret_value(), rate=10):
+        Patience("what Prometheus is asked to find", missing, seconds=120).until(lambda: not missing(), every=1)
+    found = sum(not query.sql or _has_rows(stack, query) for query in asked)
+    return f"rules as tested, {serving} services seen, {len(asked)} queries of the dashboards, {found} with rows"
 
 
-def _has_rows(stack: Stack, prometheus: str, query: Query) -> bool:
-    """Whether it finds anything. Raises: RuntimeError where Prometheus finds nothing; Unreachable, DBAPIError."""
-    if query.promql:
-        if not _prometheus(prometheus, query.promql):
-            raise RuntimeError(f"{query.panel}: Prometheus finds nothing for {query.promql}")
-        return True
+def _has_rows(stack: Stack, query: Query) -> bool:
+    """Whether MariaDB finds anything. Raises: Unreachable, DBAPIError."""
     with session(stack.settings, "reader") as connection:
         return bool(connection.exec_driver_sql(query.sql.replace("%", "%%")).all())
 
@@ -85,7 +81,7 @@ def load(stack: Stack) -> str:
     """Ten users for ten seconds, begun on locust's page."""
     stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
-    stack.wait_well(["locust"], minutes=2)
+    stack.wait_well(["locust"])
     asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
     requests.post(f"{url}/swarm", data=asked, timeout=10).raise_for_status()
     time.sleep(10)
@@ -110,33 +106,22 @@ def replicas(stack: Stack) -> str:
     """
     pair = ["serve-churn", "serve-churn-2"]
     stack.compose("up", "-d", "--build", *pair, "balancer", profiles=["replicas"])
-    stack.wait_well([*pair, "balancer"], minutes=4)
+    stack.wait_well([*pair, "balancer"])
 
     def swap() -> None:
         for version in ("1", "2"):
-            stack.compose(
-                "run",
-                "--rm",
-                "--no-deps",
-                "-T",
-                "begin",
-                "evergreen",
-                "deploy",
-                MODEL,
-                version,
-                "--reason",
-                "compose-check",
-            )
+            command = ["evergreen", "deploy", MODEL, version, "--reason", "compose-check"]
+            stack.compose("run", "--rm", "--no-deps", "-T", "begin", *command)
 
     def exchange() -> None:
         for name in pair:
             stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profiles=["replicas"])
-            stack.wait_well([name], minutes=4)
+            stack.wait_well([name])
 
     def lose() -> None:
         for name in pair:
             stack.crash(stack.containers(name)[0])
-            stack.wait_well([name], minutes=4)
+            stack.wait_well([name])
 
     seen = [
         f"{what}: {_nothing_fails(stack, during)}"
@@ -168,16 +153,10 @@ def scale(stack: Stack, console: Console) -> str:
     seconds = {}
     for workers, killed in ((1, False), (2, False), (2, True)):
         what = f"{workers}, one killed" if killed else str(workers)
-        stack.compose(
-            "up",
-            "-d",
-            "--scale",
-            f"airflow-worker={workers}",
-            profiles=["scale"],
-            EVERGREEN_EXECUTOR="CeleryExecutor",
-            EVERGREEN_SEARCH_TASKS="2",
-        )
-        stack.wait_well([*stack.started, "redis", "airflow-worker"], minutes=6)
+        scaled = ("--scale", f"airflow-worker={workers}")
+        variables = {"EVERGREEN_EXECUTOR": "CeleryExecutor", "EVERGREEN_SEARCH_TASKS": "2"}
+        stack.compose("up", "-d", *scaled, profiles=["scale"], **variables)
+        stack.wait_well([*stack.started, "redis", "airflow-worker"])
         seconds[what], complete, twice = _search(stack, kill=killed)
         table.add_row(what, f"{seconds[what]:.0f}", str(complete), str(twice))
         if complete != TRIALS or twice:
@@ -200,13 +179,11 @@ def _search(stack: Stack, *, kill: bool) -> tuple[float, int, int]:
     airflow, dag_id = Airflow(stack.settings), f"{SEARCHED}_training"
     run = airflow.trigger(dag_id, {"reason": "compose-check", "trials": TRIALS})
     if kill:
-        wait_for(lambda: len(_trials(stack, f"{dag_id}/{run}")) >= TRIALS // 4, minutes=5, what="trials")
+        some = patience(airflow, f"{TRIALS // 4} trials", dag_id)
+        some.until(lambda: len(_trials(stack, f"{dag_id}/{run}")) >= TRIALS // 4)
         stack.crash(stack.containers("airflow-worker")[0])
-    wait_for(lambda: _state(airflow, dag_id, run) in {"success", "failed"}, minutes=15, what=f"the end of {dag_id}")
-    tasks = airflow.tasks(dag_id, run)
-    if bad := [task["task_id"] for task in tasks if task["state"] == "failed"]:
-        raise RuntimeError(f"{dag_id} failed at {bad}")
-    mine = [task for task in tasks if task["task_id"] in {"explore", "search"}]
+    require_success(airflow, dag_id, run)
+    mine = [task for task in airflow.tasks(dag_id, run) if task["task_id"] in {"explore", "search"}]
     began, ended = min(task["start_date"] for task in mine), max(task["end_date"] for task in mine)
     tried = _trials(stack, f"{dag_id}/{run}")
     took = datetime.fromisoformat(ended) - datetime.fromisoformat(began)

@@ -10,13 +10,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import activity
 from stack.programs.ports import free_ports
+from utils.patience import Patience
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
@@ -26,7 +30,8 @@ BASES = ("python:3.12-slim-bookworm", "debian:bookworm-slim")  # what the Docker
 PORTS = ("MARIADB", "MLFLOW", "AIRFLOW", "SERVING", "CHURN", "INSURANCE", "PROMETHEUS", "BALANCER", "LOCUST")
 WITHOUT_STANDIN = {"adminer", "grafana"}
 ONE_SHOT = {"migrate", "airflow-migrate", "begin"}
-MINUTES = 60.0
+PATIENCE = 300.0  # seconds without a change in any container
+RESTARTS = 10  # of one container; Docker waits longer each time, a minute at last
 
 
 class Stack:
@@ -104,31 +109,60 @@ class Stack:
         found: dict[str, Any] = json.loads(self.docker("inspect", "-f", "{{json .State}}", container))
         return found
 
-    def is_well(self, service: str) -> bool:
-        """Whether its containers, one at least, are healthy, or have done their work where they end by themselves."""
-        states = [self.state(container) for container in self.containers(service)]
-        if service in ONE_SHOT:
-            return bool(states) and all(each["Status"] == "exited" and each["ExitCode"] == 0 for each in states)
-        return bool(states) and all(_healthy(each) for each in states)
+    def states(self) -> defaultdict[str, list[dict[str, Any]]]:
+        """Of every service's containers, with their `RestartCount`."""
+        found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        there = self.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        for each in json.loads(self.docker("inspect", *there)) if there else ():
+            service = each["Config"]["Labels"]["com.docker.compose.service"]
+            found[service].append({**each["State"], "RestartCount": each["RestartCount"]})
+        return found
 
-    def wait_well(self, services: list[str], *, minutes: float) -> None:
-        """Raises: RuntimeError with the last words of one that is not well by then."""
-        deadline, left = time.monotonic() + minutes * MINUTES, services
-        while left := [name for name in left if not self.is_well(name)]:
-            if time.monotonic() > deadline:
-                said = self.docker("logs", "--tail", "30", self.containers(left[0])[0], check=False)
-                names = ", ".join(left)
-                raise RuntimeError(f"not well after {minutes:.0f} min: {names}; {left[0]} said: {said[-1500:]}")
-            time.sleep(1)
+    def wait_well(self, services: list[str]) -> None:
+        """Return once the containers of all `services`, one of each at least, are healthy or have done their work.
+
+        Raises: RuntimeError with the last words of one that ends again and again; GaveUp with those of one that gets no
+        further.
+        """
+        left, airflow = services, Airflow(self.settings)
+        before = {name: _restarts(states) for name, states in self.states().items()}
+
+        def all_well() -> bool:
+            nonlocal left
+            states = self.states()
+            left = [name for name in services if not _is_well(name, states[name])]
+            for name in left:
+                if _restarts(states[name]) > before.get(name, 0) + RESTARTS:
+                    raise RuntimeError(f"{name} ends again and again; {self._last_words(name)}")
+            return not left
+
+        def signs() -> object:
+            states = self.states()
+            told = [self._last_words(name, lines=1) for name in left if name in ONE_SHOT]  # others log who asks them
+            return [_progress(states[name]) for name in left], told, activity(airflow) if "begin" in left else ""
+
+        Patience(
+            f"containers to be well: {', '.join(services)}",
+            signs,
+            seconds=PATIENCE,
+            state=lambda: f"not well: {', '.join(left)}; {self._last_words(left[0])}",
+        ).until(all_well, every=0.5)
+
+    def _last_words(self, service: str, *, lines: int = 30) -> str:
+        command = ["docker", "logs", "--tail", str(lines), *self.containers(service)[:1]]
+        ran = subprocess.run(command, env=self.environment, capture_output=True, text=True)
+        return f"{service} said: {(ran.stdout + ran.stderr).strip()[-1500:]}"
 
     def crash(self, container: str) -> None:
         """SIGKILL to its first process, and back again by the restart policy; `docker kill` would count as a wish.
 
-        Raises: RuntimeError where it is not started again within two minutes.
+        Raises: GaveUp where it is not started again.
         """
         before = self.state(container)
         os.kill(before["Pid"], signal.SIGKILL)
-        wait_for(lambda: self.state(container)["StartedAt"] != before["StartedAt"], minutes=2, what="to be restarted")
+        Patience("a new start of a container that crashed", lambda: self.state(container)["Status"], seconds=120).until(
+            lambda: self.state(container)["StartedAt"] != before["StartedAt"], every=0.2
+        )
 
     def make_standins(self) -> None:
         """Images under the names of those that can't be pulled, for an engine that was started for this check."""
@@ -141,18 +175,25 @@ class Stack:
             raise RuntimeError(f"stand-ins: {ran.stderr[-800:]}")
 
 
-def wait_for[Found](condition: Callable[[], Found], *, minutes: float, what: str) -> Found:
-    """What `condition` gives once that is true. Raises: RuntimeError where it does not come true."""
-    deadline = time.monotonic() + minutes * MINUTES
-    while not (found := condition()):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {minutes:.0f} min for {what}")
-        time.sleep(0.5)
+def _is_well(service: str, states: list[dict[str, Any]]) -> bool:
+    if service in ONE_SHOT:
+        return bool(states) and all(each["Status"] == "exited" and each["ExitCode"] == 0 for each in states)
+    return bool(states) and all(each["Running"] and _health(each) in {"healthy", None} for each in states)
+
+
+def _health(state: dict[str, Any]) -> str | None:
+    found: str | None = state.get("Health", {}).get("Status")
     return found
 
 
-def _healthy(state: dict[str, Any]) -> bool:
-    return bool(state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy")
+def _restarts(states: list[dict[str, Any]]) -> int:
+    return sum(each["RestartCount"] for each in states)
+
+
+def _progress(states: list[dict[str, Any]]) -> object:
+    """While one is `starting` Docker itself has patience with it, which ends with the `start_period`."""
+    is_starting = any(_health(each) == "starting" for each in states)
+    return time.monotonic() if is_starting else [(each["Status"], _health(each)) for each in states]
 
 
 def _engine() -> dict[str, str]:

@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import pymysql
 import requests
+from sqlalchemy import text
 
+from db.session import session
 from utils.settings import Settings
 
 CLIENTS = 8
@@ -90,20 +91,10 @@ class Traffic:
 
     def account(self, settings: Settings) -> Account:
         """Compare what was answered with the log of `settings`."""
-        with (
-            pymysql.connect(
-                host=settings.mariadb_host,
-                port=settings.mariadb_port,
-                user=settings.db_user("reader"),
-                password=settings.db_password("reader"),
-                database="evergreen",
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            cursor.execute(
-                "SELECT entity_id, prediction_id FROM prediction_log WHERE entity_id LIKE %s", (f"{self.mark}-%",)
-            )
-            logged = [(str(entity), str(prediction)) for entity, prediction in cursor.fetchall()]
+        query = text("SELECT entity_id, prediction_id FROM prediction_log WHERE entity_id LIKE :mark")
+        with session(settings, "reader") as connection:
+            rows = connection.execute(query, {"mark": f"{self.mark}-%"})
+            logged = [(str(entity), str(prediction)) for entity, prediction in rows]
         known, entities = {prediction for _, prediction in logged}, {entity for entity, _ in logged}
         lost = sum(prediction not in known for prediction in self.answered.values())
         return Account(len(self.answered), len(self.failed), lost, len(logged) - len(entities), self.failed[:3])

@@ -9,6 +9,7 @@ from db.session import session
 from db.store.loads import latest_commit_seq
 from pipelines.spec import ModelSpec
 from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import patience
 from stack.progress import Steps
 from stack.summary import first_answer
 from utils.errors import StackError
@@ -16,7 +17,6 @@ from utils.settings import Settings
 
 BUSY = ("queued", "running")
 POLL = 0.5  # seconds
-WAKE_SECONDS = 120  # from the end of a training to the deployment its event starts
 
 
 def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
@@ -79,23 +79,24 @@ def _require_promotion(settings: Settings, model: str, run_id: str) -> None:
 
 def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
     """The run that the training's event started. Both times are ISO 8601 in UTC, so they sort as text."""
-    deadline = time.monotonic() + WAKE_SECONDS
-    while time.monotonic() < deadline:
-        newest = airflow.runs(f"{model}_deployment", limit=1)
-        if newest and newest[0]["run_after"] >= after:
-            return str(newest[0]["dag_run_id"])
-        time.sleep(POLL)
-    page = airflow.url_of(f"{model}_deployment")
-    raise StackError(f"no {model}_deployment started within {WAKE_SECONDS} s of the training: {page}")
+    dag_id = f"{model}_deployment"
+
+    def started() -> str:
+        newest = airflow.runs(dag_id, limit=1)
+        return str(newest[0]["dag_run_id"]) if newest and newest[0]["run_after"] >= after else ""
+
+    what = f"a run of {dag_id} for the training's event ({airflow.url_of(dag_id)})"
+    return patience(airflow, what, f"{model}_training", dag_id).until(started, every=POLL)
 
 
 def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
     """Tell of each step as it ends; returns `done`, or `waits` where only a person can go on.
 
-    Raises: StackError naming the first step that failed, what it said, and where its log is.
+    Raises: StackError naming the first step that failed, what it said, and where its log is; GaveUp.
     """
     told: set[tuple[str, int]] = set()
-    while True:
+
+    def outcome() -> str:
         state, tasks = airflow.run(dag_id, run_id)["state"], airflow.tasks(dag_id, run_id)
         for task in tasks:
             event = (task["task_id"], task["try_number"])
@@ -106,9 +107,9 @@ def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
             raise _failure(airflow, dag_id, run_id, tasks)
         if state == "success":
             return "done"
-        if any(task["state"] == "awaiting_input" for task in tasks):
-            return "waits"
-        time.sleep(POLL)
+        return "waits" if any(task["state"] == "awaiting_input" for task in tasks) else ""
+
+    return patience(airflow, f"the end of {airflow.url_of(dag_id, run_id)}").until(outcome, every=POLL)
 
 
 def _tell(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any], steps: Steps) -> None:

@@ -12,9 +12,8 @@ from rich.markup import escape
 from pipelines.spec import ModelSpec
 from stack.programs.program_list import serving_urls
 from utils.errors import StackError
+from utils.patience import Patience
 from utils.settings import Settings
-
-ANSWER_SECONDS = 60
 
 
 def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
@@ -55,20 +54,10 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def wait_ready(urls: list[str], *, seconds: float) -> bool:
-    """Whether all services at `urls` have a model to answer with, within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not all(is_ready(url) for url in urls):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
-
-
 def first_answer(settings: Settings, model: str) -> dict[str, Any]:
     """The answer of the model's service to its own example. Raises: StackError."""
     url = serving_urls(settings)[model]
-    wait_ready([url], seconds=ANSWER_SECONDS)
+    Patience(f"the service at {url}").until(lambda: is_ready(url), every=0.5)
     return predict(url, example_body(url, settings), settings)
 
 
@@ -85,22 +74,24 @@ def example_body(url: str, settings: Settings) -> dict[str, Any]:
 
 def predict(url: str, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The answer of `/predict`. Raises: StackError with what the service said instead."""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while True:
+    said = ""
+
+    def answer() -> dict[str, Any] | None:
+        nonlocal said
         try:
             answer = requests.post(f"{url}/predict", json=body, headers=_headers(settings), timeout=30)
         except requests.RequestException as error:
             said = type(error).__name__
-        else:
-            if answer.ok:
-                content: dict[str, Any] = answer.json()
-                return content
-            said = f"{answer.status_code}: {answer.text[:300]}"
-            if answer.status_code < 500:
-                raise StackError(f"{url}/predict refuses its own example, {said}")
-        if time.monotonic() > deadline:
-            raise StackError(f"{url}/predict did not answer within {ANSWER_SECONDS} s, {said}")
-        time.sleep(0.5)
+            return None
+        if answer.ok:
+            content: dict[str, Any] = answer.json()
+            return content
+        said = f"{answer.status_code}: {answer.text[:300]}"
+        if answer.status_code < 500:
+            raise StackError(f"{url}/predict refuses its own example, {said}")
+        return None
+
+    return Patience(f"an answer of {url}/predict", lambda: said).until(answer, every=0.5)
 
 
 def curl(url: str, body: dict[str, Any], settings: Settings) -> str:

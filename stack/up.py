@@ -15,14 +15,15 @@ from stack.programs.health import answers, healthy
 from stack.programs.lock import alone
 from stack.programs.program import Program
 from stack.programs.program_list import programs
+from stack.programs.starting import wait_for_programs
 from stack.programs.supervisor import STOPPED, Supervisor
 from stack.progress import Steps
-from stack.summary import farewell, is_ready, wait_ready
+from stack.summary import farewell, is_ready
 from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
-START_SECONDS = 180  # for one program to answer, on a slow disk
+YOURS = 10.0  # seconds without a change in how a team's own Airflow is, which should be up
 CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # an event for a paused DAG is lost
 
 
@@ -88,7 +89,7 @@ def _start_airflow(plan: Plan, steps: Steps) -> None:
     else:
         with steps.step("Airflow: yours") as step:
             step.note = plan.settings.airflow_base_url
-            Airflow(plan.settings).wait_healthy(seconds=10)
+            Airflow(plan.settings).wait_healthy(patience=YOURS)
 
 
 def _start_data(plan: Plan, steps: Steps) -> None:
@@ -129,7 +130,7 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
     if supervisor.states()["mariadb"].state in STOPPED:
         made = mariadb.initialise(mariadb.data_folder(settings), root_password=settings.db_password("root"))
         supervisor.start(["mariadb"])
-    mariadb.wait_until_up(settings)
+    wait_for_programs(["mariadb"], lambda _: mariadb.root_signs_in(settings), supervisor)
     return made
 
 
@@ -177,26 +178,17 @@ def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) 
 
 def _await_versions(plan: Plan, steps: Steps) -> None:
     """A service that is new on this machine fetches what was deployed before."""
-    urls = [program.url for program in plan.named("serve-") if is_live(plan.settings, program.name[len("serve-") :])]
-    if not all(is_ready(url) for url in urls):
+    urls = {program.name: program.url for program in plan.named("serve-")}
+    live = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
+    if not all(is_ready(urls[name]) for name in live):
         with steps.step("deployed versions") as step:
-            step.note = "fetched" if wait_ready(urls, seconds=START_SECONDS) else "not yet: see `make logs`"
+            try:
+                wait_for_programs(live, lambda name: is_ready(urls[name]), plan.supervisor)
+                step.note = "fetched"
+            except StackError as error:  # it may come later, and the rest of the stack works
+                step.note = f"not yet: {error}"
 
 
 def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
-    """Return once each answers. Raises: StackError with the last line of the log of one that gave up or never did."""
-    deadline, left = time.monotonic() + START_SECONDS, list(waiting)
-    while left := [program for program in left if not healthy(program, plan.settings)]:
-        states = plan.supervisor.states()
-        failed = next((program for program in left if states[program.name].state == "FATAL"), None)
-        if failed or time.monotonic() > deadline:
-            raise _did_not_start(failed or left[0], plan)
-        time.sleep(0.3)
-
-
-def _did_not_start(program: Program, plan: Plan) -> StackError:
-    log = plan.supervisor.log(program.name)
-    said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return StackError(
-        f"{program.name} does not answer; it last said: {(said or ['nothing'])[-1][:300]} (all of it: {log})"
-    )
+    known = {program.name: program for program in waiting}
+    wait_for_programs(known, lambda name: healthy(known[name], plan.settings), plan.supervisor)

@@ -25,11 +25,12 @@ from pipelines.spec import ModelSpec, find_spec
 from pipelines.training import training_steps
 from stack.example_data import worlds
 from stack.programs import airflow_programs
+from stack.programs.health import answers
 from stack.programs.program_list import programs
+from stack.programs.starting import wait_for_programs
 from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.servers import neighbouring_ports
-from tests.services import wait_for
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
@@ -52,7 +53,7 @@ class Stack:
         bootstrap.create_databases_and_users(self.settings)
         bootstrap.migrate(self.settings, [spec.store])
         supervisor.start([part.name for part in parts])
-        wait_for("MLflow", lambda: answers(f"{self.settings.mlflow_tracking_url}/health"), seconds=200)
+        wait_for_programs(["mlflow"], lambda _: answers(f"{self.settings.mlflow_tracking_url}/health"), supervisor)
 
     @property
     def spec(self) -> ModelSpec:
@@ -61,7 +62,7 @@ class Stack:
     def post(self, path: str, body: Any) -> Any:
         key = self.settings.api_key.get_secret_value()
         url = f"http://127.0.0.1:{self.settings.serving_port}"
-        wait_for("the service", lambda: answers(f"{url}/readyz"), seconds=120)
+        wait_for_programs([f"serve-{MODEL}"], lambda _: answers(f"{url}/readyz"), Supervisor(self.settings))
         answer = requests.post(f"{url}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=20)
         assert answer.ok, answer.text
         return answer.json()
@@ -74,13 +75,6 @@ class Stack:
         database = airflow_programs.folder(self.settings) / "airflow.db"
         with closing(sqlite3.connect(database, autocommit=True)) as connection:
             return connection.execute(sql, values).fetchall()
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=2).ok
-    except requests.ConnectionError:
-        return False
 
 
 def new_stack(folder: Path, **further: object) -> Settings:

@@ -3,7 +3,6 @@
 import secrets
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,7 @@ from pathlib import Path
 import pymysql
 
 from stack.programs.ports import free_ports
-
-START_SECONDS = 60
-
+from stack.programs.starting import wait_for_end, wait_for_process
 
 _reserved: list[socket.socket] = []
 
@@ -76,11 +73,7 @@ def mariadb_server(folder: Path) -> Iterator[MariaDB]:
         yield MariaDB(folder, port, password, server.pid)
     finally:
         server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        wait_for_end("MariaDB", server, log=folder / "mariadbd.log")
 
 
 def _run_install(data: Path) -> None:
@@ -111,11 +104,7 @@ def _command(data: Path, socket_path: Path, port: int) -> list[str]:
 
 def _secure(socket_path: Path, server: "subprocess.Popen[bytes]", password: str, log: Path) -> None:
     """Wait until `server` answers, then give root its password and remove the accounts without a name."""
-    deadline = time.monotonic() + START_SECONDS
-    while not _listening(socket_path):
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"MariaDB did not start:\n{log.read_text()[-2000:]}")
-        time.sleep(0.05)
+    wait_for_process("MariaDB", server, lambda: _listening(socket_path), log=log)
     connection = pymysql.connect(unix_socket=str(socket_path), user="root", autocommit=True)
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT user, host FROM mysql.user WHERE user IN ('', 'root')")

@@ -5,7 +5,6 @@ import secrets
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import yaml
 from sqlalchemy import RowMapping, text
@@ -28,25 +28,28 @@ from db.store.schema import StoreSchema
 from db.tables import deployment
 from pipelines.spec import ModelSpec, find_spec
 from stack.programs import mariadb
+from stack.programs.processes import work
 from stack.programs.program import settings_environment
+from stack.programs.starting import wait_for_end, wait_for_process
 from tests.bundles import write_bundle
 from tests.servers import free_port
 from utils.clock import utc_now
+from utils.patience import Patience
 from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
 
-WAIT_SECONDS = 60
+PATIENCE = 120.0  # seconds without work of any program that we have started
+LONGEST = 1800.0  # seconds: while clients of a test go on asking, programs work and may get nowhere
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
-def wait_for[T](what: str, look: Callable[[], T], *, seconds: float = WAIT_SECONDS) -> T:
-    """The first true value of `look`; raises after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise TimeoutError(f"waited {seconds} s for {what}")
+def wait_for[T](what: str, look: Callable[[], T | None]) -> T:
+    """The first true value of `look`. Raises: GaveUp once no program that this process has started works any more."""
+
+    def sign() -> object:
+        return work(*(child.pid for child in psutil.Process().children()))
+
+    return Patience(what, sign, seconds=PATIENCE, longest=LONGEST).until(look)
 
 
 def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) -> ModelSpec:
@@ -65,22 +68,26 @@ class OwnMariaDB:
     settings: Settings
     process: "subprocess.Popen[bytes] | None" = None
 
+    @property
+    def log(self) -> Path:
+        return self.settings.home / "mariadb.log"
+
     def start(self) -> None:
         root_password = self.settings.db_password("root")
         mariadb.initialise(mariadb.data_folder(self.settings), root_password=root_password)
-        with (self.settings.home / "mariadb.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(mariadb.command(self.settings), stdout=log, stderr=subprocess.STDOUT)
-        mariadb.wait_until_up(self.settings)
+        wait_for_process("MariaDB", self.process, lambda: mariadb.root_signs_in(self.settings), log=self.log)
 
     def stop(self) -> None:
         assert self.process is not None
         self.process.terminate()
-        self.process.wait(60)
+        wait_for_end("MariaDB", self.process, log=self.log)
 
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(60)
+        self.process.wait()
 
     def freeze(self) -> None:
         assert self.process is not None
@@ -177,10 +184,7 @@ class Service:
             return deployments.instances(connection, self.spec.name)
 
     def is_ready(self) -> bool:
-        try:
-            return self.get("/readyz").status_code == 200
-        except requests.ConnectionError:
-            return False
+        return self._answers("/readyz")
 
     def launch(self, **further: str) -> "subprocess.Popen[bytes]":
         """Its processes, with `further` in their environment; `running` waits for them and ends them too."""
@@ -200,9 +204,7 @@ class Service:
         """The service's processes, up to the end of the block."""
         process = self.launch()
         try:
-            wait_for(f"{until} of {self.spec.name}", lambda: process.poll() is not None or self._answers(until))
-            if process.poll() is not None:
-                raise RuntimeError(f"the service ended:\n{self.log.read_text()[-3000:]}")
+            wait_for_process(f"{until} of {self.spec.name}", process, lambda: self._answers(until), log=self.log)
             yield self
         finally:
             process.terminate()

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.services import Service, wait_for
+from utils.errors import GaveUp
+from utils.patience import Patience
 
 
 @dataclass
@@ -62,9 +64,10 @@ def steady_load(
         asking = [pool.submit(ask, number) for number in range(clients)]
         try:
             yield load
-            with suppress(TimeoutError):
-                if until_closed:
-                    wait_for("every client to be told", lambda: all(each.done() for each in asking))
+            if until_closed:
+                with suppress(GaveUp):
+                    told = Patience("every client to be told", lambda: sum(each.done() for each in asking))
+                    told.until(lambda: all(each.done() for each in asking))
         finally:
             load.stop.set()
         for each in asking:

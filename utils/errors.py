@@ -23,6 +23,7 @@
     ├── NotNow                    a prediction can't be answered at this moment, but soon
     ├── NotLogged                 MariaDB refuses a prediction's row, so it is not answered
     └── StackError                a part on this machine can't be started
+        └── GaveUp                something was waited for, and nothing moved any more
 
 An error takes facts and builds its own one line: what was wrong, where, and what to do.
 """
@@ -252,3 +253,11 @@ class NotLogged(EvergreenError):
 
 class StackError(EvergreenError):
     exit_code = 9
+
+
+class GaveUp(StackError):
+    """Seconds; `state`: what was seen last."""
+
+    def __init__(self, *, what: str, waited: float, still: float, state: object = None) -> None:
+        seen = "" if state is None else f"; last seen: {' | '.join(str(state).splitlines())}"
+        super().__init__(f"gave up on {what} after {waited:.0f} s, the last {still:.0f} s without any progress{seen}")

@@ -29,6 +29,7 @@ from stack.programs.folders import runtime
 from stack.programs.lock import alone
 from stack.programs.processes import clear_leftovers, ours
 from stack.programs.program import base_environment
+from stack.programs.starting import wait_for_end, wait_for_process
 from stack.programs.supervisor import Supervisor
 from utils.errors import DataRefused, IntegrityError, StackError
 from utils.settings import Settings
@@ -36,7 +37,6 @@ from utils.settings import Settings
 PARTS = ("mariadb", "mlflow", "snapshots", "bento", "airflow", "serving_ports.json")  # of the state folder
 # What is being made needs to survive no power cut: it is thrown away then.
 HURRIED = ("--innodb-flush-log-at-trx-commit=0", "--skip-innodb-doublewrite")
-STOP_SECONDS = 120  # a full flush of MariaDB's buffer pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +190,17 @@ def _server(staged: Settings) -> Iterator[None]:
         yield
         return
     mariadb.initialise(mariadb.data_folder(staged), root_password=staged.db_password("root"))
-    with (staged.home.parent / "mariadb.log").open("wb") as log:
+    log = staged.home.parent / "mariadb.log"
+    with log.open("wb") as opened:
         environment = base_environment(staged)
         argv = [*mariadb.command(staged), *HURRIED]
-        server = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        server = subprocess.Popen(argv, stdout=opened, stderr=subprocess.STDOUT, env=environment)
     try:
-        mariadb.wait_until_up(staged)
+        wait_for_process("MariaDB", server, lambda: mariadb.root_signs_in(staged), log=log)
         yield
     finally:
         server.terminate()
-        server.wait(STOP_SECONDS)
+        wait_for_end("MariaDB", server, log=log)
 
 
 def _move_in(settings: Settings, staged: Settings) -> None:

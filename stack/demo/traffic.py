@@ -13,9 +13,10 @@ import requests
 
 from db.log.prediction_ids import created_at
 from utils.errors import StackError
+from utils.patience import Patience
 
 CLIENTS = 16  # requests that are under way at once, at most
-PATIENCE = 60.0  # seconds for which a request is sent again while the service can't answer
+PATIENCE = 60.0  # seconds without an answer to anybody; until then a request is sent again
 TIMEOUT = 30.0  # seconds for one answer
 
 
@@ -93,7 +94,10 @@ class Traffic:
 
     def _ask(self, session: requests.Session, body: dict[str, Any]) -> dict[str, Any] | str | None:
         """The answer; or why the service refuses the row; None where the traffic was stopped meanwhile."""
-        deadline, pause = time.monotonic() + PATIENCE, 1.0
+        said, pause = "nothing", 1.0
+        patience = Patience(
+            f"an answer of {self._url}/predict", lambda: self.done, seconds=PATIENCE, state=lambda: said
+        )
         while True:
             try:
                 response = session.post(f"{self._url}/predict", json=body, timeout=TIMEOUT)
@@ -109,8 +113,7 @@ class Traffic:
                 if response.status_code < 500:
                     raise StackError(f"{self._url}/predict answers {response.status_code}: {said}")
                 pause = float(response.headers.get("Retry-After", 1))
-            if time.monotonic() > deadline:
-                raise StackError(f"{self._url}/predict did not answer for {PATIENCE:.0f} s: {said}")
+            patience.check()
             if self._stop.wait(pause):
                 return None
 

@@ -1,6 +1,5 @@
 """Follow what the platform writes about a model and tell it in words, as it happens."""
 
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -15,10 +14,12 @@ from db.history import timeline
 from db.session import session
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
-from utils.errors import StackError
+from utils.errors import GaveUp, StackError
+from utils.patience import Patience
 from utils.settings import Settings
 
 POLL = 0.5  # seconds
+PATIENCE = 300.0  # seconds without the next step; Airflow may take some of these minutes to notice a changed model file
 VERDICTS = {"promote": "may serve", "reject": "may not serve", "wait": "waits for more labels"}
 
 
@@ -35,20 +36,23 @@ class Watch:
     _told: set[tuple[str, object]] = field(default_factory=set)
     _alerts_told: int = 0
 
-    def until(self, reached: Callable[[], bool], *, seconds: float, beside: "Future[Any]") -> bool:
-        """Look until `reached`; False where that takes longer than `seconds`.
+    def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, beside: "Future[Any]") -> str:
+        """Look until `reached`, or until `sign` has not changed for `PATIENCE` seconds; then it says so.
 
         Raises: StackError where what goes on `beside` ends before; what it raised.
         """
-        deadline = time.monotonic() + seconds
-        while not reached():
-            if time.monotonic() > deadline:
-                return False
+
+        def seen() -> bool:
             if beside.done():
                 raise StackError(f"the traffic ended early: {beside.result()}")
-            time.sleep(POLL)
             self.look()
-        return True
+            return reached()
+
+        try:
+            Patience("what the platform should do", sign, seconds=PATIENCE).until(seen, every=POLL)
+        except GaveUp as error:
+            return str(error)
+        return ""
 
     def look(self) -> None:
         """Read what is new, and tell it."""

@@ -40,10 +40,17 @@ MINIMUM_PAID = np.array(["No", "NM", "Yes"], dtype=object)
 CLASSES = ("Poor", "Standard", "Good")
 FIRST_NAMES = ("Ada", "Bo", "Cleo", "Dov", "Eve", "Finn", "Gia", "Hugo", "Ines", "Juno")
 MISSING = {  # share of the statements that lack it
-    "occupation": 0.02, "monthly_inhand_salary": 0.03, "num_of_delayed_payment": 0.02, "changed_credit_limit": 0.02,
-    "num_credit_inquiries": 0.01, "credit_mix": 0.02, "credit_history_age": 0.02, "amount_invested_monthly": 0.03,
-    "monthly_balance": 0.02, "type_of_loan": 0.01,
-}  # fmt: skip
+    "occupation": 0.02,
+    "monthly_inhand_salary": 0.03,
+    "num_of_delayed_payment": 0.02,
+    "changed_credit_limit": 0.02,
+    "num_credit_inquiries": 0.01,
+    "credit_mix": 0.02,
+    "credit_history_age": 0.02,
+    "amount_invested_monthly": 0.03,
+    "monthly_balance": 0.02,
+    "type_of_loan": 0.01,
+}
 
 
 CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the risk that the label is drawn from

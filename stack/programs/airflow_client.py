@@ -1,15 +1,16 @@
 """Airflow's REST API: the few calls that Evergreen makes, of the private Airflow and of a team's own alike."""
 
-import time
 from typing import Any
 from urllib.parse import quote
 
 import requests
 
-from utils.errors import AccessDenied, EvergreenError, NotFound, SettingMissing, Unreachable
+from utils.errors import AccessDenied, EvergreenError, GaveUp, NotFound, SettingMissing, Unreachable
+from utils.patience import Patience
 from utils.settings import STORE_DB, Role, Settings
 
 TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
+PATIENCE = 180.0  # seconds without another DAG; the processor looks at the folder every 20 s, a file may take as long
 CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
 MAINTENANCE_CONNECTION = "feature_maintenance"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
@@ -28,22 +29,21 @@ class Airflow:
         told = self._send("GET", "/api/v2/monitor/health").json()
         return {part: told[part]["status"] for part in PARTS if (told.get(part) or {}).get("status")}
 
-    def wait_healthy(self, *, seconds: float = 180) -> None:
-        """Return once every part is healthy. Raises: Unreachable naming what is not, after `seconds`."""
-        deadline, missing = time.monotonic() + seconds, "no answer yet"
-        while True:
+    def wait_healthy(self, *, patience: float) -> None:
+        """Return once every part is healthy. Raises: Unreachable where the same ones are not for `patience` seconds."""
+
+        def sick() -> str:
             try:
                 status = self.health()
             except Unreachable:
-                pass
-            else:
-                sick = [part for part in PARTS if status.get(part) != "healthy"]
-                if not sick:
-                    return
-                missing = f"not healthy: {', '.join(sick)}"
-            if time.monotonic() > deadline:
-                raise Unreachable(service="Airflow", address=self._url, reason=missing)
-            time.sleep(0.3)
+                return "no answer yet"
+            missing = ", ".join(part for part in PARTS if status.get(part) != "healthy")
+            return missing and f"not healthy: {missing}"
+
+        try:
+            Patience("Airflow", sick, seconds=patience).until(lambda: not sick(), every=0.3)
+        except GaveUp:
+            raise Unreachable(service="Airflow", address=self._url, reason=sick()) from None
 
     def has_dag(self, dag_id: str) -> bool:
         try:
@@ -52,15 +52,21 @@ class Airflow:
             return False
         return True
 
-    def wait_for_dag(self, dag_id: str, *, seconds: float = 90) -> None:
+    def wait_for_dag(self, dag_id: str) -> None:
         """Return once the DAG processor has found `dag_id`. Raises: NotFound with its import error, if there is one."""
-        deadline = time.monotonic() + seconds
-        while not self.has_dag(dag_id):
-            if time.monotonic() > deadline or (broken := self.import_errors()):
-                broken = self.import_errors()
-                hint = broken[0] if broken else "is dags/ of this checkout Airflow's DAG folder?"
-                raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint)
-            time.sleep(0.5)
+
+        def found() -> bool:
+            if self.has_dag(dag_id):
+                return True
+            for broken in self.import_errors():
+                raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=broken)
+            return False
+
+        try:
+            Patience(f"DAG {dag_id}", self.dag_ids, seconds=PATIENCE).until(found, every=0.3)
+        except GaveUp:
+            hint = "is dags/ of this checkout Airflow's DAG folder?"
+            raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint) from None
 
     def import_errors(self) -> list[str]:
         """One line each: the file and the last line of its traceback."""
@@ -103,6 +109,11 @@ class Airflow:
         path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
         found: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
         return sorted(found, key=lambda task: task["start_date"] or "9")
+
+    def count_tasks(self, dag_id: str, states: tuple[str, ...]) -> int:
+        """How many task instances, of all runs of `dag_id` or of all DAGs where it is `~`, are in one of `states`."""
+        path = f"dags/{_part(dag_id)}/dagRuns/~/taskInstances"
+        return int(self._api("GET", path, query={"limit": 1, "state": list(states)})["total_entries"])
 
     def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
         """The last error in the log of a try of a task, as one line; empty where there is none."""

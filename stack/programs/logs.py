@@ -28,6 +28,17 @@ def show(settings: Settings, *, part: str | None, lines: int, follow: bool) -> N
         ends = {name: _newer(name, file, ends[name], named=len(chosen) > 1) for name, file in chosen.items()}
 
 
+def size(log: Path) -> int:
+    """Its length in bytes: a sign for a `Patience`."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def last_words(log: Path, *, lines: int = 30) -> str:
+    """The last `lines` of a log that say anything."""
+    written = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join([line[:300] for line in written.splitlines() if line.strip()][-lines:]) or "nothing"
+
+
 def _tail(name: str, file: Path, lines: int, *, named: bool) -> int:
     with file.open(errors="replace") as opened:
         _write(name, list(deque(opened, lines)), named=named)

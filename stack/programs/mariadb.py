@@ -3,18 +3,16 @@
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pymysql
 
 from db.session import DENIED
 from stack.programs.folders import runtime
-from utils.errors import AccessDenied, StackError, Unreachable
+from utils.errors import AccessDenied, StackError
 from utils.settings import Settings, inherited_environment
 
 BUFFER_POOL = "1G"
-START_SECONDS = 120  # recovery after a power cut reads the whole redo log
 
 
 def data_folder(settings: Settings) -> Path:
@@ -96,31 +94,22 @@ def _temporary(folder: Path) -> Path:
     return folder.with_name("mariadb-tmp")
 
 
-def wait_until_up(settings: Settings, *, seconds: float = START_SECONDS) -> None:
-    """Return as soon as root can sign in over TCP.
-
-    Raises: Unreachable after `seconds`; AccessDenied at once.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            pymysql.connect(
-                host="127.0.0.1",
-                port=settings.mariadb_port,
-                user=settings.db_user("root"),
-                password=settings.db_password("root"),
-                connect_timeout=5,
-            ).close()
-        except pymysql.err.OperationalError as error:
-            if error.args[0] in DENIED:
-                user = settings.db_user("root")
-                raise AccessDenied(service="MariaDB", address=settings.mariadb_address, user=user) from None
-            if time.monotonic() > deadline:
-                reason = str(error.args[-1])
-                raise Unreachable(service="MariaDB", address=settings.mariadb_address, reason=reason) from None
-            time.sleep(0.1)
-        else:
-            return
+def root_signs_in(settings: Settings) -> bool:
+    """Whether root can sign in over TCP by now. Raises: AccessDenied."""
+    try:
+        pymysql.connect(
+            host="127.0.0.1",
+            port=settings.mariadb_port,
+            user=settings.db_user("root"),
+            password=settings.db_password("root"),
+            connect_timeout=5,
+        ).close()
+    except pymysql.err.OperationalError as error:
+        if error.args[0] in DENIED:
+            user = settings.db_user("root")
+            raise AccessDenied(service="MariaDB", address=settings.mariadb_address, user=user) from None
+        return False
+    return True
 
 
 def find_binary(name: str) -> str:

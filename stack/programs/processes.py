@@ -8,6 +8,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
 
 import psutil
 
@@ -15,6 +17,7 @@ from utils.settings import Settings
 
 MARKER, PROGRAM = "EVERGREEN_PART_OF", "EVERGREEN_PROGRAM"
 MEBIBYTE = 1024 * 1024
+COMPUTED, MOVED = 15.0, 32 * MEBIBYTE  # steps of `work`: seconds of processor time; bytes
 
 
 def is_ours(process: psutil.Process, settings: Settings) -> bool:
@@ -76,15 +79,42 @@ def clear_leftovers(settings: Settings, *, seconds: float = 10) -> int:
     return count
 
 
+def work(*pids: int) -> tuple[int, int]:
+    """How much the process trees below and with `pids` have computed, and moved from and to disks, for a `Patience`.
+
+    In steps so large that both stand still while they only poll. Who works takes one in two minutes, also on a busy
+    machine, for it counts too that a process would compute and others do; and where the disk is slow.
+    """
+    computed, moved = 0.0, 0
+    for process in chain.from_iterable(map(_tree, pids)):
+        with contextlib.suppress(psutil.Error):
+            computed += sum(process.cpu_times()[:4])  # its own, and of its children that have ended
+            computed += _waited(process.pid)
+            if hasattr(process, "io_counters"):  # not on macOS
+                io = process.io_counters()
+                moved += io.read_bytes + io.write_bytes
+    return int(computed / COMPUTED), moved // MOVED
+
+
+def _waited(pid: int) -> float:
+    """Seconds for which the first thread of a process was ready to compute, and others did; only Linux knows them."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    return 0.0
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        root = psutil.Process(pid or -1)  # 0 stands for one that does not run, and is the kernel on macOS
+        return [root, *root.children(recursive=True)]
+    except (psutil.NoSuchProcess, ValueError):
+        return []
+
+
 def pss_mb(pid: int, *, with_children: bool = True) -> float:
     """Memory in MiB of the process tree below and with `pid`; pages shared by n processes count 1/n for each."""
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *(root.children(recursive=True) if with_children else ())]
-    except psutil.NoSuchProcess:
-        return 0.0
     total = 0
-    for process in tree:
+    for process in _tree(pid) if with_children else _tree(pid)[:1]:
         with contextlib.suppress(psutil.Error):
             memory = process.memory_full_info()
             total += getattr(memory, "pss", memory.rss)  # only Linux knows the share

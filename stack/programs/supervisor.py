@@ -5,9 +5,9 @@ import json
 import shlex
 import subprocess
 import sys
-import time
 import xmlrpc.client
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,23 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.programs.folders import logs, runtime
+from stack.programs.logs import last_words, size
 from stack.programs.processes import MARKER, PROGRAM, clear_leftovers, is_alive
 from stack.programs.program import Launch, Program
-from utils.errors import StackError
+from utils.errors import GaveUp, StackError
+from utils.patience import Patience
 from utils.private_files import write_private
 from utils.settings import Settings, inherited_environment
 from utils.version import ROOT
 
 GONE = (OSError, xmlrpc.client.Error)
 LAUNCH = Path(__file__).with_name("launcher.py")
-RUNNING, STOPPED = "RUNNING", {"STOPPED", "EXITED", "FATAL"}
+RUNNING, FATAL = "RUNNING", "FATAL"
+STOPPED = {"STOPPED", "EXITED", FATAL}
 STOPPED_FIRST = ("airflow-scheduler",)  # its tasks end by telling the API server so
 STOPPED_LAST = ("mlflow", "mariadb")  # what others write to outlives them
 RETRIES = 20  # starts that fail, each a second later than the one before, until a program is given up: FATAL
-STOP_SECONDS = 130  # above the longest `stop_seconds` of a program
+STOP_PATIENCE = 130.0  # seconds without any program's end, above the longest `stop_seconds` of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,9 @@ class Supervisor:
         ran = subprocess.run(daemon, env=environment, cwd=ROOT, capture_output=True, text=True)
         if ran.returncode:
             raise StackError(f"the supervisor did not start: {(ran.stderr or ran.stdout).strip()[-300:]}")
-        if not _wait(lambda: self.running, seconds=20):
-            raise StackError(
-                f"the supervisor did not answer within 20 s: see {logs(self._settings) / 'supervisor.log'}"
-            )
+        log = self.log("supervisor")
+        patience = Patience("the supervisor", lambda: size(log), state=lambda: last_words(log, lines=1))
+        patience.until(lambda: self.running)
 
     def _reload(self, until_start: Collection[str]) -> None:
         added, changed, removed = self._call("reloadConfig")[0]
@@ -142,6 +144,8 @@ class Supervisor:
         """Stop every program, the scheduler first, MLflow and then MariaDB last; then the supervisor itself.
 
         Bounded: what does not end in its time is killed.
+
+        Raises: GaveUp where the supervisor does not end.
         """
         pid = self.pid()
         self._stop_in_order(list(self.states()))
@@ -149,7 +153,9 @@ class Supervisor:
             self._call("shutdown")
         except GONE:
             return
-        _wait(lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid))), seconds=30)
+        Patience("the supervisor's end").until(
+            lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid)))
+        )
 
     def _stop_in_order(self, names: Collection[str]) -> None:
         others = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
@@ -162,7 +168,12 @@ class Supervisor:
                 self._call("stopProcess", name, False)
             except xmlrpc.client.Fault:
                 continue  # it does not run, or there is none of that name
-        _wait(lambda: all(s.state in STOPPED for n, s in self.states().items() if n in names), seconds=STOP_SECONDS)
+
+        def left() -> list[str]:
+            return [name for name, each in self.states().items() if name in names and each.state not in STOPPED]
+
+        with suppress(GaveUp):  # the supervisor kills it as it ends itself, or `down` finds it among the leftovers
+            Patience("programs to end", left, seconds=STOP_PATIENCE).until(lambda: not left())
 
     def pid(self) -> int:
         """Its process id, 0 where none runs."""
@@ -188,15 +199,6 @@ class Supervisor:
 def launcher_command(description: Path, *, digest: str) -> list[str]:
     """What becomes the program that the file `description` holds. Another `digest` means that it is to start anew."""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(description), digest]
-
-
-def _wait(done: Callable[[], bool], *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _digest(launch: Launch) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 
@@ -9,10 +10,11 @@ from sqlalchemy import text
 
 from db.session import session
 from tests.chaos.traffic import Asked, Traffic
-from tests.services import Service, wait_for
-from utils.errors import Unreachable
+from tests.services import Service
+from utils.errors import GaveUp, Unreachable
+from utils.patience import Patience
 
-SETTLED = 120.0  # seconds for what is spooled to reach the log
+PATIENCE = 120.0  # seconds without another row in the log
 LOGGED = "SELECT prediction_id, entity_id FROM prediction_log WHERE model = :model AND entity_id LIKE :mark"
 DEAD = "SELECT prediction_id, entity_id FROM dead_letter WHERE model = :model AND entity_id LIKE :mark"
 
@@ -73,20 +75,18 @@ class Account:
         return not (self.problem or self.skipped or self.lost or self.twice or self.failed > self.in_flight)
 
 
-def settle(run: Run, *, seconds: float = SETTLED) -> None:
-    """Wait until every answered prediction is in the log, or `seconds` have passed."""
+def settle(run: Run) -> None:
+    """Wait until every answered prediction is in the log, or no more of them come."""
     answered = {asked.prediction_id for asked in run.traffic.asked if asked.status == 200}
 
-    def is_logged() -> bool:
+    def missing() -> int:
         try:
-            return answered <= {*_ids(run, LOGGED), *_ids(run, DEAD)}
+            return len(answered - {*_ids(run, LOGGED), *_ids(run, DEAD)})
         except Unreachable:
-            return False
+            return len(answered)
 
-    try:
-        wait_for("the log", is_logged, seconds=seconds)
-    except TimeoutError:
-        return  # the account says how many are missing
+    with suppress(GaveUp):  # the account says how many are missing
+        Patience("the log", missing, seconds=PATIENCE).until(lambda: not missing(), every=0.2)
 
 
 def account(fault: str, run: Run, *, problem: str = "") -> Account:

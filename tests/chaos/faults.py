@@ -45,7 +45,7 @@ def break_it(world: World, fault: Fault, *, seconds: float) -> Account:
         fault.do(world, seconds)
     except Skip as reason:
         return Account(title, skipped=str(reason))
-    except (Unfit, TimeoutError, RuntimeError, OSError, EvergreenError) as error:
+    except (Unfit, RuntimeError, OSError, EvergreenError) as error:
         problem = str(error) or repr(error)
         world.mend()
     if world.run is None:

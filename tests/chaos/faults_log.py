@@ -11,6 +11,7 @@ import pymysql
 from tests.chaos.accounts import Period, settle
 from tests.chaos.traffic import POISON
 from tests.chaos.world import World, need
+from tests.services import wait_for
 
 
 def mariadb_killed(world: World, seconds: float) -> None:
@@ -18,7 +19,7 @@ def mariadb_killed(world: World, seconds: float) -> None:
     with world.traffic(instance.service) as run:
         world.server.kill()
         time.sleep(seconds)
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         world.server.start()
     settle(run)
 
@@ -28,7 +29,7 @@ def mariadb_frozen(world: World, seconds: float) -> None:
     with world.traffic(instance.service) as run:
         world.server.freeze()
         time.sleep(seconds)
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         world.server.thaw()
     settle(run)
 
@@ -55,7 +56,8 @@ def connections_used_up(world: World, seconds: float) -> None:
                 except pymysql.Error as error:
                     refused += error.args[0] == 1040
                 time.sleep(0.1)
-            need(refused and world.spooled(instance), "the limit was not reached")
+            need(refused, "the limit was not reached")
+            world.wait_for_spool(instance)
         finally:
             for hog in hogs:
                 hog.close()
@@ -84,7 +86,7 @@ def row_refused(world: World, seconds: float) -> None:
         with world.traffic(instance.service) as run:
             run.traffic.poison = True
             time.sleep(seconds / 2)
-            need(run.traffic.count(lambda asked: asked.status == 500), "no row was refused")
+            wait_for("a row that is refused", lambda: run.traffic.count(lambda asked: asked.status == 500))
             world.server.kill()
             time.sleep(seconds / 2)
             world.server.start()
@@ -106,12 +108,12 @@ def disk_full(world: World, seconds: float) -> None:
             run.both_out.append(out)
             world.server.kill()
             time.sleep(seconds / 2)
+            wait_for("a 503", lambda: run.traffic.count(lambda asked: asked.status == 503))
         finally:
             for worker, limit in zip(workers, limits, strict=True):
                 worker.rlimit(psutil.RLIMIT_FSIZE, limit)
         out.ended = time.monotonic()
-        need(run.traffic.count(lambda asked: asked.status == 503), "nobody was told 503")
         time.sleep(seconds / 4)  # room again: spooled and answered
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         world.server.start()
     settle(run)

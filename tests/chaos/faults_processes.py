@@ -14,7 +14,7 @@ def worker_killed(world: World, seconds: float) -> None:
     with world.traffic(instance.service) as run:
         world.server.kill()
         time.sleep(seconds / 2)
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         run.killed.append(instance.kill_worker())
         time.sleep(seconds / 2)
         world.server.start()
@@ -28,7 +28,7 @@ def everything_killed(world: World, seconds: float) -> None:
     with world.traffic(instance.service) as run:
         world.server.freeze()
         time.sleep(seconds)
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         down = Period(time.monotonic())
         run.down.append(down)
         world.server.thaw()
@@ -90,7 +90,7 @@ def clock_set_back(world: World, seconds: float) -> None:
         time.sleep(seconds / 2)
         world.server.kill()
         time.sleep(seconds / 2)
-        need(world.spooled(instance), "nothing was spooled")
+        world.wait_for_spool(instance)
         world.server.start()
         service.deploy(version, sha256)
         instance.wait_for_version(version)

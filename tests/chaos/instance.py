@@ -11,10 +11,11 @@ from sqlalchemy import RowMapping
 
 from stack.programs.processes import is_alive, ours
 from stack.programs.program import base_environment
+from stack.programs.starting import wait_for_end
 from tests.chaos.accounts import Killed
 from tests.services import Service, wait_for
 
-STOP_SECONDS = 60.0
+STOP_SECONDS = 60.0  # until it is killed
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class Instance:
 
     def wait(self) -> None:
         """Wait until it is ready, with as many workers as it should have."""
-        wait_for("a ready service", self.is_whole, seconds=120)
+        wait_for("a ready service", self.is_whole)
 
     def is_whole(self) -> bool:
         if self.process is None or self.process.poll() is not None:
@@ -48,13 +49,13 @@ class Instance:
 
     def wait_for_version(self, version: int) -> None:
         """Wait until every worker serves `version`."""
-        wait_for(f"version {version}", lambda: {row["version"] for row in self.heartbeats()} == {version}, seconds=120)
+        wait_for(f"version {version}", lambda: {row["version"] for row in self.heartbeats()} == {version})
 
     def stop(self) -> None:
         """End it as its users do, with SIGTERM."""
         assert self.process is not None
         self.process.terminate()
-        self.process.wait(STOP_SECONDS)
+        wait_for_end("the service", self.process, log=self.service.log)
         wait_for("the end of its workers", lambda: not ours(self.service.settings))
 
     def workers(self) -> list[psutil.Process]:
@@ -92,12 +93,12 @@ class Instance:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait()
 
     def _killed(self, processes: list[psutil.Process], ports: frozenset[int] | None) -> Killed:
         for process in processes:
             process.kill()
         if self.process is not None and self.process.pid in {process.pid for process in processes}:
-            self.process.wait(10)
+            self.process.wait()
         wait_for("their end", lambda: not any(map(is_alive, processes)))
         return Killed(time.monotonic(), ports)

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from stack.programs.starting import wait_for_end, wait_for_process
 from tests.chaos.tools import nginx
 from tests.servers import free_port
-from tests.services import wait_for
 from utils.version import ROOT
 
 
@@ -41,13 +41,11 @@ def proxy(ports: Sequence[int], folder: Path) -> Iterator[int]:
     with (folder / "nginx.log").open("ab") as log:
         process = subprocess.Popen([nginx(), "-p", folder, "-c", file, "-g", rules], stdout=log, stderr=log)
     try:
-        wait_for("nginx", lambda: process.poll() is not None or _listens(listen))
-        if process.poll() is not None:
-            raise RuntimeError(f"nginx ended: {(folder / 'nginx.log').read_text()[-500:]}")
+        wait_for_process("nginx", process, lambda: _listens(listen), log=folder / "nginx.log")
         yield listen
     finally:
         process.terminate()
-        process.wait(20)
+        wait_for_end("nginx", process, log=folder / "nginx.log")
 
 
 def _listens(port: int) -> bool:

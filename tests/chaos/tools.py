@@ -13,7 +13,6 @@ from tests.chaos.world import Skip
 from utils.version import ROOT
 
 UNPACKED = ROOT / ".venv" / "debian"
-SECONDS = 120
 
 
 def nginx() -> Path:
@@ -43,10 +42,10 @@ def _unpack(package: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as aside:
         try:
             command = ["apt-get", "-q", "download", package]
-            subprocess.run(command, cwd=aside, check=True, capture_output=True, text=True, timeout=SECONDS)
+            subprocess.run(command, cwd=aside, check=True, capture_output=True, text=True)
             (archive,) = Path(aside).glob("*.deb")
             folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["dpkg-deb", "-x", archive, folder], check=True, capture_output=True, timeout=SECONDS)
+            subprocess.run(["dpkg-deb", "-x", archive, folder], check=True, capture_output=True)
         except (subprocess.SubprocessError, ValueError) as error:
             said = str(getattr(error, "stderr", "") or error).strip().splitlines()
             raise Skip(f"apt could not bring {package}: {said[-1]}; try `apt-get install {package}`") from None

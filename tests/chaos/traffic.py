@@ -19,7 +19,6 @@ import uvloop
 RATE = 200.0  # requests a second
 TIMEOUT = 20.0  # seconds; the service itself gives up after 10
 IDLE = 3.0  # seconds after which a connection is not used again: the service closes it after 5
-LONGEST = 600.0  # seconds after which it ends by itself, whatever happens
 POISON = "-poison-"  # in the entity of a row that MariaDB is to refuse
 EVERY = 20  # of so many requests one is poisoned, while `poison` is set
 
@@ -93,7 +92,7 @@ class Traffic:
     async def _run(self) -> None:
         began, number = time.monotonic(), 0
         async with asyncio.TaskGroup() as tasks:
-            while not self._over.is_set() and time.monotonic() < began + LONGEST:
+            while not self._over.is_set():
                 await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
                 poison = POISON if self.poison and number % EVERY == 0 else "-"
                 asked = Asked(f"{self.mark}{poison}{number}", time.monotonic())

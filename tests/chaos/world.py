@@ -11,11 +11,12 @@ from pathlib import Path
 
 import psutil
 import pymysql
-import requests
 
 from pipelines.spec import find_spec
+from stack.programs.health import answers
 from stack.programs.processes import end
 from stack.programs.program_list import mlflow_program
+from stack.programs.starting import wait_for_process
 from tests.chaos.accounts import Run
 from tests.chaos.instance import Instance
 from tests.chaos.traffic import Traffic
@@ -120,6 +121,10 @@ class World:
                 continue
         return rows
 
+    def wait_for_spool(self, instance: Instance) -> None:
+        """Wait until its workers have spooled anything, as they do once MariaDB does not answer."""
+        wait_for("rows in a spool", lambda: self.spooled(instance))
+
     @contextmanager
     def admin(self) -> Iterator["pymysql.cursors.Cursor"]:
         """A cursor of root; with all its rights it gets in when nobody else does."""
@@ -139,18 +144,12 @@ class World:
         """MLflow, as the product starts it; the same one again after `kill_mlflow`."""
         program = mlflow_program(self.settings)
         launch = program.launch()
-        with (self.folder / "mlflow.log").open("ab") as log:
+        log = self.folder / "mlflow.log"
+        with log.open("ab") as opened:
             self._mlflow = psutil.Popen(
-                launch.argv, env=dict(launch.environment), stdout=log, stderr=log, start_new_session=True
+                launch.argv, env=dict(launch.environment), stdout=opened, stderr=opened, start_new_session=True
             )
-
-        def answers() -> bool:
-            try:
-                return requests.get(program.health, timeout=2).ok
-            except requests.RequestException:
-                return False
-
-        wait_for("MLflow", answers, seconds=120)
+        wait_for_process("MLflow", self._mlflow, lambda: answers(program.health), log=log)
 
     def kill_mlflow(self) -> None:
         if self._mlflow is not None:

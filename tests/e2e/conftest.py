@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ import requests
 import yaml
 
 from stack.demo.webhook import webhook
+from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import patience
 from stack.programs.program_list import serving_ports
 from tests.servers import neighbouring_ports
 from utils.settings import Settings, load_settings
@@ -51,7 +52,7 @@ class Stack:
         """The command line, as a user types it."""
         program = Path(sys.executable).parent / "evergreen"
         environment = {**os.environ, "EVERGREEN_ENV_FILE": str(self.folder / ".env")}
-        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
         assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-4000:]
         return done
 
@@ -101,10 +102,6 @@ def stack() -> Iterator[Stack]:
             shutil.rmtree(folder)
 
 
-def wait_for[Found](condition: Callable[[], Found], *, seconds: float = 420) -> Found:
-    """What `condition` gives once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.5)
-    return found
+def wait_for[Found](condition: Callable[[], Found | None], airflow: Airflow) -> Found:
+    """What `condition` gives once that is true. Raises: GaveUp once Airflow does nothing more for it."""
+    return patience(airflow, "what the test waits for").until(condition, every=0.2)

@@ -24,12 +24,11 @@ from stack.demo.play import play
 from stack.example_data import scenarios, worlds
 from stack.example_data.scenario_names import Scenario
 from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import STATES, end_of
 from tests.e2e.conftest import MODEL, Stack, wait_for
 from utils.clock import utc_now
 from utils.settings import RESULTS_DB
 from utils.version import code_commit
-
-pytestmark = pytest.mark.timeout(900)
 
 
 def predict(stack: Stack) -> Any:
@@ -112,7 +111,8 @@ def test_a_shifted_world_is_found_in_the_log_retrained_for_and_answered_by_a_bet
         file.write_text(as_it_was)
     assert outcome.problems == []
     assert outcome.quality
-    wait_for(lambda: is_at_rest(stack))  # a second training may have begun before the first one's version was live
+    # A second training may have begun before the first one's version was live.
+    wait_for(lambda: is_at_rest(stack), Airflow(stack.settings))
     answer = predict(stack)
     after = answer["version"]
     assert macro_f1_in_the_changed_world(stack, after) > macro_f1_in_the_changed_world(stack, before)
@@ -151,13 +151,12 @@ def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(
     airflow = Airflow(stack.settings)
     conf = {"window_end": f"{later:%Y-%m-%dT%H:%M:%SZ}", "trials": 2, "reason": "two more months"}
     run_id = airflow.trigger(f"{MODEL}_training", conf)
-    wait_for(lambda: airflow.run(f"{MODEL}_training", run_id)["state"] in {"success", "failed"})
-    assert airflow.run(f"{MODEL}_training", run_id)["state"] == "success"
+    assert end_of(airflow, f"{MODEL}_training", run_id) == "success"
     with session(stack.settings, "reader") as connection:
         query = text("SELECT verdict, reason, champion_version FROM promotion_decision WHERE run_id = :id")
         verdict = connection.execute(query, {"id": f"{MODEL}_training/{run_id}"}).mappings().one()
     assert (verdict["verdict"], verdict["champion_version"]) == ("promote", champion), verdict
-    wait_for(lambda: predict(stack)["version"] > champion and deployments(stack)[-1][0] == "live")
+    wait_for(lambda: predict(stack)["version"] > champion and deployments(stack)[-1][0] == "live", airflow)
     answer = predict(stack)
     row = logged(stack, answer["prediction_id"])
     assert (row["version"], row["prediction"]) == (answer["version"], answer["prediction"])
@@ -168,8 +167,9 @@ def test_a_scoring_through_airflows_api_ends_in_a_table_of_results_that_a_reader
     airflow, serving = Airflow(stack.settings), predict(stack)["version"]
     conf = {"query": f"SELECT * FROM {MODEL}_latest LIMIT 100", "table": "scored_here"}
     run_id = airflow.trigger(f"{MODEL}_scoring", conf)
-    wait_for(lambda: airflow.run(f"{MODEL}_scoring", run_id)["state"] in {"success", "failed"})
-    assert airflow.run(f"{MODEL}_scoring", run_id)["state"] == "success"
+    before = airflow.count_tasks(f"{MODEL}_scoring", STATES["ended"])
+    assert end_of(airflow, f"{MODEL}_scoring", run_id) == "success"
+    assert airflow.count_tasks(f"{MODEL}_scoring", STATES["ended"]) > before  # what `end_of` takes for progress
     with session(stack.settings, "reader", RESULTS_DB) as connection:
         rows = connection.execute(text("SELECT batch_id, version FROM scored_here")).all()
     assert len(rows) == 100
@@ -196,7 +196,8 @@ def test_a_new_model_file_makes_new_dags_appear(stack: Stack) -> None:
     file = (stack.settings.models_dir / f"{MODEL}.yaml").read_text()
     (stack.settings.models_dir / "another.yaml").write_text(file.replace("name: credit_score", "name: another", 1))
     try:
-        wait_for(lambda: {"another_training", "another_deployment"} <= set(Airflow(stack.settings).dag_ids()))
+        for kind in ("training", "deployment"):
+            Airflow(stack.settings).wait_for_dag(f"another_{kind}")
         assert "another has no data yet: evergreen load another FILE" in stack.run("up").stdout
     finally:
         (stack.settings.models_dir / "another.yaml").unlink()

@@ -22,6 +22,7 @@ from db.session import session
 from pipelines.runs import training_runs
 from pipelines.spec import find_spec
 from stack.programs.airflow_client import Airflow
+from stack.programs.airflow_runs import end_of
 from stack.programs.supervisor import Supervisor
 from tests.e2e.conftest import Stack, wait_for
 from utils.clock import utc_now
@@ -29,8 +30,6 @@ from utils.clock import utc_now
 MODEL = "churn"  # small and without time: a training takes seconds
 TRAINING, MONITORING, DEPLOYMENT = (f"{MODEL}_{kind}" for kind in ("training", "monitoring", "deployment"))
 SCHEDULER = "airflow-scheduler"
-
-pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(autouse=True)
@@ -90,12 +89,6 @@ def claimant(stack: Stack, decision: int) -> str | None:
     return str(run_id).removeprefix(f"{TRAINING}/") if run_id else None
 
 
-def end_of(airflow: Airflow, dag_id: str, run_id: str) -> Any:
-    """The state that a run ends in."""
-    wait_for(lambda: airflow.run(dag_id, run_id)["state"] in {"success", "failed"})
-    return airflow.run(dag_id, run_id)["state"]
-
-
 def task_of(airflow: Airflow, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
     return next(task for task in airflow.tasks(dag_id, run_id) if task["task_id"] == task_id)
 
@@ -103,7 +96,7 @@ def task_of(airflow: Airflow, dag_id: str, run_id: str, task_id: str) -> dict[st
 def assert_trained_once(stack: Stack, decision: int, *, failed: tuple[str, ...] = ()) -> str:
     """One run, after those that `failed`, has answered `decision`, and all that came of it is there once; its id."""
     airflow = Airflow(stack.settings)
-    run = wait_for(lambda: claimant(stack, decision))
+    run = wait_for(lambda: claimant(stack, decision), airflow)
     assert run
     assert end_of(airflow, TRAINING, run) == "success"
     assert claimant(stack, decision) == run
@@ -114,7 +107,7 @@ def assert_trained_once(stack: Stack, decision: int, *, failed: tuple[str, ...] 
     judged = "SELECT verdict, deployment_run_id FROM promotion_decision WHERE run_id = :run"
     [verdict] = rows(stack, judged, run=f"{TRAINING}/{run}")
     if verdict["verdict"] == "promote":
-        deployed_by = wait_for(lambda: rows(stack, judged, run=f"{TRAINING}/{run}")[0]["deployment_run_id"])
+        deployed_by = wait_for(lambda: rows(stack, judged, run=f"{TRAINING}/{run}")[0]["deployment_run_id"], airflow)
         assert end_of(airflow, DEPLOYMENT, deployed_by.removeprefix(f"{DEPLOYMENT}/")) == "success"
         deployed = rows(stack, "SELECT action FROM deployment WHERE caused_by = :run ORDER BY id", run=deployed_by)
         assert [row["action"] for row in deployed] == ["deploy", "live"]
@@ -145,25 +138,25 @@ def searching(airflow: Airflow) -> tuple[str, int]:
         task = task_of(airflow, TRAINING, run, "search")
         return int(task["pid"] or 0) if task["state"] == "running" else 0
 
-    return run, wait_for(pid)
+    return run, wait_for(pid, airflow)
 
 
 def kill_scheduler(stack: Stack) -> None:
     """SIGKILL, and back once the supervisor has started another."""
-    supervisor = Supervisor(stack.settings)
-    killed = wait_for(lambda: supervisor.states()[SCHEDULER].pid)
+    supervisor, airflow = Supervisor(stack.settings), Airflow(stack.settings)
+    killed = wait_for(lambda: supervisor.states()[SCHEDULER].pid, airflow)
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: supervisor.states()[SCHEDULER].pid not in {0, killed})
+    wait_for(lambda: supervisor.states()[SCHEDULER].pid not in {0, killed}, airflow)
 
 
 def test_a_decision_whose_event_was_never_sent_is_trained_once_whatever_is_announced_after(stack: Stack) -> None:
     airflow, decision = Airflow(stack.settings), decide(stack)
     before = {run["dag_run_id"] for run in airflow.runs(TRAINING, limit=100)}
     airflow.trigger(MONITORING, {})
-    wait_for(lambda: claimant(stack, decision))
+    wait_for(lambda: claimant(stack, decision), airflow)
     send_event(stack)
     trained = assert_trained_once(stack, decision)
-    wait_for(lambda: len({run["dag_run_id"] for run in airflow.runs(TRAINING, limit=100)} - before) == 2)
+    wait_for(lambda: len({run["dag_run_id"] for run in airflow.runs(TRAINING, limit=100)} - before) == 2, airflow)
     [other] = {run["dag_run_id"] for run in airflow.runs(TRAINING, limit=100)} - before - {trained}
     assert end_of(airflow, TRAINING, other) == "success"
     assert {task["state"] for task in airflow.tasks(TRAINING, other)} == {"skipped"}
@@ -175,7 +168,7 @@ def test_a_scheduler_killed_after_the_row_and_at_the_event_loses_nothing_and_tra
     airflow, decision = Airflow(stack.settings), decide(stack)
     kill_scheduler(stack)
     monitoring = airflow.trigger(MONITORING, {})
-    wait_for(lambda: task_of(airflow, MONITORING, monitoring, "announce")["state"] in {"running", "success"})
+    wait_for(lambda: task_of(airflow, MONITORING, monitoring, "announce")["state"] in {"running", "success"}, airflow)
     kill_scheduler(stack)
     assert_trained_once(stack, decision)
     assert end_of(airflow, MONITORING, monitoring) == "success"
@@ -197,7 +190,7 @@ def test_what_a_run_held_that_a_person_marked_as_failed_is_trained_by_the_next(s
     stack.airflow(f"dags/{TRAINING}/dagRuns/{quote(run)}", {"state": "failed"}, method="PATCH")
     assert claimant(stack, decision) == run  # none of its steps is left to say so
     airflow.trigger(MONITORING, {})
-    wait_for(lambda: claimant(stack, decision) != run)
+    wait_for(lambda: claimant(stack, decision) != run, airflow)
     assert assert_trained_once(stack, decision, failed=(run,)) != run
 
 
@@ -216,7 +209,7 @@ def test_a_failed_step_is_told_once_changes_nothing_that_serves_and_the_next_run
         file.write_text(written)
     assert task_of(airflow, TRAINING, run, "validate")["state"] == "failed"
     assert claimant(stack, decision) is None
-    wait_for(lambda: alerts_of(stack, run))
+    wait_for(lambda: alerts_of(stack, run), airflow)
     assert len(set(versions)) == 1
     send_event(stack)
     assert assert_trained_once(stack, decision, failed=(run,)) != run

@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-import requests
 import yaml
 
 from db import history
@@ -21,6 +19,8 @@ from pipelines import registry
 from pipelines.loading.loader import load_file
 from pipelines.spec import ModelSpec, find_spec
 from stack.example_data import worlds
+from stack.programs.health import answers
+from stack.programs.starting import wait_for_end, wait_for_process
 from tests.bundles import write_bundle
 from tests.conftest import ROLES
 from tests.servers import free_port
@@ -59,11 +59,11 @@ def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory
         )
     try:
         given = settings.model_copy(update={"mlflow_port": port})
-        _wait_for(f"{given.mlflow_tracking_url}/health", server, folder / "log")
+        wait_for_process("MLflow", server, lambda: answers(f"{given.mlflow_tracking_url}/health"), log=folder / "log")
         yield given
     finally:
         server.terminate()
-        server.wait(30)
+        wait_for_end("MLflow", server, log=folder / "log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +104,3 @@ def put_into_service(spec: ModelSpec, folder: Path, *, settings: Settings, now: 
         row = {"model": spec.name, "action": "deploy", "version": version, "artifact_sha256": sha256}
         history.add(connection, deployment, {**row, "caused_by": "t", "reason": "t", "created_at": now})
     return version
-
-
-def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if requests.get(url, timeout=2).ok:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.2)
-    raise RuntimeError(f"{url} did not answer:\n{log.read_text()[-2000:]}")

@@ -42,7 +42,7 @@ def test_its_commands_end_in_a_promoted_version(folder: Path, mlflow_settings: S
 
     def run(*arguments: str) -> Any:
         command = [str(Path(sys.executable).parent / "evergreen"), *arguments, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=folder)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 

@@ -20,7 +20,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import requests
 
 from api.launch import serve_command
 from api.versions.fetching import download_command
@@ -29,7 +28,9 @@ from db.history.heartbeats import Deployment
 from pipelines.spec import find_spec
 from stack.programs import secrets
 from stack.programs.airflow_programs import airflow_programs, migrate_launch, worker_launch
+from stack.programs.health import answers
 from stack.programs.program import settings_environment
+from stack.programs.starting import wait_for_end, wait_for_process
 from stack.programs.supervisor import launcher_command
 from tests.program_names import (
     OURS,
@@ -44,7 +45,6 @@ from tests.program_names import (
     ours_in_images,
 )
 from tests.servers import free_port
-from tests.services import wait_for
 from utils.clock import utc_now
 from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
@@ -57,7 +57,7 @@ def run(argv: Argv, environment: dict[str, str], *, code: int = 0, says: str, **
     """Start it from the top of the repository, as everything of ours is; the names it was started by."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**inherited_environment(), "PATH": path, "PYTHONPATH": str(ROOT), **environment}
-    ran = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+    ran = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, **options)
     said = ran.stdout + ran.stderr
     assert (ran.returncode, bool(re.search(says, said))) == (code, True), f"{argv}: {ran.returncode}, {said[-2000:]}"
     return names_in(argv)
@@ -110,19 +110,11 @@ def service(settings: Settings, folder: Path) -> set[str]:
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
     try:
-        wait_for("the service", lambda: process.poll() is not None or answers(alive))
-        assert process.poll() is None, (folder / "service.log").read_text()[-2000:]
+        wait_for_process("the service", process, lambda: answers(alive), log=folder / "service.log")
         return names_in(command) | names_in(serve_command(settings, MODEL, settings.serving_port)[0])
     finally:
         process.terminate()
-        process.wait(30)
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=2).status_code == 200
-    except requests.RequestException:
-        return False
+        wait_for_end("the service", process, log=folder / "service.log")
 
 
 def entry_point(settings: Settings, folder: Path) -> set[str]:

@@ -95,7 +95,6 @@ def evergreen(settings, *arguments):
         env={**os.environ, **given, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -113,6 +113,10 @@ def test_what_stays_up_has_a_health_check_and_a_limit_of_memory() -> None:
         assert "mem_limit" in service, name
 
 
+def test_no_health_check_calls_a_slow_start_ill() -> None:
+    assert {each["healthcheck"]["start_period"] for each in SERVICES.values() if "healthcheck" in each} == {"10m"}
+
+
 def test_secrets_are_written_once_for_their_owner_only(tmp_path: Path) -> None:
     shutil.copy(ROOT / "env.sh", tmp_path)
     (tmp_path / ".env").write_text("EVERGREEN_MARIADB_ROOT_PASSWORD=mine\nEVERGREEN_API_KEY=\n")

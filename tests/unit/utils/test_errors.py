@@ -33,6 +33,7 @@ EXAMPLES = [
     (errors.NothingToDo(model="m", reason="no candidate"), ["no candidate"]),
     (errors.DeploymentFailed(model="m", version=2, reason="late", serving=1), ["version 2", "version 1 serves"]),
     (errors.IntegrityError(what="file", expected="a", found="b"), ["a", "b"]),
+    (errors.GaveUp(what="MLflow", waited=150, still=60, state="a\nb"), ["MLflow", "150 s", "60 s", "a | b"]),
 ]
 
 

@@ -170,7 +170,10 @@ def test_a_worker_without_room_for_connections_takes_them_when_there_is_some_aga
     with ExitStack() as opened:
         opened.callback(worker.rlimit, psutil.RLIMIT_NOFILE, limits)
         worker.rlimit(psutil.RLIMIT_NOFILE, (worker.num_fds() + 4, limits[1]))
-        for _ in range(8):
-            opened.enter_context(connect(service))
-        wait_for("the log", lambda: "no connection can be taken" in service.log.read_text())
+
+        def is_full() -> bool:
+            opened.enter_context(connect(service))  # one more each time: connections of other tests may end meanwhile
+            return "no connection can be taken" in service.log.read_text()
+
+        wait_for("the log", is_full)
     assert service.predict().status_code == 200

@@ -278,7 +278,7 @@ def test_a_shadow_is_begun_and_ended_by_rows(mlflow_settings, tmp_path):
     assert begun["version"] == version
     with service.running():  # fetched from MLflow as any version is
         # Its process gives way to all others, so on a busy machine importing MLflow may take minutes.
-        wait_for("the challenger", lambda: shadowing(service) == [version], seconds=240)
+        wait_for("the challenger", lambda: shadowing(service) == [version])
         assert service.shelf.folder(version)
     assert shadows.stop(settings, **told) == version
     assert shadows.current(settings, "shadow_rows") is None

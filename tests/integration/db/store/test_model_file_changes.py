@@ -327,9 +327,7 @@ def evergreen(loaded: dict[str, Any], settings: Settings, tmp_path: Path) -> Cal
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [str(program), "migrate", *arguments]
-        return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
-        )
+        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
     return run
 

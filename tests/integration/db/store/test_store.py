@@ -232,7 +232,7 @@ def test_loads_of_one_model_take_turns(settings, new_schema):
         other.join(0.3)
         assert other.is_alive()
         assert batch.commit().commit_seq == 1
-    other.join(30)
+    other.join()
     assert [report.commit_seq for report in reports] == [2]
     assert batches(settings, schema) == [("committed", 1), ("committed", 2)]
 

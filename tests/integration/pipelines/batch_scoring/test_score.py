@@ -281,13 +281,7 @@ def test_the_command_says_what_it_did(ready, people, tmp_path):
         "--table",
         "told",
     ]
-    run: dict[str, Any] = {
-        "env": {**os.environ, **given},
-        "cwd": tmp_path,
-        "capture_output": True,
-        "text": True,
-        "timeout": 120,
-    }
+    run: dict[str, Any] = {"env": {**os.environ, **given}, "cwd": tmp_path, "capture_output": True, "text": True}
     done = subprocess.run(command, **run)
     assert done.returncode == 0, done.stderr
     assert "300 rows scored by version 1" in done.stdout

@@ -31,7 +31,7 @@ def evergreen(settings: Settings, tmp_path: Path) -> Run:
     program = Path(sys.executable).with_name("evergreen")
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
 
     return run
 

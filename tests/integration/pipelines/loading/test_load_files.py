@@ -6,8 +6,6 @@ import secrets
 import signal
 import stat
 import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from pipelines.loading.loader import Options, load_file, overlaid
 from pipelines.loading.rejects import MaxRejects
 from pipelines.spec import ModelSpec
 from tests.integration.conftest import EVERGREEN, environment_of
+from tests.services import wait_for
 from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import STORE_DB, Settings
 
@@ -277,13 +276,6 @@ def test_memory_does_not_grow_with_what_is_read(model: Model) -> None:
     assert len(model.entities()) == 256
 
 
-def waited(seconds: int) -> Iterator[None]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(0.1)
-
-
 def test_a_killed_load_is_invisible_and_can_be_run_again(model: Model) -> None:
     model.load(rows(10))
     content = "".join(row(i, note="n" * 100) for i in range(300_000))
@@ -293,9 +285,8 @@ def test_a_killed_load_is_invisible_and_can_be_run_again(model: Model) -> None:
     assert process.stdin is not None
     process.stdin.write(HEADER + content)
     process.stdin.flush()
-    for _ in waited(60):
-        if any(batch["state"] == "open" for batch in model.batches()) and len(model.entities()) > 10:
-            break
+    wait_for("an open batch", lambda: any(batch["state"] == "open" for batch in model.batches()))
+    wait_for("rows of it", lambda: len(model.entities()) > 10)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdin.close()

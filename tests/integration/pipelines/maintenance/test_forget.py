@@ -377,7 +377,7 @@ def test_the_command_asks_counts_and_forgets_without_a_word_of_the_id(place):
 
     def run(*options):
         return subprocess.run(
-            [*command, *options], env={**os.environ, **given}, capture_output=True, text=True, timeout=120, input="n\n"
+            [*command, *options], env={**os.environ, **given}, capture_output=True, text=True, input="n\n"
         )
 
     refused = run()

@@ -52,7 +52,6 @@ from tests.services import wait_for
 from utils.errors import DataRefused, IntegrityError, NotFound, StackError
 from utils.settings import PLATFORM_DB, STORE_DB, Settings, load_settings
 
-pytestmark = pytest.mark.timeout(600)  # two stacks are started, one is trained
 WEBHOOK = "https://hooks.example/T0/planted-webhook"
 
 

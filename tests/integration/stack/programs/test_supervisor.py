@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.servers import free_port
 from utils.errors import AccessDenied, StackError
+from utils.patience import Patience
 from utils.settings import Settings, load_settings
 
 
@@ -61,10 +61,7 @@ def query(settings: Settings, *statements: str) -> tuple[tuple[object, ...], ...
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.1)
+    Patience("what the supervisor should do", seconds=120).until(condition)
 
 
 def pid_of(supervisor: Supervisor) -> int:
@@ -81,7 +78,7 @@ def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> N
     killed = pid_of(supervisor)
     os.kill(killed, signal.SIGKILL)
     wait_for(lambda: pid_of(supervisor) not in {0, killed})
-    mariadb.wait_until_up(settings)
+    wait_for(lambda: mariadb.root_signs_in(settings))
     assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
 
 
@@ -215,7 +212,7 @@ def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(setting
     assert query(settings, "INSERT INTO kept.names VALUES ('A'), ('a ')", "SELECT @@time_zone") == (("+00:00",),)
     assert query(settings, "SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys'") == (("root", "localhost"),)
     with pytest.raises(AccessDenied):
-        mariadb.wait_until_up(settings.model_copy(update={"mariadb_root_password": settings.api_key}))
+        mariadb.root_signs_in(settings.model_copy(update={"mariadb_root_password": settings.api_key}))
 
 
 def test_a_root_password_changed_in_the_file_is_taken_at_the_next_start(settings: Settings) -> None:

@@ -1,0 +1,80 @@
+"""Real processes that start slowly, or not at all, or end."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stack.programs import processes, starting
+from stack.programs.logs import last_words, size
+from stack.programs.processes import work
+from utils.errors import GaveUp, StackError
+from utils.patience import Patience
+
+STARTS_SLOWLY = """
+import sys, time
+from pathlib import Path
+for number in range(15):
+    print("step", number, flush=True)
+    time.sleep(0.1)
+Path(sys.argv[1]).touch()
+time.sleep(999)
+"""
+
+
+@contextmanager
+def program(code: str, log: Path, *arguments: object) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with log.open("wb") as opened:
+        process = subprocess.Popen(command, stdout=opened, stderr=opened)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_program_that_goes_on_logging_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "PATIENCE", 1.0)  # it takes longer than that in all
+    log, ready = tmp_path / "log", tmp_path / "ready"
+    with program(STARTS_SLOWLY, log, ready) as process:
+        starting.wait_for_process("it", process, ready.exists, log=log)
+    assert last_words(log, lines=1) == "step 14"
+
+
+def test_a_program_that_sleeps_is_given_up_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "PATIENCE", 1.0)
+    log = tmp_path / "log"
+    code = "import time; print('waiting for a lock', flush=True); time.sleep(999)"
+    with program(code, log) as process:
+        Patience("its first line", lambda: None).until(lambda: size(log))
+        with pytest.raises(GaveUp, match=r"gave up on it after .* last seen: waiting for a lock"):
+            starting.wait_for_process("it", process, lambda: False, log=log)
+
+
+def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with (
+        program("raise SystemExit('no such table')", log) as process,
+        pytest.raises(StackError, match="it ended with 1; it last said: no such table"),
+    ):
+        starting.wait_for_process("it", process, lambda: False, log=log)
+
+
+def test_work_is_what_computes_also_in_a_child_and_not_what_polls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    polls = "import time\nwhile True: time.sleep(0.05)"
+    with program(polls, log) as process:
+        assert work(process.pid) == (0, 0)
+    monkeypatch.setattr(processes, "COMPUTED", 0.2)
+    computes = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    with program(computes, log) as process:
+        Patience("work").until(lambda: work(process.pid)[0] > 2)
+        for child in psutil.Process(process.pid).children():
+            child.kill()
