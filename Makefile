@@ -1,7 +1,7 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
 .PHONY: help install up down status logs clean backup restore demo check test lint format lock bench chaos load
-.PHONY: workflows compose-check
+.PHONY: coverage workflows compose-check
 EVERGREEN := .venv/bin/evergreen
 # Each process has servers of its own: more than four would want more memory than they save time.
 PYTEST := .venv/bin/python -m pytest --numprocesses logical --maxprocesses 4
@@ -46,6 +46,9 @@ check: install lint workflows ## Before each commit: lint, format, types, workfl
 
 test: check ## Every check: those, integration, end to end (options for pytest: ARGS)
 	$(PYTEST) --no-loadscope-reorder --durations 20 tests/e2e tests/integration tests/model $(ARGS)
+
+coverage: install ## Which lines of the product all tests run, in every process they start (options for pytest: ARGS)
+	$(PYTEST) --cov --no-loadscope-reorder tests/e2e tests/integration tests/model tests/unit $(ARGS)
 
 lint: install ## Lint, format check, types
 	.venv/bin/ruff check
