@@ -1,7 +1,7 @@
 # Evergreen on one machine. `make` shows what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs clean backup restore demo check test lint format lock bench chaos load
-.PHONY: coverage workflows compose-check
+.PHONY: help install up down status logs clean backup restore demo check unit test lint format lock bench chaos
+.PHONY: load coverage workflows compose-check
 EVERGREEN := .venv/bin/evergreen
 # Each process has servers of its own: more than four would want more memory than they save time.
 PYTEST := .venv/bin/python -m pytest --numprocesses logical --maxprocesses 4
@@ -41,7 +41,10 @@ demo: ## Close the loop live, on a stack of its own (CONTROL=1: the world stays;
 	@since=$$(date +%s) && deploy/bootstrap.sh && exec $(EVERGREEN) demo --since $$since \
 	  --scenario $(if $(CONTROL),none,$(or $(SCENARIO),shift)) $(ARGS)
 
-check: install lint workflows ## Before each commit: lint, format, types, workflows, unit tests
+check: install ## Before each commit: lint, format, types, workflows, unit tests
+	@$(MAKE) --no-print-directory --jobs 3 lint workflows unit
+
+unit: install ## The tests that need no server
 	$(PYTEST) tests/unit
 
 test: check ## Every check: those, integration, end to end (options for pytest: ARGS)
@@ -53,7 +56,7 @@ coverage: install ## Which lines of the product all tests run, in every process 
 lint: install ## Lint, format check, types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy --num-workers auto
+	.venv/bin/mypy
 
 format: install ## Rewrite the code in the one format
 	.venv/bin/ruff check --fix
