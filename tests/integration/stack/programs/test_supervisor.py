@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -137,13 +137,18 @@ def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(sett
 
 
 def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Program:
-    """A program that notes its end in `log`, a while after it is asked to."""
+    """A program that notes its end in `log`, a while after it is asked to; and its begin beside, once it would."""
     script = (
-        "import signal, sys, time; name, log, _ = sys.argv[1:]; note = lambda *_: [time.sleep(0.3), "
-        "print(name, file=open(log, 'a')), sys.exit()]; signal.signal(signal.SIGTERM, note); time.sleep(999)"
+        "import signal, sys, time; name, log, definition = sys.argv[1:]; note = lambda *_: [time.sleep(0.3), "
+        "print(name, file=open(log, 'a')), sys.exit()]; signal.signal(signal.SIGTERM, note); "
+        "open(f'{log}-{name}-{definition}', 'w'); time.sleep(999)"
     )
     argv = (sys.executable, "-c", script, name, str(log), str(definition))
     return Program(name=name, launch=lambda: Launch(argv, base_environment(settings)))
+
+
+def wait_for_sleepers(names: Sequence[str], *, log: Path, definition: int) -> None:
+    wait_for(lambda: all(Path(f"{log}-{name}-{definition}").exists() for name in names))
 
 
 def test_programs_that_all_changed_are_stopped_in_the_order_in_which_a_stack_is(
@@ -154,7 +159,7 @@ def test_programs_that_all_changed_are_stopped_in_the_order_in_which_a_stack_is(
     supervisor = Supervisor(settings)
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
-    wait_for(lambda: all(state.state == "RUNNING" for state in supervisor.states().values()))
+    wait_for_sleepers(names, log=log, definition=1)
     supervisor.ensure([sleeper(settings, name, log=log, definition=2) for name in names])
     first, *together, before_last, last = log.read_text().split()
     assert (first, before_last, last) == ("airflow-scheduler", "mlflow", "mariadb")
@@ -166,7 +171,7 @@ def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Set
     supervisor, names, log = Supervisor(settings), ("other", "serve-m"), tmp_path / "ended"
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
-    wait_for(lambda: all(state.state == "RUNNING" for state in supervisor.states().values()))
+    wait_for_sleepers(names, log=log, definition=1)
     before = supervisor.states()["serve-m"].pid
     for definition in (2, 3):  # the first of two attempts did not come to the service
         again = Supervisor(settings)
@@ -174,7 +179,7 @@ def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Set
         again.ensure(programs, until_start=["serve-m"])
     assert (again.states()["serve-m"].pid, again.states()["other"].pid) == (before, 0)
     assert again.start(names) == ["other", "serve-m"]
-    wait_for(lambda: all(state.state == "RUNNING" for state in again.states().values()))
+    wait_for_sleepers(names, log=log, definition=3)
     assert psutil.Process(again.states()["serve-m"].pid).cmdline()[-1] == "3"
     assert log.read_text().split() == ["other", "serve-m"]
     assert again.start(names) == []
