@@ -1,45 +1,58 @@
-"""A measured figure beside its baseline, from the same run on the same machine."""
+"""A measured figure, alone or beside its baseline: another way of doing the same, from the same run.
+
+Only a ratio has a goal. On a busier machine every time is longer, and says nothing about a change of the code.
+"""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
+
+type Rounds = Sequence[float]  # a value a round
 
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`ratio` is how many times better `value` is than `baseline`; `goal` is what `ratio` must reach, if anything.
-
-    Without a baseline `goal` is what `value` itself must keep to.
-    """
-
     what: str
     value: float
     unit: str
-    baseline: float | None = None
-    ratio: float | None = None
-    goal: float | None = None
-    met: bool | None = None
 
 
-def higher_is_better(what: str, value: float, unit: str, *, baseline: float, goal: float | None = None) -> Figure:
-    ratio = value / baseline
-    return Figure(what, value, unit, baseline, ratio, goal, None if goal is None else ratio >= goal)
+@dataclass(frozen=True, slots=True)
+class Ratio(Figure):
+    """`ratio` is how many times better `value` is than `baseline`, which `against` names; `goal` is its least."""
+
+    against: str
+    baseline: float
+    ratio: float
+    goal: float | None
+    met: bool | None
 
 
-def lower_is_better(what: str, value: float, unit: str, *, baseline: float, goal: float | None = None) -> Figure:
-    ratio = baseline / value
-    return Figure(what, value, unit, baseline, ratio, goal, None if goal is None else ratio >= goal)
+def higher_is_better(
+    what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
+) -> Ratio:
+    """The medians of both sides' rounds, and of the ratios of each round.
+
+    What a round measures of both follows one upon the other, so whatever else the machine was doing met both.
+    """
+    ratio = median(value / baseline for value, baseline in zip(values, baselines, strict=True))
+    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
 
 
-def within(what: str, value: float, unit: str, *, most: float | None = None, least: float | None = None) -> Figure:
-    """A figure that must not be above `most`, or not below `least`; one of them is given."""
-    goal = most if most is not None else least
-    assert goal is not None
-    met = value <= goal if most is not None else value >= goal
-    return Figure(f"{what} ({'at most' if most is not None else 'at least'})", value, unit, goal=goal, met=met)
+def lower_is_better(
+    what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
+) -> Ratio:
+    """As `higher_is_better`."""
+    ratio = median(baseline / value for value, baseline in zip(values, baselines, strict=True))
+    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
+
+
+def _met(ratio: float, goal: float | None) -> bool | None:
+    return None if goal is None else ratio >= goal
 
 
 def write(name: str, figures: Sequence[Figure]) -> Path:

@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from benchmarks.figures import Figure
 from utils.settings import inherited_environment
 from utils.version import ROOT
 
@@ -63,3 +66,27 @@ def load(
     ran = subprocess.run(argv, cwd=ROOT, env=inherited_environment(), capture_output=True, text=True, check=True)
     figures: dict[str, Any] = json.loads(ran.stdout)
     return figures
+
+
+class Others:
+    """What else used the machine's processors since this was made: they were short then, and the benchmark waited."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def figures(self) -> list[Figure]:
+        """Call it when all processes of the benchmark have ended."""
+        passed, used, stolen, own = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        what = f"of the {os.cpu_count()} processors' time"
+        return [
+            Figure(f"{what}: taken by other programs", 100 * max(0.0, used - own) / passed, "%"),
+            Figure(f"{what}: taken by other machines", 100 * stolen / passed, "%"),
+        ]
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float]:
+        """Seconds of the processors: all, those that programs used, stolen ones, and those that this process used."""
+        times, me = psutil.cpu_times(), psutil.Process().cpu_times()
+        stolen = getattr(times, "steal", 0.0)
+        unused = times.idle + getattr(times, "iowait", 0.0) + stolen
+        return sum(times), sum(times) - unused, stolen, sum(me[:4])

@@ -29,7 +29,7 @@ from utils.settings import PLATFORM_DB, Settings
 
 A_SECOND = 200
 READER_SECONDS = 4.0
-ALLOWED_MS = 2_000.0
+SHORTER = 2.0  # times: a plain one waits for the reader, ours a second and then lets the inserts go first
 DROPPED_ROWS = 200_000  # of the day that is dropped
 FEATURES = json.dumps({f"feature_{n}": n * 1.5 for n in range(30)})  # about 700 bytes
 
@@ -58,17 +58,20 @@ def measure() -> list[Figure]:
             _fill(link, _moment(_last(settings)) + timedelta(days=2), MOVABLE)
         moved = longest_during("rows of p_later sorted in", _beside_a_reader(settings, make))
         dropped = longest_during("partitions dropped", _beside_a_reader(settings, drop))
-    beside = f"longest insert, a reader open for {READER_SECONDS:.0f} s"
     return [
-        lower_is_better(f"{beside}: 14 days made, against a plain ALTER TABLE for one", made, "ms", baseline=plain),
-        *(
-            lower_is_better(f"{beside}: {what}, of the 2 s allowed", value, "ms", baseline=ALLOWED_MS, goal=1.0)
-            for what, value in (
-                ("14 days made", made),
-                (f"{MOVABLE:,} rows of p_later sorted in", moved),
-                (f"days dropped, {DROPPED_ROWS:,} rows in one", dropped),
-            )
-        ),
+        lower_is_better(
+            f"longest insert, a reader open for {READER_SECONDS:.0f} s: {what}",
+            [value],
+            "ms",
+            against="a plain ALTER TABLE for one day",
+            baselines=[plain],
+            goal=SHORTER,
+        )
+        for what, value in (
+            ("14 days made", made),
+            (f"{MOVABLE:,} rows of p_later sorted in", moved),
+            (f"days dropped, {DROPPED_ROWS:,} rows in one", dropped),
+        )
     ]
 
 

@@ -33,6 +33,7 @@ from utils.version import ROOT
 
 MODEL, CUSTOMERS, TREES = "credit_score", 1_500, 300
 ASKED, BATCH, VERSIONS = 1_000, 1_000, (1, 2)
+PREDICTIONS = "SELECT COUNT(*) FROM prediction_log"
 QUIET = "api_server.logging.access.enabled=false"
 
 
@@ -86,9 +87,7 @@ class World:
         settings = self.settings.model_copy(update={"serving_workers": workers})
         argv, environment = serve_command(settings, MODEL, port)
         own = settings_environment(settings, secrets=("db_api_password", "api_key"))
-        count = "SELECT COUNT(*) FROM prediction_log"
-        environment = {**own, **environment}
-        return Side(f"evergreen, {workers}", argv, environment, port, self.single, count=count)
+        return Side(f"evergreen, {workers}", argv, {**own, **environment}, port, self.single, count=PREDICTIONS)
 
     def course(self, *, workers: int) -> Side:
         folder, port = self.settings.home / f"course-{workers}", free_port()
@@ -121,19 +120,22 @@ class World:
         path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # it starts uvicorn by name
         return Side("mlflow models serve", argv, {**quiet, **path}, port, bodies, path="/invocations", ready="/ping")
 
-    def bare(self, *, workers: int) -> Side:
-        folder, port = self.settings.home / f"bare-{workers}", free_port()
+    def bare(self, *, workers: int, logged: bool = False) -> Side:
+        name, port = f"bare{' and logged' * logged}, {workers}", free_port()
+        folder = self.settings.home / name
         folder.mkdir()
         self.model.save_model(str(folder / "model.cb"))
         (folder / "spec.json").write_text(json.dumps(self.spec.to_json()), encoding="utf-8")
-        argv = [sys.executable, "-m", "uvicorn", "benchmarks.baselines.bare:app", "--workers", str(workers)]
+        app = "benchmarks.baselines.bare_logged:app" if logged else "benchmarks.baselines.bare:app"
+        argv = [sys.executable, "-m", "uvicorn", app, "--workers", str(workers)]
         argv += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
         environment = {
             "BARE_MODEL": str(folder / "model.cb"),
             "BARE_SPEC": str(folder / "spec.json"),
             "BARE_THREADS": "-1" if workers == 1 else "1",  # alone it has all cores, else one a process
+            "BARE_DATABASE": self.settings.db_url("api"),
         }
-        return Side(f"bare, {workers}", argv, environment, port, self.single)
+        return Side(name, argv, environment, port, self.single, count=PREDICTIONS if logged else "")
 
     def _stored(self, version: int) -> str:
         """Put the model into the Bento store as `version`; returns the bundle's SHA-256."""

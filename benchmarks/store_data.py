@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 
 from pipelines.spec import ModelSpec
@@ -40,6 +41,12 @@ def write_files(spec: ModelSpec, labels: int, folder: Path) -> tuple[Path, Path]
     _write(features_file, _rows(random, labels * FEATURE_ROWS_A_LABEL, entities, label=False))
     _write(labels_file, _rows(random, labels, entities, label=True))
     return features_file, labels_file
+
+
+def write_csv(spec: ModelSpec, rows: int, entities: int, file: Path) -> None:
+    """A CSV file with so many feature rows of so many entities."""
+    tables = _rows(np.random.default_rng(1), rows, entities, label=False)
+    pyarrow.csv.write_csv(pa.concat_tables(tables).select([spec.entity, "at", *spec.features.columns]), file)
 
 
 def _rows(random: np.random.Generator, count: int, entities: int, *, label: bool) -> Iterator[pa.Table]:

@@ -35,6 +35,7 @@ def pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
             connection,
         )
         features = pd.read_sql(text(f"SELECT entity_id, event_time, {names} FROM {spec.name}_features"), connection)  # noqa: S608
+    assert spec.features.max_age is not None
     joined = pd.merge_asof(
         labels.sort_values("event_time"),
         features.sort_values("event_time"),

@@ -6,7 +6,9 @@ JSON) and BARE_THREADS (CatBoost's threads a request; -1: all).
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from catboost import CatBoostClassifier, Pool
@@ -27,13 +29,17 @@ texts = [name for name in names if kinds[name] == "text"]
 classes = [str(name) for name in model.classes_]
 
 
+def scored(data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The answer to each row of `data`."""
+    rows = [[gap if row[name] is None else row[name] for name, gap in zip(names, missing, strict=True)] for row in data]
+    pool = Pool(rows, feature_names=names, cat_features=categories, text_features=texts)
+    found = model.predict(pool, prediction_type="Probability", thread_count=threads).tolist()
+    by_class = [dict(zip(classes, each, strict=True)) for each in found]
+    return [{"prediction": max(each, key=each.__getitem__), "probabilities": each} for each in by_class]
+
+
 async def predict(request: Request) -> JSONResponse:
-    data = json.loads(await request.body())["data"]
-    row = [gap if data[name] is None else data[name] for name, gap in zip(names, missing, strict=True)]
-    pool = Pool([row], feature_names=names, cat_features=categories, text_features=texts)
-    probabilities = model.predict(pool, prediction_type="Probability", thread_count=threads)[0].tolist()
-    best = max(range(len(classes)), key=probabilities.__getitem__)
-    return JSONResponse({"prediction": classes[best], "probabilities": dict(zip(classes, probabilities, strict=True))})
+    return JSONResponse(scored([json.loads(await request.body())["data"]])[0])
 
 
 async def ready(_: Request) -> JSONResponse:

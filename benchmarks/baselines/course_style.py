@@ -57,7 +57,7 @@ if "COURSE_FOLDER" in os.environ:  # as these services are configured
             self.numeric, self.categorical = stored["columns"]["numeric"], stored["columns"]["categorical"]
             self.engine = create_engine(os.environ["COURSE_DATABASE"])
 
-        @bentoml.api
+        @bentoml.api  # type: ignore[untyped-decorator]
         def predict(self, data: dict[str, Any]) -> dict[str, Any]:
             frame = pd.DataFrame([data])
             scaled = self.scaler.transform(frame[self.numeric].astype(float))

@@ -4,7 +4,7 @@ import argparse
 import json
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
@@ -30,6 +30,14 @@ COLUMNS = {
 err = Console(stderr=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Count(Figure):
+    """Of requests; `most` is what it must not exceed, if anything."""
+
+    most: int | None
+    met: bool | None
+
+
 def main() -> int:
     """Returns 1 where a goal was broken or a fault could not be run."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
@@ -48,7 +56,7 @@ def main() -> int:
     else:
         _show(accounts)
     if not given.name:
-        write("chaos", list(_figures(accounts)))
+        write("chaos", list(_counts(accounts)))
     return 0 if all(account.met for account in accounts) else 1
 
 
@@ -99,16 +107,14 @@ def _show(accounts: Sequence[Account]) -> None:
             print(f"{each.fault}: {trouble}")
 
 
-def _figures(accounts: Sequence[Account]) -> Iterator[Figure]:
+def _counts(accounts: Sequence[Account]) -> Iterator[Count]:
     for each in accounts:
         for name, heading in COLUMNS.items():
             most = {"failed": each.in_flight, "lost": 0, "twice": 0}.get(name)
-            what, value = f"{each.fault}: {heading}", float(getattr(each, name))
-            yield Figure(what, value, "requests", goal=most, met=None if most is None else value <= most)
+            what, value = f"{each.fault}: {heading}", getattr(each, name)
+            yield Count(what, value, "requests", most, None if most is None else value <= most)
         if each.problem or each.skipped:
-            yield Figure(
-                f"{each.fault}: {each.problem or each.skipped}", 1.0, "not run as it should", goal=0, met=False
-            )
+            yield Count(f"{each.fault}: {each.problem or each.skipped}", 1, "not run as it should", 0, met=False)
 
 
 if __name__ == "__main__":

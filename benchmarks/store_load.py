@@ -1,0 +1,75 @@
+"""Loading a file of new rows, against the script that is usually written: pandas checks it, LOAD DATA takes it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import text
+
+from benchmarks.figures import Ratio, higher_is_better
+from benchmarks.store_data import END, spec_of, write_csv
+from db.session import engine
+from pipelines.loading.loader import load_file
+from pipelines.spec import ModelSpec
+from utils.settings import STORE_DB, Settings
+
+ROUNDS, ROWS, ENTITIES = 5, 300_000, 10_000
+
+
+def specs() -> list[ModelSpec]:
+    """A model of its own for each round: every load meets empty tables."""
+    return [spec_of(f"load_{number}") for number in range(ROUNDS)]
+
+
+def loads(settings: Settings, models: Sequence[ModelSpec]) -> Ratio:
+    """Rows of 24 columns a second, from the file to the commit. Raises: AssertionError where a row is missing."""
+    file = settings.home / "features.csv"
+    write_csv(models[0], ROWS, ENTITIES, file)
+    ours, plain = [], []
+    for number, spec in enumerate(models):
+        report = load_file(file, spec=spec, settings=settings, caused_by="benchmark", now=END)
+        assert report.features_added == ROWS, report
+        ours.append(ROWS / report.seconds)
+        plain.append(ROWS / _plainly(settings, spec, file))
+        print(f"round {number + 1}, load: {ours[-1]:,.0f} rows/s, plainly {plain[-1]:,.0f}", flush=True)
+    file.unlink()
+    return higher_is_better(
+        f"load of {ROWS:,} new rows of 24 columns",
+        ours,
+        "rows/s",
+        against="LOAD DATA after pandas' checks of the file",
+        baselines=plain,
+        goal=0.7,
+    )
+
+
+def _plainly(settings: Settings, spec: ModelSpec, file: Path) -> float:
+    """Seconds, into a table like the model's. It is neither compared with what is there nor brought online."""
+    bound = engine(settings, "admin", local_infile=True)
+    like, table = f"{STORE_DB}.{spec.store.features_table}", f"{STORE_DB}.{spec.name}_plain"
+    columns = ", ".join(["entity_id", "event_time", *spec.features.columns])
+    take = (
+        f"LOAD DATA LOCAL INFILE :file INTO TABLE {table} CHARACTER SET utf8mb4 FIELDS TERMINATED BY ','"
+        f" OPTIONALLY ENCLOSED BY '\"' IGNORE 1 LINES ({columns}) SET available_at = event_time, batch_id = 1"
+    )
+    with bound.connect() as connection:
+        connection.execute(text(f"CREATE TABLE {table} LIKE {like}"))
+        began = time.perf_counter()
+        _check(pd.read_csv(file, parse_dates=["at"]), spec)
+        assert connection.execute(text(take), {"file": str(file)}).rowcount == ROWS
+        assert not connection.scalar(text("SELECT @@warning_count"))
+        connection.commit()
+        seconds = time.perf_counter() - began
+        connection.execute(text(f"DROP TABLE {table}"))
+    bound.dispose()
+    return seconds
+
+
+def _check(frame: pd.DataFrame, spec: ModelSpec) -> None:
+    texts = [spec.entity, *spec.columns_of("categorical")]
+    assert np.isfinite(frame[spec.columns_of("numeric")].to_numpy(np.float64)).all()
+    assert all(frame[name].notna().all() and frame[name].str.len().max() <= 64 for name in texts)
+    assert frame["at"].between("1000-01-01", "9999-12-31").all()
+    assert not frame.duplicated([spec.entity, "at"]).any()
