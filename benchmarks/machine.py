@@ -63,7 +63,15 @@ def load(
     argv = [sys.executable, "-m", "benchmarks.load", "--port", str(port), "--path", path, "--bodies", str(bodies)]
     argv += ["--connections", str(connections), "--seconds", str(seconds)]
     argv += ["--rate", str(rate)] if rate else []
-    ran = subprocess.run(argv, cwd=ROOT, env=inherited_environment(), capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env=inherited_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,  # a share of the processors of its own (sched(7), autogroup)
+    )
     figures: dict[str, Any] = json.loads(ran.stdout)
     return figures
 

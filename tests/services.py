@@ -76,7 +76,12 @@ class OwnMariaDB:
         root_password = self.settings.db_password("root")
         mariadb.initialise(mariadb.data_folder(self.settings), root_password=root_password)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(mariadb.command(self.settings), stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                mariadb.command(self.settings),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a share of the processors of its own (sched(7), autogroup)
+            )
         wait_for_process("MariaDB", self.process, lambda: mariadb.root_signs_in(self.settings), log=self.log)
 
     def stop(self) -> None:

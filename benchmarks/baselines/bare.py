@@ -32,7 +32,7 @@ classes = [str(name) for name in model.classes_]
 def scored(data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The answer to each row of `data`."""
     rows = [[gap if row[name] is None else row[name] for name, gap in zip(names, missing, strict=True)] for row in data]
-    pool = Pool(rows, feature_names=names, cat_features=categories, text_features=texts)
+    pool = Pool(rows, feature_names=names, cat_features=categories, text_features=texts, thread_count=threads)
     found = model.predict(pool, prediction_type="Probability", thread_count=threads).tolist()
     by_class = [dict(zip(classes, each, strict=True)) for each in found]
     return [{"prediction": max(each, key=each.__getitem__), "probabilities": each} for each in by_class]
