@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +29,7 @@ from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
 from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
+from tests.commands import evergreen
 from tests.servers import neighbouring_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -145,6 +145,6 @@ def root(settings: Settings, sql: str) -> list[Any]:
 
 
 def command(settings: Settings, *arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    program = Path(sys.executable).parent / "evergreen"
-    environment = {**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)}
-    return subprocess.run([program, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=True)
+    done = evergreen(*arguments, environment={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)}, cwd=cwd)
+    done.check_returncode()
+    return done

@@ -44,15 +44,8 @@ def build_profile(
 
 def counts(values: pd.Series, entry: dict[str, Any]) -> np.ndarray:
     """Counts of `values` over the bins of a profile's `entry`, the missing ones last: (bins + 1,) integers."""
-    if "edges" in entry:
-        numbers = _numbers(values, entry["kind"])
-        known = numbers[~np.isnan(numbers)]
-        inner = np.bincount(np.searchsorted(entry["edges"], known, side="right"), minlength=len(entry["edges"]) + 1)
-        return np.array([*inner, len(numbers) - len(known)])
-    missing = int(values.isna().sum())
-    seen = values.dropna().astype(str).value_counts()
-    listed = [int(seen.get(name, 0)) for name in entry["categories"] if name != OTHER]
-    return np.array([*listed, len(values) - missing - sum(listed), missing])
+    bins, places = _places(values, entry)
+    return np.bincount(places, minlength=bins + 1)
 
 
 def reference(entry: dict[str, Any]) -> np.ndarray:
@@ -118,9 +111,29 @@ def _entry(values: pd.Series, kind: str, windows: Sequence[np.ndarray]) -> dict[
         entry["counts"] = []
         entry["counts"] = [int(count) for count in counts(values, entry)[:-1]]
     whole = reference(entry)
-    strays = [psi(whole - inside, inside) for inside in (counts(values.iloc[rows], entry) for rows in windows)]
+    bins, places = _places(values, entry)
+    strays = [
+        psi(whole - inside, inside) for inside in (np.bincount(places[rows], minlength=bins + 1) for rows in windows)
+    ]
     entry["psi_95"] = float(np.quantile(strays, QUANTILE)) if len(strays) > 1 else 0.0
     return entry
+
+
+def _places(values: pd.Series, entry: dict[str, Any]) -> tuple[int, np.ndarray]:
+    """How many bins `entry` has, and the bin of each value: 0 for the first, as many as there are for a missing one."""
+    if "edges" in entry:
+        bins = len(entry["edges"]) + 1
+        numbers = _numbers(values, entry["kind"])
+        places = np.searchsorted(entry["edges"], numbers, side="right")
+        missing = np.isnan(numbers)
+    else:
+        listed = pd.Index([name for name in entry["categories"] if name != OTHER], dtype=object)
+        bins = len(listed) + 1
+        places = listed.get_indexer(values.astype(str).to_numpy(dtype=object))
+        places[places < 0] = bins - 1  # the bin of all others
+        missing = values.isna().to_numpy()
+    places[missing] = bins
+    return bins, places
 
 
 def _numbers(values: pd.Series, kind: str) -> np.ndarray:

@@ -227,11 +227,11 @@ def _payment_behaviour(of: _Statements, strain: Floats, income: Floats) -> NDArr
 def _loan_names(of: _Statements, counts: NDArray[np.int64]) -> NDArray[np.object_]:
     """The first `counts` loans of a list that each customer has of its own."""
     lists = np.stack([of.fixed_choice(f"loan {n}", len(LOANS)) for n in range(MOST_LOANS)], axis=1)
-    told = np.array([*LOANS, ""], dtype=object)
-    text = np.where(counts > 0, told[lists[:, 0]], "No Loan").astype(object)
-    for n in range(1, MOST_LOANS):
-        text = np.where(counts > n, text + ", " + told[lists[:, n]], text)
-    return text
+    told = [
+        ", ".join([LOANS[each] for each in own[:count]]) or "No Loan"
+        for own, count in zip(lists.tolist(), counts.tolist(), strict=True)
+    ]
+    return np.array(told, dtype=object)
 
 
 def _codes(form: str, numbers: NDArray[np.int64]) -> NDArray[np.object_]:

@@ -28,11 +28,10 @@ from utils.settings import MLFLOW_DB, Settings
 from utils.version import ROOT
 
 END = datetime(2026, 9, 30)
-EVERGREEN = str(Path(sys.executable).with_name("evergreen"))
 
 
 def environment_of(settings: Settings, folder: Path) -> dict[str, str]:
-    """Variables for the command in a process of its own: `folder` holds its model files, its env file and its state."""
+    """Variables for the command: `folder` holds its model files, its env file and its state."""
     lines = [f"EVERGREEN_DB_{role.upper()}_PASSWORD={settings.db_password(role)}" for role in ROLES]
     lines += [f"EVERGREEN_MARIADB_PORT={settings.mariadb_port}", f"EVERGREEN_MODELS_DIR={folder}"]
     (folder / ".env").write_text("\n".join([*lines, f"EVERGREEN_HOME={folder}"]))

@@ -8,8 +8,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from pipelines.deployment import promote, rollout
 from pipelines.spec import find_spec
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
+from tests.commands import evergreen
 from tests.integration.conftest import END
 from tests.integration.dags.runs import airflow
 from tests.servers import free_port
@@ -62,8 +61,7 @@ class World:
     def command(self, *arguments):
         secrets = ("db_loader_password", "db_pipeline_password", "db_reader_password")
         given = {**os.environ, **settings_environment(self.settings, secrets=secrets)}
-        command = [str(Path(sys.executable).parent / "evergreen"), *map(str, arguments)]
-        done = subprocess.run(command, env=given, capture_output=True, text=True, cwd=self.files)
+        done = evergreen(*arguments, environment=given, cwd=self.files)
         self.said.append(done.stdout + done.stderr)
         return done
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.spec import load_spec
 from stack.programs.program import settings_environment
+from tests.commands import evergreen
 from utils.settings import Settings
 from utils.version import ROOT
 
@@ -41,8 +42,7 @@ def test_its_commands_end_in_a_promoted_version(folder: Path, mlflow_settings: S
     environment = {**os.environ, **settings_environment(settings, secrets=PASSWORDS)}
 
     def run(*arguments: str) -> Any:
-        command = [str(Path(sys.executable).parent / "evergreen"), *arguments, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+        done = evergreen(*arguments, "--json", environment=environment, cwd=folder)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 

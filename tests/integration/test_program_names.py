@@ -222,3 +222,8 @@ def test_no_program_is_started_by_a_name_that_is_not_tried_here(tried: Callable[
 def test_a_name_is_seen_wherever_it_stands(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: source)
     assert set(names_in_source(ROOT / "dags" / "made_up.py")) == {name}
+
+
+def test_the_executor_of_the_profile_scale_can_be_loaded(tmp_path: Path) -> None:
+    loaded = "from airflow.providers.celery.executors.celery_executor import CeleryExecutor"
+    subprocess.run([sys.executable, "-c", loaded], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, check=True)

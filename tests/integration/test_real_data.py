@@ -6,14 +6,13 @@ shows what comes out.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stack.programs.program import settings_environment
+from tests.commands import evergreen
 from utils.settings import Settings
 from utils.version import ROOT
 
@@ -30,11 +29,9 @@ def user(mlflow_settings: Settings) -> Any:
     """The command line as a user types it, with the model files of `examples/`."""
     settings = mlflow_settings.model_copy(update={"models_dir": ROOT / "examples"})
     environment = {**os.environ, **settings_environment(settings, secrets=PASSWORDS)}
-    program = str(Path(sys.executable).parent / "evergreen")
 
     def run(*arguments: str) -> Any:
-        command = [program, *arguments, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = evergreen(*arguments, "--json", environment=environment)
         assert done.returncode == 0, done.stderr[-2000:]
         return json.loads(done.stdout)
 

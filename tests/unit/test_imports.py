@@ -80,10 +80,16 @@ def room_of(module: str) -> str:
 
 
 @cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path: Path) -> frozenset[str]:
     """Dotted names of all that the file imports, wherever in it."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -228,19 +234,14 @@ def test_nothing_is_imported_by_a_name_in_a_string():
     """It would get past every test here."""
     for package in MAY_IMPORT:
         for path in sources(package):
-            calls = {
-                ast.unparse(node.func).rpartition(".")[2]
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                if isinstance(node, ast.Call)
-            }
+            calls = {ast.unparse(node.func).rpartition(".")[2] for node in nodes(path) if isinstance(node, ast.Call)}
             assert not calls & {"import_module", "__import__"}, path.relative_to(ROOT)
 
 
 def test_nothing_is_imported_relatively():
     for package in MAY_IMPORT:
         for path in sources(package):
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            assert not [node for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+            assert not [node for node in nodes(path) if isinstance(node, ast.ImportFrom) and node.level], path
 
 
 def test_no_file_under_dags_carries_a_packages_name():
@@ -256,7 +257,7 @@ def test_no_source_file_is_longer_than_a_person_reads():
             name, content = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
             if (lines := len(content.splitlines())) > MOST_LINES:
                 long[name] = lines
-            for node in ast.walk(ast.parse(content)):
+            for node in nodes(path):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     lines = (node.end_lineno or node.lineno) - node.lineno + 1
                     if lines > MOST_LINES_OF_A_FUNCTION:
@@ -270,7 +271,7 @@ def test_only_settings_and_version_read_the_environment():
             name = path.relative_to(ROOT).as_posix()
             reads = [
                 node
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                for node in nodes(path)
                 if (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ.get", "os.getenv"})
                 or (
                     (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ")

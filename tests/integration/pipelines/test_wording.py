@@ -2,10 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +11,7 @@ from db.session import session
 from db.tables import deployment, promotion_decision, retrain_decision, snapshot, training_run
 from pipelines import wording
 from stack.programs.program import settings_environment
+from tests import commands
 from tests.services import spec_like_credit_score
 
 MODEL, EMPTY = "story_model", "story_empty"
@@ -90,12 +88,7 @@ def _deployed(connection, action, version, previous, at, by, reason):
 def evergreen(settings, *arguments):
     """What the command prints."""
     given = settings_environment(settings, secrets=("db_reader_password",))
-    done = subprocess.run(
-        [Path(sys.executable).parent / "evergreen", *arguments],
-        env={**os.environ, **given, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
+    done = commands.evergreen(*arguments, environment={**os.environ, **given, "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,21 +3,23 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from tests import commands
 from utils.version import release
 
-PROGRAM = Path(sys.executable).parent / "evergreen"
+
+def here(folder: Path, **environment: str) -> dict[str, str]:
+    """Variables of a command whose files are all in `folder`."""
+    return {**os.environ, "EVERGREEN_ENV_FILE": str(folder / ".env"), "EVERGREEN_HOME": str(folder), **environment}
 
 
 def evergreen(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    given = {**os.environ, "EVERGREEN_ENV_FILE": str(folder / ".env"), "EVERGREEN_HOME": str(folder), **environment}
-    return subprocess.run([PROGRAM, *arguments], env=given, capture_output=True, text=True)
+    return commands.evergreen(*arguments, environment=here(folder, **environment))
 
 
 @pytest.mark.parametrize("command", ["train", "deploy", "rollback"])
@@ -39,12 +41,16 @@ def test_a_wrong_model_file_is_one_line_with_file_key_and_expectation(tmp_path: 
 
 
 def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
-    assert "Traceback" not in evergreen("train", "nosuch", folder=tmp_path).stderr
-    assert "Traceback" in evergreen("--debug", "train", "nosuch", folder=tmp_path).stderr
+    for options, count in (((), 0), (("--debug",), 1)):
+        command = [commands.EVERGREEN, *options, "train", "nosuch"]
+        done = subprocess.run(command, env=here(tmp_path), capture_output=True, text=True)
+        assert done.returncode != 0
+        assert done.stderr.count("Traceback") == count
 
 
 def test_the_version_is_shown_with_the_commit(tmp_path: Path) -> None:
-    done = evergreen("--version", folder=tmp_path, EVERGREEN_COMMIT="abc")
+    command = [commands.EVERGREEN, "--version"]  # a process of its own, as the commit is found once a process
+    done = subprocess.run(command, env=here(tmp_path, EVERGREEN_COMMIT="abc"), capture_output=True, text=True)
     assert done.stdout == f"evergreen {release()} (abc)\n"
 
 

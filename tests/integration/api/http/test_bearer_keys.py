@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
 
 import pytest
 import requests
 from pydantic import SecretStr
 
 from stack.programs.program import settings_environment
-from tests.integration.conftest import EVERGREEN
+from tests.commands import evergreen
 from tests.integration.test_canaries import files
 from tests.services import make_service, wait_for
 
@@ -28,8 +27,9 @@ def service(settings, tmp_path_factory):
 def keys(service, *arguments):
     """What `evergreen keys … --json` says."""
     given = {**os.environ, **settings_environment(service.settings, secrets=())}
-    command = [EVERGREEN, "keys", *arguments, "--json"]
-    return json.loads(subprocess.run(command, env=given, capture_output=True, text=True, check=True).stdout)
+    done = evergreen("keys", *arguments, "--json", environment=given)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def statuses(service, key):

@@ -4,12 +4,11 @@ import copy
 import json
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
 from stack.programs.program import settings_environment
+from tests import commands
 from utils.errors import NotFound, SpecInvalid, StackError, UnknownModel
 from utils.settings import STORE_DB, Settings
 
@@ -319,17 +319,11 @@ def test_two_migrations_at_a_time_both_end_well_and_do_the_work_once(
 
 @pytest.fixture
 def evergreen(loaded: dict[str, Any], settings: Settings, tmp_path: Path) -> Callable[..., Any]:
-    """The command in a process of its own, without a terminal, over a folder with this one model file."""
+    """The command, without a terminal, over a folder with this one model file."""
     (tmp_path / f"{loaded['name']}.yaml").write_text(yaml.safe_dump(loaded))
     here = settings.model_copy(update={"models_dir": tmp_path})
     environment = {**os.environ, **settings_environment(here, secrets=("db_admin_password",))}
-    program = Path(sys.executable).with_name("evergreen")
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [str(program), "migrate", *arguments]
-        return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-
-    return run
+    return partial(commands.evergreen, "migrate", environment=environment)
 
 
 def test_the_command_shows_the_plan_refuses_in_one_line_and_drops_what_is_named(

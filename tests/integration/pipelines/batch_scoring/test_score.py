@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pipelines.loading.files import numbered
 from pipelines.loading.loader import load_file
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
+from tests.commands import evergreen
 from tests.integration.conftest import put_into_service
 from tests.services import spec_like_credit_score
 from utils.errors import AccessDenied, DataRefused, MissingColumns, NotFound, RowsRefused
@@ -271,28 +271,19 @@ def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
 def test_the_command_says_what_it_did(ready, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
     given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
-    command = [
-        str(Path(sys.executable).parent / "evergreen"),
-        "score",
-        MODEL,
-        "in.csv",
-        "--out",
-        "out.csv",
-        "--table",
-        "told",
-    ]
-    run: dict[str, Any] = {"env": {**os.environ, **given}, "cwd": tmp_path, "capture_output": True, "text": True}
-    done = subprocess.run(command, **run)
+    run = partial(evergreen, "score", MODEL, "in.csv", environment={**os.environ, **given}, cwd=tmp_path)
+    written = partial(run, "--out", "out.csv", "--table")
+    done = written("told")
     assert done.returncode == 0, done.stderr
     assert "300 rows scored by version 1" in done.stdout
-    told = json.loads(subprocess.run([*command, "--json"], **run).stdout)
+    told = json.loads(written("told", "--json").stdout)
     assert (told["rows"], told["version"], told["out"]) == (300, 1, "out.csv")
     assert f"evergreen_results.told where batch_id = '{in_table(ready, 'told')['batch_id'][0]}'" in done.stdout
     assert len(logged(ready, told["batch"])) == 300
     assert len(in_table(ready, "told")) == 600
-    refused = subprocess.run([*command[:-1], "no-name"], **run)
+    refused = written("no-name")
     assert refused.returncode == DataRefused.exit_code
     assert len(refused.stderr.strip().splitlines()) == 1
-    neither = subprocess.run(command[:3], **run)
+    neither = run()
     assert neither.returncode == 2
     assert "either a file or --query" in neither.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from pipelines.spec import ModelSpec, load_spec
 from stack.example_data.worlds import example_world
 from stack.programs.program import settings_environment
+from tests import commands
 from tests.integration.test_real_data import DATA, needs
 from utils.settings import Settings
 from utils.version import ROOT
@@ -28,12 +30,7 @@ def evergreen(settings: Settings, tmp_path: Path) -> Run:
     """The command over a folder of model files that is empty at first."""
     here = settings.model_copy(update={"models_dir": tmp_path / "models"})
     environment = {**os.environ, **settings_environment(here, secrets=PASSWORDS)}
-    program = Path(sys.executable).with_name("evergreen")
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
-
-    return run
+    return partial(commands.evergreen, environment=environment)
 
 
 def started(evergreen: Run, model: str, path: Path, *options: str) -> tuple[Any, Any]:

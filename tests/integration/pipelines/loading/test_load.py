@@ -6,6 +6,7 @@ import secrets
 import subprocess
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from pipelines.loading.loader import NOT_GIVEN, load_file
 from pipelines.spec import ModelSpec
 from stack.example_data.load_example import load_example
 from stack.example_data.worlds import example_world
-from tests.integration.conftest import EVERGREEN, environment_of
+from tests import commands
+from tests.integration.conftest import environment_of
 from utils.errors import DataRefused, MissingColumns, NotFound, RowsRefused
 from utils.settings import STORE_DB, Settings
 from utils.version import ROOT
@@ -170,15 +172,10 @@ def test_a_model_without_an_example_says_which_have_one(settings, spec):
 
 @pytest.fixture
 def evergreen(settings: Settings, spec: ModelSpec, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command in a process of its own, with an env file and a models folder that holds only `spec`."""
+    """The command, with an env file and a models folder that holds only `spec`."""
     shipped = (ROOT / "models" / "credit_score.yaml").read_text()
     (tmp_path / f"{spec.name}.yaml").write_text(shipped.replace("name: credit_score", f"name: {spec.name}"))
-    environment = environment_of(settings, tmp_path)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([EVERGREEN, *arguments], capture_output=True, text=True, env=environment)
-
-    return run
+    return partial(commands.evergreen, environment=environment_of(settings, tmp_path))
 
 
 def test_the_command_loads_a_file_and_says_so_in_one_line(evergreen, spec, world, tmp_path):

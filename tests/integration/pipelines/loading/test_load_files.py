@@ -23,7 +23,8 @@ from pipelines.loading import files
 from pipelines.loading.loader import Options, load_file, overlaid
 from pipelines.loading.rejects import MaxRejects
 from pipelines.spec import ModelSpec
-from tests.integration.conftest import EVERGREEN, environment_of
+from tests.commands import EVERGREEN, evergreen
+from tests.integration.conftest import environment_of
 from tests.services import wait_for
 from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import STORE_DB, Settings
@@ -51,9 +52,8 @@ class Model:
         chosen = Options(**options)
         return load_file(path, spec=spec, settings=self.settings, caused_by="test", now=NOW, options=chosen)
 
-    def command(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [EVERGREEN, "load", self.spec.name, *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, env=self.environment)
+    def command(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return evergreen("load", self.spec.name, *arguments, environment=self.environment, stdin=stdin)
 
     def entities(self) -> list[str]:
         with session(self.settings, "reader", STORE_DB) as connection:

@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from pipelines.runs.verify import verify
 from pipelines.training import training_steps
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
+from tests.commands import evergreen
 from tests.services import spec_like_credit_score
 from utils.errors import IntegrityError
 from utils.settings import RESULTS_DB
@@ -373,13 +373,8 @@ def test_the_log_is_read_in_chunks_and_told_of(place, monkeypatch):
 
 def test_the_command_asks_counts_and_forgets_without_a_word_of_the_id(place):
     given = settings_environment(place.settings, secrets=("db_admin_password", "db_pipeline_password"))
-    command = [Path(sys.executable).parent / "evergreen", "forget", place.spec.name, place.who]
-
-    def run(*options):
-        return subprocess.run(
-            [*command, *options], env={**os.environ, **given}, capture_output=True, text=True, input="n\n"
-        )
-
+    command = ("forget", place.spec.name, place.who)
+    run = partial(evergreen, *command, environment={**os.environ, **given}, stdin="n\n")
     refused = run()
     assert refused.returncode == 1
     assert "can't be undone" in refused.stderr

@@ -1,7 +1,6 @@
 """What a challenger in the shadow said beside what was answered: the log's rows put together again."""
 
 import json
-import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -23,7 +22,8 @@ from db.tables import shadow
 from pipelines.monitoring import comparison as comparing
 from pipelines.monitoring.comparison import compare
 from pipelines.spec import ModelSpec
-from tests.integration.conftest import EVERGREEN, environment_of
+from tests.commands import evergreen
+from tests.integration.conftest import environment_of
 from tests.services import spec_like_credit_score
 from utils.clock import utc_now
 from utils.errors import NotFound
@@ -143,11 +143,7 @@ def test_numbers_are_compared_by_how_far_they_are_apart(settings, spec):
 
 
 def test_the_command_shows_it_to_people_and_machines(settings, spec, tmp_path):
-    environment = environment_of(settings, tmp_path)
-
-    def run(*arguments):
-        return subprocess.run([EVERGREEN, *arguments], env=environment, capture_output=True, text=True)
-
+    run = partial(evergreen, environment=environment_of(settings, tmp_path))
     nothing = run("compare", spec.name)
     assert nothing.returncode == NotFound.exit_code
     assert "evergreen shadow compare_classes VERSION begins one" in nothing.stderr.replace("\n", " ")

@@ -36,6 +36,7 @@ from stack.backup.restore import restore
 from stack.down import down
 from stack.programs import airflow_programs, secrets
 from stack.programs.processes import ours
+from tests.commands import EVERGREEN
 from tests.private_stack import (
     END,
     MODEL,
@@ -334,7 +335,7 @@ def test_a_folder_with_data_and_one_that_runs_are_refused_and_force_replaces_the
 
 def kill_while_it_restores(settings: Settings, file: Path) -> None:
     restoring = settings.home / "restoring" / "home"
-    argv = [str(Path(sys.executable).parent / "evergreen"), "restore", str(file), "--force"]
+    argv = [EVERGREEN, "restore", str(file), "--force"]
     killed = subprocess.Popen(argv, env={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)})
     try:
         wait_for("its MariaDB", lambda: (restoring / "mariadb" / STORE_DB).exists())
