@@ -93,6 +93,7 @@ def stack() -> Iterator[Stack]:
     ports = {name: first + place for name, place in zip(PORTS, places, strict=True)}
     with webhook() as (address, alerts):
         given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", "ALERT_WEBHOOK": address, **ports}
+        given["SERVING_WORKERS"] = 1  # what two do together is for tests/integration/api; here they'd only start longer
         (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
         running = Stack(folder, "", alerts)
         try:

@@ -75,6 +75,7 @@ def test_while_mariadb_is_away_every_request_is_answered_and_logged_when_it_is_b
     answers: list[requests.Response] = []
     leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
     with service.running():
+        wait_for("both workers", lambda: [worker["version"] for worker in service.workers()] == [1, 1])
         with asking(service, answers):
             wait_for("answers", lambda: len(answers) > 100)
             leave()

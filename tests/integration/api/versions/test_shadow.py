@@ -178,9 +178,8 @@ def test_rows_that_find_the_queue_full_are_dropped_and_counted_and_nobody_waits(
             assert offered < 1_000_000
         assert mine.counts["sent"] + mine.counts["dropped"] + len(mine._lines) == offered
         os.kill(child, signal.SIGCONT)
-        sent = mine.counts["sent"]
         wait_for("the rows that it got", lambda: followed().counts["scored"])
-        assert sent >= mine.counts["scored"] > 0
+        assert mine.counts["sent"] >= mine.counts["scored"]
     finally:
         mine.stop()
     champions, shadowed = by_role(service)

@@ -271,8 +271,8 @@ def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
 def test_the_command_says_what_it_did(ready, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
     given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
-    run = partial(evergreen, "score", MODEL, "in.csv", environment={**os.environ, **given}, cwd=tmp_path)
-    written = partial(run, "--out", "out.csv", "--table")
+    run = partial(evergreen, "score", MODEL, environment={**os.environ, **given}, cwd=tmp_path)
+    written = partial(run, "in.csv", "--out", "out.csv", "--table")
     done = written("told")
     assert done.returncode == 0, done.stderr
     assert "300 rows scored by version 1" in done.stdout

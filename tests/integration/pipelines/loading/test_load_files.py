@@ -278,7 +278,7 @@ def test_memory_does_not_grow_with_what_is_read(model: Model) -> None:
 
 def test_a_killed_load_is_invisible_and_can_be_run_again(model: Model) -> None:
     model.load(rows(10))
-    content = "".join(row(i, note="n" * 100) for i in range(300_000))
+    content = "".join(row(i, note="n" * 1_000) for i in range(24_000))  # more than is read at once
     process = subprocess.Popen(
         [EVERGREEN, "load", model.spec.name, "-"], stdin=subprocess.PIPE, env=model.environment, text=True
     )

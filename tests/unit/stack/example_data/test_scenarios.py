@@ -1,6 +1,7 @@
 """What each scenario changes in the example world, and what it leaves alone."""
 
 from datetime import datetime
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,17 @@ INCOMES = set(CREDIT.rising)
 PAY = {"annual_income", "monthly_inhand_salary"}
 
 
-@pytest.fixture(scope="module")
+@cache
+def drawn_for(model):
+    return {each: traffic(model, scenario=each, end=END, rows=ROWS, seed=SEED) for each in Scenario}
+
+
+@pytest.fixture
 def drawn():
-    return {each: traffic("credit_score", scenario=each, end=END, rows=ROWS, seed=SEED) for each in Scenario}
+    return drawn_for("credit_score")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def as_ever(drawn):
     return drawn[Scenario.NONE]
 
@@ -117,7 +123,7 @@ def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_br
 
 @pytest.mark.parametrize("model", LEVERS)
 def test_in_every_world_a_scenario_changes_its_own_part_and_no_other(model):
-    drawn = {each: traffic(model, scenario=each, end=END, rows=3_000, seed=SEED) for each in Scenario}
+    drawn = drawn_for(model)
     plain, levers = drawn[Scenario.NONE], LEVERS[model]
     touched = {
         Scenario.COVARIATE: set(levers.rising),
