@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from utils.errors import SettingMissing
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -24,7 +24,7 @@ def serve_command(settings: Settings, model: str, port: int) -> tuple[list[str],
     argv += ["--host", settings.bind, "--port", str(port), "--timeout-graceful-shutdown", str(GRACE)]
     environment = {
         "EVERGREEN_MODEL": model,
-        "BENTOML_HOME": str(Shelf(settings, model).home),
+        "BENTOML_HOME": str(BentoStore(settings, model).home),
         "BENTOML_DO_NOT_TRACK": "True",
     }
     return argv, environment

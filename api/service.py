@@ -16,7 +16,7 @@ from starlette.responses import Response
 from api.http import connections, server
 from api.http.bearer_keys import Keys
 from api.http.fast_path import Answer, Direct, put_before
-from api.http.guard import REQUEST, TIMEOUT, Guard
+from api.http.guard import REQUEST, REQUEST_SECONDS, Guard
 from api.http.known_paths import KnownPaths
 from api.http.openapi import document
 from api.http.responses import responded
@@ -24,14 +24,14 @@ from api.log.drain import Drainer
 from api.log.prediction_log import Breaker, PredictionLog
 from api.log.spool import Spool
 from api.prometheus import Numbers
-from api.requests.reject_counts import Rejects
+from api.requests.reject_counts import RejectCounts
 from api.requests.row_type import Row
 from api.requests.schemas import Metadata, Nothing, Recorded, Schemas, build_schemas
 from api.scoring.batcher import Batcher
 from api.scoring.lookups import Lookups
-from api.scoring.predict import Prediction, Version, predict
+from api.scoring.predict import LoadedVersion, Prediction, predict
 from api.scoring.reasons import with_reasons
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from api.versions.model_slot import ModelSlot
 from db import driver
 from db.history import heartbeats
@@ -52,7 +52,7 @@ class Endpoints:
 
     settings: ClassVar[Settings]
     schemas: ClassVar[Schemas]
-    rejects: ClassVar[Rejects]
+    rejects: ClassVar[RejectCounts]
     numbers: ClassVar[Numbers]
     answers: ClassVar[dict[str, Answer]]  # filled when the worker starts: what answers each path
     bento_service: Any  # set by BentoML
@@ -141,7 +141,7 @@ class Endpoints:
 
         return await responded(told())
 
-    def _score(self, version: Version, rows: Any, origins: Any) -> list[Prediction]:
+    def _score(self, version: LoadedVersion, rows: Any, origins: Any) -> list[Prediction]:
         return predict(version, rows, instance=self._slot.instance_id, origins=origins, now=utc_now())
 
     def _record(self, prediction_id: UUID, actual: str | float) -> dict[str, Any]:
@@ -217,14 +217,14 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
             rejects=inner.rejects,
             numbers=inner.numbers,
         )
-        put_before(app, direct=guard, paths=frozenset(_bodies(schemas)))
+        put_before(app, fast_app=guard, paths=frozenset(_bodies(schemas)))
         return KnownPaths(app)
 
 
 def build(settings: Settings) -> ModelService:
     """The service of `settings.model`. Nothing connects or starts before a worker does."""
     spec, profile = _known_spec(settings)
-    schemas, rejects = build_schemas(spec, profile=profile), Rejects()
+    schemas, rejects = build_schemas(spec, profile=profile), RejectCounts()
     bodies = _bodies(schemas)
     numbers = Numbers(spec.name, endpoints=bodies)
     methods = {
@@ -237,7 +237,7 @@ def build(settings: Settings) -> ModelService:
         name=spec.name,
         service_class=ModelService,
         workers=settings.serving_workers,
-        traffic={"timeout": TIMEOUT},
+        traffic={"timeout": REQUEST_SECONDS},
         tracing={"excluded_urls": ".*"},  # half of a request's CPU
         logging={"access": {"enabled": False}},
     )
@@ -266,9 +266,9 @@ def _known_spec(settings: Settings) -> tuple[ModelSpec, dict[str, Any] | None]:
     """
     if not settings.model:
         raise SettingMissing(variable="EVERGREEN_MODEL", needed_for="a prediction service")
-    shelf = Shelf(settings, settings.model)
-    current = shelf.current()
-    folder = shelf.folder(current.version) if current else None
+    bento_store = BentoStore(settings, settings.model)
+    current = bento_store.current()
+    folder = bento_store.folder(current.version) if current else None
     if folder is not None:
         try:
             return ModelSpec.parse(_json(folder / "spec.json"), file="spec.json"), _json(folder / "profile.json")

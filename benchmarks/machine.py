@@ -59,8 +59,18 @@ def wait_until_ready(port: int, log: Path, *, path: str = "/readyz") -> None:
 def load(
     port: int, path: str, bodies: Path, *, connections: int, seconds: float, rate: float | None = None
 ) -> dict[str, Any]:
-    """Figures of `benchmarks.load`, run in a process of its own."""
-    argv = [sys.executable, "-m", "benchmarks.load", "--port", str(port), "--path", path, "--bodies", str(bodies)]
+    """Figures of `benchmarks.load_generator`, run in a process of its own."""
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmarks.load_generator",
+        "--port",
+        str(port),
+        "--path",
+        path,
+        "--bodies",
+        str(bodies),
+    ]
     argv += ["--connections", str(connections), "--seconds", str(seconds)]
     argv += ["--rate", str(rate)] if rate else []
     ran = subprocess.run(

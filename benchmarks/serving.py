@@ -23,7 +23,7 @@ from benchmarks.serving_sides import BATCH, MODEL, VERSIONS, Side, World
 from benchmarks.serving_turns import by_turns
 from db.history import deployments
 from db.session import session
-from pipelines.artifact.learner import MISSING, pool_from_rows, score
+from pipelines.artifact.learner import MISSING_TEXT, pool_from_rows, score
 from pipelines.spec import find_spec
 from tests.services import own_mariadb, wait_for
 from utils.settings import Settings
@@ -35,7 +35,7 @@ ROUNDS, SECONDS = 3, 8.0
 EARLY, LATE = 5, 50  # swaps
 SCORED = 200  # batches
 
-Loads = dict[str, dict[str, Any]]  # figures of `benchmarks.load` by what was asked
+Loads = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by what was asked
 
 
 def measure() -> list[Figure]:
@@ -135,7 +135,10 @@ def _plain_rows(world: World) -> np.ndarray:
     columns = world.spec.features.columns.items()
     return np.array(
         [
-            [MISSING if row[name] is None and feature.type != "numeric" else row[name] for name, feature in columns]
+            [
+                MISSING_TEXT if row[name] is None and feature.type != "numeric" else row[name]
+                for name, feature in columns
+            ]
             for row in world.rows[:BATCH]
         ],
         dtype=object,

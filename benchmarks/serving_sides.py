@@ -13,7 +13,7 @@ import pandas as pd
 from catboost import CatBoostClassifier
 
 from api.launch import serve_command
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from benchmarks.baselines import course_style, mlflow_serve
 from db import history
 from db.session import session
@@ -21,7 +21,7 @@ from db.store import appending
 from db.tables import deployment
 from pipelines.artifact.bundle import write_companions
 from pipelines.artifact.bundle_files import bundle_hash
-from pipelines.artifact.learner import MISSING, pool_from_frame, rows_of, score
+from pipelines.artifact.learner import MISSING_TEXT, pool_from_frame, rows_of, score
 from pipelines.artifact.profile import build_profile
 from pipelines.spec import find_spec
 from stack.example_data.worlds import example_world
@@ -146,7 +146,7 @@ class World:
         predicted = score(self.model, pool, spec=self.spec).predictions
         profile = build_profile(self.frame, predicted, spec=self.spec)
         write_companions(folder, model=self.model, spec=self.spec, profile=profile, fitted=self.frame)
-        Shelf(self.settings, MODEL).put(version, folder, tags={})
+        BentoStore(self.settings, MODEL).put(version, folder, tags={})
         return bundle_hash(folder)
 
     def _fill_store(self) -> None:
@@ -167,7 +167,7 @@ class World:
         """The features as CatBoost takes them in a frame: numbers as floats, no null in categories and text."""
         numeric = self.spec.columns_of("numeric")
         features = self.frame[list(self.spec.features.columns)]
-        filled = features.drop(columns=numeric).astype(object).fillna(MISSING)
+        filled = features.drop(columns=numeric).astype(object).fillna(MISSING_TEXT)
         return pd.concat([features[numeric].astype("float64"), filled], axis=1)[list(features.columns)]
 
     def _file(self, name: str, bodies: Sequence[object]) -> Path:

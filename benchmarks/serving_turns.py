@@ -15,7 +15,7 @@ ROUNDS, SECONDS = 7, 3.0
 CONNECTIONS, BATCHES_AT_ONCE = 64, 8
 RATE = 300.0  # requests a second of the open loop
 
-Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load` by what was asked
+Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by what was asked
 
 
 def by_turns(world: World, ours: Side, bare: Side) -> tuple[list[Ratio], int]:

@@ -23,7 +23,7 @@ WITHOUT, AGAIN, WITH = "without", "again without", "with"
 # And the goals.
 LATENCIES = {"p50_ms": ("median", 0.9), "p95_ms": ("95th percentile", 0.9), "p99_ms": ("99th percentile", 0.7)}
 
-Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load` by WITHOUT, AGAIN and WITH
+Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by WITHOUT, AGAIN and WITH
 
 
 def measure() -> list[Figure]:

@@ -6,20 +6,20 @@ import typer
 from rich.markup import escape
 
 from cli import (
-    backup,
+    backup_commands,
     data,
     demo,
-    forget,
+    forget_command,
     init,
     keys,
-    machine,
     maintain,
     models,
-    replay,
-    scoring,
-    shadow,
+    replay_command,
+    scoring_command,
+    shadow_commands,
     simulation,
     snapshots,
+    stack_commands,
     tables,
     why,
 )
@@ -37,9 +37,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for part in (
-    *(machine, backup, demo, maintain),
-    *(init, tables, data, snapshots, forget, keys),
-    *(models, shadow, replay, scoring, simulation, why),
+    *(stack_commands, backup_commands, demo, maintain),
+    *(init, tables, data, snapshots, forget_command, keys),
+    *(models, shadow_commands, replay_command, scoring_command, simulation, why),
 ):
     part.register(app)
 

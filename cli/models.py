@@ -108,7 +108,7 @@ def deploy(
         evergreen deploy credit_score 3 --reason "audit"
     """
     from pipelines.deployment import promote
-    from pipelines.deployment.rollout import roll_out, undo, verify
+    from pipelines.deployment.rollout import roll_out, undo, wait_until_live
 
     settings, me, decision = load_settings(), f"cli/{uuid4().hex[:8]}", None
     find_spec(settings.models_dir, model)
@@ -118,7 +118,7 @@ def deploy(
         version = promote.promote(settings, decision_id=decision)
     roll_out(settings, model=model, version=version, caused_by=me, reason=reason, now=utc_now(), decision_id=decision)
     try:
-        verify(settings, model=model, version=version, caused_by=me)
+        wait_until_live(settings, model=model, version=version, caused_by=me)
     except DeploymentFailed:
         undo(settings, model=model, caused_by=me, now=utc_now())
         raise
@@ -136,14 +136,14 @@ def rollback(
 
         evergreen rollback credit_score --reason "complaints since Tuesday"
     """
-    from pipelines.deployment.rollout import roll_back, verify
+    from pipelines.deployment.rollout import roll_back, wait_until_live
 
     settings, me = load_settings(), f"cli/{uuid4().hex[:8]}"
     find_spec(settings.models_dir, model)
     version = roll_back(settings, model=model, caused_by=me, reason=reason, now=utc_now())
     if version is None:
         raise NotFound(what=f"version of {model} before the one that serves")
-    verify(settings, model=model, version=version, caused_by=me)
+    wait_until_live(settings, model=model, version=version, caused_by=me)
     _say_serving(model, version, json=json)
 
 

@@ -47,7 +47,7 @@ def roll_out(model: str, claimed: Claimed, version: int) -> int:
 @task(retries=0)
 def verify(model: str, version: int) -> None:
     with step() as (settings, run_id, _):
-        rollout.verify(settings, model=model, version=version, caused_by=run_id)
+        rollout.wait_until_live(settings, model=model, version=version, caused_by=run_id)
 
 
 @task(trigger_rule="one_failed")

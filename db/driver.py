@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 type Link = Connection[Any]  # generic in its type stubs only, so nothing may evaluate this
 
-TIMEOUT = 1  # seconds to connect, and for MariaDB to take or give anything
+MARIADB_SECONDS = 1  # seconds to connect, and for MariaDB to take or give anything
 AT_ONCE = 200_000  # characters of a statement that are sent in one go: what the system keeps for a server that is late
 
 # After one of these nothing is known about a statement's outcome, and the next one on the connection would fail too.
@@ -123,9 +123,9 @@ def _connect(settings: Settings) -> Link:
         database=PLATFORM_DB,
         charset="utf8mb4",
         autocommit=True,
-        connect_timeout=TIMEOUT,
-        read_timeout=TIMEOUT,
-        write_timeout=TIMEOUT,
+        connect_timeout=MARIADB_SECONDS,
+        read_timeout=MARIADB_SECONDS,
+        write_timeout=MARIADB_SECONDS,
     )
 
 
@@ -141,14 +141,14 @@ async def _query_soon(connection: Link, statement: str) -> None:
     socket = parts._sock.fileno()
     parts._execute_command(COMMAND.COM_QUERY, statement)
     loop.add_reader(socket, _settle, answer, True)
-    late = loop.call_later(TIMEOUT, _settle, answer, False)
+    late = loop.call_later(MARIADB_SECONDS, _settle, answer, False)
     try:
         came = await answer
     finally:
         late.cancel()
         loop.remove_reader(socket)
     if not came:
-        raise pymysql.OperationalError(CR.CR_SERVER_LOST, f"no answer within {TIMEOUT} s")
+        raise pymysql.OperationalError(CR.CR_SERVER_LOST, f"no answer within {MARIADB_SECONDS} s")
     parts._read_query_result()
 
 

@@ -30,7 +30,7 @@ BASES = ("python:3.12-slim-bookworm", "debian:bookworm-slim")  # what the Docker
 PORTS = ("MARIADB", "MLFLOW", "AIRFLOW", "SERVING", "CHURN", "INSURANCE", "PROMETHEUS", "BALANCER", "LOCUST")
 WITHOUT_STANDIN = {"adminer", "grafana"}
 ONE_SHOT = {"migrate", "airflow-migrate", "begin"}
-PATIENCE = 300.0  # seconds without a change in any container
+CONTAINER_PATIENCE = 300.0  # seconds without a change in any container
 RESTARTS = 10  # of one container; Docker waits longer each time, a minute at last
 
 
@@ -144,7 +144,7 @@ class Stack:
         Patience(
             f"containers to be well: {', '.join(services)}",
             signs,
-            seconds=PATIENCE,
+            seconds=CONTAINER_PATIENCE,
             state=lambda: f"not well: {', '.join(left)}; {self._last_words(left[0])}",
         ).until(all_well, every=0.5)
 

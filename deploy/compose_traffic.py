@@ -15,7 +15,7 @@ from db.session import session
 from utils.settings import Settings
 
 CLIENTS = 8
-TIMEOUT = 15.0  # seconds
+REQUEST_SECONDS = 15.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Traffic:
     def _ask(self, session: requests.Session, target: Target, entity: str) -> None:
         body = {"data": {**target.body, target.entity: entity}}
         try:
-            answer = session.post(f"{target.url}/predict", json=body, timeout=TIMEOUT)
+            answer = session.post(f"{target.url}/predict", json=body, timeout=REQUEST_SECONDS)
             answer.raise_for_status()
             self.answered[entity] = answer.json()["prediction_id"]
         except requests.RequestException as error:

@@ -195,6 +195,6 @@ def discard(settings: Settings, model: str, version: int) -> None:
 def reconcile(settings: Settings, model: str) -> None:
     """Make `champion` and `previous` say what the deployment history says; harmless when they do already."""
     with session(settings, "pipeline") as connection:
-        row = deployments.desired(connection, model)
+        row = deployments.desired_row(connection, model)
     set_alias(settings, model, CHAMPION, row["version"] if row else None)
     set_alias(settings, model, PREVIOUS, row["previous_version"] if row else None)

@@ -24,7 +24,7 @@ from pipelines import registry
 from pipelines.artifact.bundle import Bundle
 from pipelines.artifact.learner import pool_from_frame, score
 from pipelines.deployment import promote, rollout
-from pipelines.measures.metrics import Judged, judge, value
+from pipelines.measures.metrics import JudgedRows, judge, value
 from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec
 from pipelines.training import training_steps
@@ -72,8 +72,8 @@ class Replay:
 @dataclass(frozen=True, slots=True)
 class _Scored:
     step: Step
-    served: Judged | None
-    left_alone: Judged | None
+    served: JudgedRows | None
+    left_alone: JudgedRows | None
 
 
 def replay(
@@ -200,7 +200,7 @@ def _labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: date
     )
 
 
-def judged(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> Judged:
+def judged(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> JudgedRows:
     """The predictions of a version for `labels`, a frame as `training_frame` gives, beside the truth."""
     scores = score(bundle.model, pool_from_frame(labels, spec=spec, label=False), spec=spec)
     return judge(labels[spec.label.column].to_numpy(), scores, spec=spec)
@@ -225,10 +225,10 @@ def _total(scored: list[_Scored], *, spec: ModelSpec, name: str) -> Replay:
     )
 
 
-def joined(parts: list[Judged]) -> Judged:
+def joined(parts: list[JudgedRows]) -> JudgedRows:
     """All rows of `parts`, of one model file, as one."""
     probabilities = [part.probabilities for part in parts if part.probabilities is not None]
-    return Judged(
+    return JudgedRows(
         np.concatenate([part.truth for part in parts]),
         np.concatenate([part.predicted for part in parts]),
         np.concatenate(probabilities) if probabilities else None,

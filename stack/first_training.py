@@ -16,7 +16,7 @@ from utils.errors import StackError
 from utils.settings import Settings
 
 BUSY = ("queued", "running")
-POLL = 0.5  # seconds
+TRAINING_POLL = 0.5  # seconds
 
 
 def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
@@ -86,7 +86,7 @@ def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
         return str(newest[0]["dag_run_id"]) if newest and newest[0]["run_after"] >= after else ""
 
     what = f"a run of {dag_id} for the training's event ({airflow.url_of(dag_id)})"
-    return patience(airflow, what, f"{model}_training", dag_id).until(started, every=POLL)
+    return patience(airflow, what, f"{model}_training", dag_id).until(started, every=TRAINING_POLL)
 
 
 def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
@@ -109,7 +109,7 @@ def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
             return "done"
         return "waits" if any(task["state"] == "awaiting_input" for task in tasks) else ""
 
-    return patience(airflow, f"the end of {airflow.url_of(dag_id, run_id)}").until(outcome, every=POLL)
+    return patience(airflow, f"the end of {airflow.url_of(dag_id, run_id)}").until(outcome, every=TRAINING_POLL)
 
 
 def _tell(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any], steps: Steps) -> None:

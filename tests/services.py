@@ -19,7 +19,7 @@ from sqlalchemy import RowMapping, text
 
 from api.launch import serve_command
 from api.requests.row_type import example
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from db import history
 from db.admin import bootstrap
 from db.history import deployments
@@ -38,7 +38,7 @@ from utils.patience import Patience
 from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
 
-PATIENCE = 120.0  # seconds without work of any program that we have started
+PROGRAM_PATIENCE = 120.0  # seconds without work of any program that we have started
 LONGEST = 1800.0  # seconds: while clients of a test go on asking, programs work and may get nowhere
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
@@ -49,7 +49,7 @@ def wait_for[T](what: str, look: Callable[[], T | None]) -> T:
     def sign() -> object:
         return work(*(child.pid for child in psutil.Process().children()))
 
-    return Patience(what, sign, seconds=PATIENCE, longest=LONGEST).until(look)
+    return Patience(what, sign, seconds=PROGRAM_PATIENCE, longest=LONGEST).until(look)
 
 
 def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) -> ModelSpec:
@@ -139,8 +139,8 @@ class Service:
     log: Path
 
     @property
-    def shelf(self) -> Shelf:
-        return Shelf(self.settings, self.spec.name)
+    def bento_store(self) -> BentoStore:
+        return BentoStore(self.settings, self.spec.name)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Service:
         """Put a newly trained bundle into the Bento store; returns its SHA-256."""
         folder = self.bundle(version)
         sha256 = write_bundle(spec or self.spec, folder, seed=seed)
-        self.shelf.put(version, folder, tags={"run_id": f"run-{version}"})
+        self.bento_store.put(version, folder, tags={"run_id": f"run-{version}"})
         return sha256
 
     def deploy(self, version: int, sha256: str) -> None:

@@ -23,7 +23,7 @@ def offer(environment: MutableMapping[str, str]) -> None:
     environment[VARIABLE] = str(descriptor)
 
 
-class Shares:
+class ConnectionCounts:
     """One worker's view. Without memory from a parent, or a place in it, it has no others."""
 
     def __init__(self, environment: MutableMapping[str, str], worker: int | None) -> None:

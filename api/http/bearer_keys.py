@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ClientKey:
     """What is kept of a key. `created_at` is UTC, ISO 8601."""
 
     name: str
@@ -43,13 +43,13 @@ class KeyFile:
     def __init__(self, settings: Settings) -> None:
         self.path = settings.home / "keys" / "keys.json"
 
-    def read(self) -> list[Key]:
+    def read(self) -> list[ClientKey]:
         """All keys, the oldest first; none where there is no file.
 
         Raises: IntegrityError where the file is not one of ours, OSError where it can't be read.
         """
         try:
-            return [Key(**each) for each in json.loads(self.path.read_text(encoding="utf-8"))]
+            return [ClientKey(**each) for each in json.loads(self.path.read_text(encoding="utf-8"))]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError) as error:
@@ -63,7 +63,7 @@ class KeyFile:
         """
         token = f"eg_{secrets.token_urlsafe(32)}"
         with self._locked():
-            self._write([*self.read(), Key(name, sha256(token.encode()).hexdigest(), f"{now:%FT%TZ}")])
+            self._write([*self.read(), ClientKey(name, sha256(token.encode()).hexdigest(), f"{now:%FT%TZ}")])
         return token
 
     def remove(self, name: str, *, older: bool = False) -> int:
@@ -80,7 +80,7 @@ class KeyFile:
             self._write([key for key in keys if key not in gone])
         return len(gone)
 
-    def _write(self, keys: list[Key]) -> None:
+    def _write(self, keys: list[ClientKey]) -> None:
         write_private(self.path, json.dumps([asdict(key) for key in keys], indent=1))
 
     @contextmanager

@@ -44,11 +44,11 @@ class Direct:
 
 
 class Traffic(RunnerTrafficMetricsMiddleware):
-    """BentoML's metrics. Requests to the `paths` of `direct` are counted too, and go there."""
+    """BentoML's metrics. Requests to the `paths` of `fast_app` are counted too, and go there."""
 
-    def __init__(self, app: ASGIApp, *, direct: ASGIApp, paths: frozenset[str], **further: Any) -> None:
+    def __init__(self, app: ASGIApp, *, fast_app: ASGIApp, paths: frozenset[str], **further: Any) -> None:
         super().__init__(app, **further)
-        self._direct, self._paths = direct, paths
+        self._fast_app, self._paths = fast_app, paths
         self._named: dict[tuple[object, ...], Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +68,7 @@ class Traffic(RunnerTrafficMetricsMiddleware):
                 self._count(endpoint, status, perf_counter() - began)
 
         with self._of(self.metrics_request_in_progress, endpoint=endpoint).track_inprogress():
-            await self._direct(scope, receive, counted)
+            await self._fast_app(scope, receive, counted)
 
     def _count(self, endpoint: str, status: int, seconds: float) -> None:
         labels = {"endpoint": endpoint, "http_response_code": status}
@@ -90,8 +90,8 @@ class Traffic(RunnerTrafficMetricsMiddleware):
         return found
 
 
-def put_before(app: Starlette, *, direct: ASGIApp, paths: frozenset[str]) -> None:
+def put_before(app: Starlette, *, fast_app: ASGIApp, paths: frozenset[str]) -> None:
     """Let `Traffic` take the place of BentoML's own metrics in `app`, which has not begun to serve."""
     layers: list[Any] = app.user_middleware
     (place,) = [i for i, each in enumerate(layers) if each.cls is RunnerTrafficMetricsMiddleware]
-    layers[place] = Middleware(Traffic, **{**layers[place].kwargs, "direct": direct, "paths": paths})  # type: ignore[arg-type]
+    layers[place] = Middleware(Traffic, **{**layers[place].kwargs, "fast_app": fast_app, "paths": paths})  # type: ignore[arg-type]

@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http.bearer_keys import Keys
 from api.prometheus import CAUSE, Numbers
 from api.requests.idempotency import HEADER, KEY, parse_key
-from api.requests.reject_counts import Rejects
+from api.requests.reject_counts import RejectCounts
 from api.requests.schemas import Problem, problems
 from pipelines.spec import ModelSpec
 from utils.clock import utc_now
 from utils.errors import NotNow
 
-TIMEOUT = 10.0  # seconds from a request's headers to its answer; its body must arrive within them too
+REQUEST_SECONDS = 10.0  # seconds from a request's headers to its answer; its body must arrive within them too
 MAX_BODY = 10_000_000  # bytes
 MAX_ARRIVING = 200_000_000  # bytes of bodies that are not whole yet, of all clients of a worker together
 REQUEST = "evergreen.request"  # key of the validated body in the ASGI scope
@@ -37,9 +37,9 @@ class Guard:
         spec: ModelSpec,
         bodies: Mapping[str, type[BaseModel]],
         keys: Keys,
-        rejects: Rejects,
+        rejects: RejectCounts,
         numbers: Numbers,
-        timeout: float = TIMEOUT,
+        timeout: float = REQUEST_SECONDS,
     ) -> None:
         self._app, self._spec, self._bodies, self._rejects = app, spec, bodies, rejects
         self._keys, self._numbers, self._timeout = keys, numbers, timeout

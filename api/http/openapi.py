@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 
-from api.http.guard import MAX_BODY, TIMEOUT
+from api.http.guard import MAX_BODY, REQUEST_SECONDS
 from api.requests.schemas import BATCH_ROWS
 from pipelines.spec import ModelSpec
 
@@ -35,11 +35,12 @@ PROBLEM = {
 REFUSALS = {
     "400": "The body is wrong; `detail` names each field.",
     "401": "The key is missing or wrong.",
-    "408": f"The body did not arrive within {TIMEOUT:.0f} s.",
+    "408": f"The body did not arrive within {REQUEST_SECONDS:.0f} s.",
     "413": f"The body is larger than {MAX_BODY // 1_000_000} MB.",
     "415": "The body is not declared as JSON.",
     "503": "Not now: no model, a full queue, no MariaDB. Nothing was answered; try again after Retry-After seconds.",
-    "504": f"No answer within {TIMEOUT:.0f} s. Whether it was logged is unknown; try again after Retry-After seconds.",
+    "504": f"No answer within {REQUEST_SECONDS:.0f} s. Whether it was logged is unknown; "
+    "try again after Retry-After seconds.",
 }
 FURTHER = {  # of some endpoints only
     "/predict": {"500": "The log refuses the prediction's row, so it is not answered."},

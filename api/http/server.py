@@ -22,9 +22,9 @@ from typing import Any
 import bentoml
 import uvicorn
 
-from api.http.balance import Shares
+from api.http.balance import ConnectionCounts
 
-PATIENCE = 0.001  # seconds
+ACCEPT_PAUSE = 0.001  # seconds
 RETRY = 1.0  # seconds to wait where no connection can be taken: too many open files, no memory
 # Seconds for clients to send the next request of a connection, and be told. A client that pauses longer finds its
 # connection closed while it was idle, as after any five seconds without a request.
@@ -44,8 +44,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._shares = Shares(os.environ, bentoml.server_context.worker_index)
-        self.server_state.connections = Connections(self._shares)
+        self._counts = ConnectionCounts(os.environ, bentoml.server_context.worker_index)
+        self.server_state.connections = Connections(self._counts)
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
         """
         await super().startup(sockets=[])
         self._loop = asyncio.get_running_loop()
-        self.servers: list[Any] = [Acceptor(self, each, self._shares) for each in sockets or ()]
+        self.servers: list[Any] = [Acceptor(self, each, self._counts) for each in sockets or ()]
 
     def protocol(self) -> asyncio.Protocol:
         """What speaks with one new connection."""
@@ -93,9 +93,9 @@ class Server(uvicorn.Server):
 class Connections(set[Any]):
     """uvicorn's set of those that are open; the other workers see how many."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, counts: ConnectionCounts) -> None:
         super().__init__()
-        self._shares = shares
+        self._counts = counts
         self.accepts = False
         self.coming = 0  # accepted, but not in the set yet
 
@@ -109,14 +109,14 @@ class Connections(set[Any]):
 
     def tell(self) -> None:
         if self.accepts:
-            self._shares.put(len(self) + self.coming)
+            self._counts.put(len(self) + self.coming)
 
 
 class Acceptor:
     """Takes connections from a listening socket; in uvicorn's eyes an `asyncio.Server`."""
 
-    def __init__(self, server: Server, listening: socket.socket, shares: Shares) -> None:
-        self._server, self._listening, self._shares = server, listening, shares
+    def __init__(self, server: Server, listening: socket.socket, counts: ConnectionCounts) -> None:
+        self._server, self._listening, self._counts = server, listening, counts
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._connections: Connections = server.server_state.connections  # type: ignore[assignment]
@@ -129,7 +129,7 @@ class Acceptor:
     def close(self) -> None:
         """Take none from now on."""
         self._connections.accepts = False
-        self._shares.leave()
+        self._counts.leave()
         self._loop.remove_reader(self._listening)
         if self._timer:
             self._timer.cancel()
@@ -138,10 +138,10 @@ class Acceptor:
         """Nothing is left to wait for after `close`."""
 
     def _ready(self) -> None:
-        if self._shares.is_others_turn():
-            self._pause(PATIENCE)
+        if self._counts.is_others_turn():
+            self._pause(ACCEPT_PAUSE)
         else:
-            self._take()
+            self._accept()
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listening)
@@ -149,9 +149,9 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._loop.add_reader(self._listening, self._ready)
-        self._take()
+        self._accept()
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         try:
             connection, _ = self._listening.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another worker has it; the client is gone

@@ -23,17 +23,17 @@ PROBLEM = (
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class IdempotencyKey:
     """What marks a request as the same when it is sent again. `first`: when it was first sent, UTC."""
 
     first: datetime
     name: str
 
 
-KEY: ContextVar[Key | None] = ContextVar("key", default=None)  # of the request that is being handled
+KEY: ContextVar[IdempotencyKey | None] = ContextVar("key", default=None)  # of the request that is being handled
 
 
-def parse_key(value: bytes, *, now: datetime) -> Key:
+def parse_key(value: bytes, *, now: datetime) -> IdempotencyKey:
     """Raises: ValueError where it is not of the form, or its time is not near `now` (UTC)."""
     found = FORM.fullmatch(value.decode("ascii", "replace"))
     if not found:
@@ -41,4 +41,4 @@ def parse_key(value: bytes, *, now: datetime) -> Key:
     first = EPOCH + timedelta(seconds=int(found[1]), microseconds=int((found[2] or "0").ljust(6, "0")))
     if not now - OLDEST <= first <= now + NEWEST:
         raise ValueError(PROBLEM)
-    return Key(first, found[3])
+    return IdempotencyKey(first, found[3])

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 
-class Rejects:
+class RejectCounts:
     """Counts by (field, reason), each once a request; the names are bounded by the model file and pydantic's types.
 
     Used from the event loop, and from the thread that writes them.

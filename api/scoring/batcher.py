@@ -18,7 +18,7 @@ from api.log.prediction_log import PredictionLog, Rows
 from api.prometheus import Numbers
 from api.requests.idempotency import KEY
 from api.requests.row_type import Row
-from api.scoring.predict import Origin, Prediction, Version
+from api.scoring.predict import LoadedVersion, Origin, Prediction
 from utils.errors import NotNow
 
 SMALL = 128  # rows up to which the event loop scores a batch itself, in a millisecond or two
@@ -27,16 +27,16 @@ QUEUE = 10_000  # rows that may wait; beyond it a request is told to come back
 EXPLAINED = 2_000  # rows that may wait to be explained; it takes longer than anything else
 
 Answers = list[dict[str, Any]]
-Score = Callable[[Version, Sequence[Row], Sequence[Origin]], list[Prediction]]
-Explain = Callable[[Version, Sequence[Row], Answers], Answers]
-Outcome = tuple[Version, Answers] | BaseException
+Score = Callable[[LoadedVersion, Sequence[Row], Sequence[Origin]], list[Prediction]]
+Explain = Callable[[LoadedVersion, Sequence[Row], Answers], Answers]
+Outcome = tuple[LoadedVersion, Answers] | BaseException
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     rows: Sequence[Row]
     origins: Sequence[Origin]
-    answered: "asyncio.Future[tuple[Version, Answers]]"
+    answered: "asyncio.Future[tuple[LoadedVersion, Answers]]"
 
 
 class Batcher:
@@ -49,7 +49,7 @@ class Batcher:
     def __init__(
         self,
         *,
-        version: Callable[[], Version | None],
+        version: Callable[[], LoadedVersion | None],
         score: Score,
         log: PredictionLog,
         explain: Explain,
@@ -103,7 +103,7 @@ class Batcher:
         finally:
             self._unexplained_rows -= len(rows)
 
-    async def _answer(self, rows: Sequence[Row], doubts: Sequence[Sequence[str]]) -> tuple[Version, Answers]:
+    async def _answer(self, rows: Sequence[Row], doubts: Sequence[Sequence[str]]) -> tuple[LoadedVersion, Answers]:
         """The answers, and the version that gave them, after their batch."""
         arrived, key = time.perf_counter(), KEY.get()
         origins = [
@@ -118,13 +118,13 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             await self._arrival.wait()
-            if batch := self._take():
+            if batch := self._next_batch():
                 for request, outcome in zip(batch, await self._outcomes(batch), strict=True):
                     _settle(request.answered, outcome)
                 await asyncio.sleep(0)  # in the loop's next round, before this goes on, the requests send their answers
                 self._after()
 
-    def _take(self) -> list[_Request]:
+    def _next_batch(self) -> list[_Request]:
         """The requests of the next batch; without those whose client was answered meanwhile, by a timeout."""
         batch: list[_Request] = []
         rows = 0
@@ -183,7 +183,7 @@ def _nothing() -> None:
     pass
 
 
-def _settle(answered: "asyncio.Future[tuple[Version, Answers]]", outcome: Outcome) -> None:
+def _settle(answered: "asyncio.Future[tuple[LoadedVersion, Answers]]", outcome: Outcome) -> None:
     if answered.done():  # cancelled by its request's timeout
         return
     if isinstance(outcome, BaseException):

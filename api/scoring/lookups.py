@@ -89,7 +89,7 @@ class Lookups:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrival.wait()
-            batch = self._take()
+            batch = self._next_batch()
             names = list({name for request in batch for name in request.ids})
             try:
                 found: Found | Exception = await loop.run_in_executor(self._thread, self._look_up, names)
@@ -98,7 +98,7 @@ class Lookups:
             for request in batch:
                 _settle(request.found, found)
 
-    def _take(self) -> list[_Request]:
+    def _next_batch(self) -> list[_Request]:
         """The requests of the next look-up; without those whose client was answered meanwhile, by a timeout."""
         batch: list[_Request] = []
         size = 0

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from api.requests.idempotency import Key
+from api.requests.idempotency import IdempotencyKey
 from api.requests.row_type import Row, features_json
 from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.artifact.bundle import Bundle
@@ -21,7 +21,7 @@ FEW = 1_000  # rows up to which one thread scores faster than several
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class LoadedVersion:
     """A version that serves: never changed, only replaced as a whole. Times are UTC; `tags` are the registry's."""
 
     model: str
@@ -48,7 +48,7 @@ class Origin:
 
     arrived: float
     place: int = 0
-    key: Key | None = None
+    key: IdempotencyKey | None = None
     doubts: Sequence[str] = ()
 
 
@@ -61,7 +61,7 @@ class Prediction:
 
 
 def predict(
-    version: Version, rows: Sequence[Row], *, instance: UUID, origins: Sequence[Origin], now: datetime
+    version: LoadedVersion, rows: Sequence[Row], *, instance: UUID, origins: Sequence[Origin], now: datetime
 ) -> list[Prediction]:
     """Score `rows`, each with its origin. `now` is UTC."""
     values = [tuple(row.values()) for row in rows]
@@ -122,7 +122,7 @@ def _by_class(scores: Scores, classes: Sequence[str]) -> Sequence[dict[str, floa
 
 
 def _ids(
-    version: Version,
+    version: LoadedVersion,
     values: Sequence[Sequence[Any]],
     features: Sequence[str],
     *,

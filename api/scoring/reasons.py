@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from api.requests.row_type import Row
-from api.scoring.predict import Version
+from api.scoring.predict import LoadedVersion
 from pipelines.artifact.learner import contributions
 
 TOP = 5  # reasons of one prediction
@@ -18,7 +18,7 @@ TOP = 5  # reasons of one prediction
 Answers = list[dict[str, Any]]
 
 
-def with_reasons(version: Version, rows: Sequence[Row], answers: Answers) -> Answers:
+def with_reasons(version: LoadedVersion, rows: Sequence[Row], answers: Answers) -> Answers:
     """`answers`, which `version` gave to `rows`, each with the reasons that weigh most, the heaviest first.
 
     A contribution is in the score's unit: log-odds of the predicted class, or the label's own unit for regression.

@@ -25,7 +25,7 @@ from pipelines.artifact.bundle_files import FILES
 from utils.settings import Settings
 
 
-class Shelf:
+class BentoStore:
     """The disk of the service of `model`. Nothing is made or read before it is asked for."""
 
     def __init__(self, settings: Settings, model: str) -> None:

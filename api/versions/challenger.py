@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from api.requests.row_type import Row
 from api.requests.schemas import Schemas, build_schemas
-from api.scoring.predict import Origin, Version, predict
-from api.versions.bento_store import Shelf
-from api.versions.fetching import PULL_SECONDS, download_command, read_version
+from api.scoring.predict import LoadedVersion, Origin, predict
+from api.versions.bento_store import BentoStore
+from api.versions.fetching import DOWNLOAD_SECONDS, download_command, read_version
 from api.versions.latency import check_latency
 from db import driver
 from db.history.heartbeats import Deployment
@@ -50,22 +50,22 @@ MODEL, ROLE, ENTITY, CREATED = map(writing.LOG_COLUMNS.index, ("model", "role", 
 Asked = tuple[str, str, dict[str, Any]]  # the champion's prediction_id, the entity, the features by name
 
 
-def fetch(settings: Settings, model: str, wanted: Deployment, *, serving: ModelSpec) -> Version:
+def fetch(settings: Settings, model: str, wanted: Deployment, *, serving: ModelSpec) -> LoadedVersion:
     """The version, from the Bento store or else from MLflow, checked as one that is to serve.
 
     Raises: EvergreenError with the reason why it can't shadow `serving`.
     """
-    shelf = Shelf(settings, model)
+    bento_store = BentoStore(settings, model)
     try:
-        version = read_version(shelf, wanted)
+        version = read_version(bento_store, wanted)
     except EvergreenError:
         version = None  # damaged: a pull repairs it
     if version is None:
         command = download_command(model, wanted.version)
-        pulled = subprocess.run(command, capture_output=True, text=True, timeout=PULL_SECONDS)
-        if pulled.returncode:
-            raise NotFound(what=f"version {wanted.version}", hint=pulled.stderr.strip().rpartition("\n")[2])
-        version = read_version(shelf, wanted)
+        download = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        if download.returncode:
+            raise NotFound(what=f"version {wanted.version}", hint=download.stderr.strip().rpartition("\n")[2])
+        version = read_version(bento_store, wanted)
     if version is None:
         raise NotFound(what=f"version {wanted.version}", where="the Bento store")
     if reason := unlike(version.bundle.spec, serving):
@@ -95,7 +95,7 @@ def unlike(challenger: ModelSpec, serving: ModelSpec) -> str | None:
 
 
 def shadow_rows(
-    version: Version, asked: Sequence[Asked], *, schemas: Schemas, instance: UUID
+    version: LoadedVersion, asked: Sequence[Asked], *, schemas: Schemas, instance: UUID
 ) -> tuple[list[tuple[Any, ...]], int]:
     """Rows of the log for what `version` predicts for `asked`, and how many of them it would have refused to answer.
 
@@ -152,7 +152,7 @@ def _message(channel: socket.socket, flags: int = 0) -> list[Asked]:
     return rows
 
 
-def serve(channel: socket.socket, version: Version, *, settings: Settings, instance: UUID) -> None:
+def serve(channel: socket.socket, version: LoadedVersion, *, settings: Settings, instance: UUID) -> None:
     """Score what comes until the worker is gone."""
     schemas, client = build_schemas(version.bundle.spec), driver.Client(settings)
     counts: Counter[str] = Counter()

@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from db import driver
 from db.history import heartbeats
 from pipelines import registry
@@ -19,15 +19,15 @@ from utils.errors import EvergreenError, IntegrityError, NotNow
 from utils.settings import Settings, load_settings
 
 
-def pull(settings: Settings, model: str, version: int) -> None:
+def download(settings: Settings, model: str, version: int) -> None:
     """Make the Bento store hold `version` as it was registered.
 
     Raises: Unreachable, NotFound; IntegrityError where MLflow's files are not those that were registered.
     """
-    shelf = Shelf(settings, model)
-    with shelf.pulling():
+    bento_store = BentoStore(settings, model)
+    with bento_store.pulling():
         tags = registry.version_tags(settings, model, version)
-        here = shelf.folder(version)
+        here = bento_store.folder(version)
         if here and bundle_hash(here) == tags["bundle_sha256"]:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -38,17 +38,17 @@ def pull(settings: Settings, model: str, version: int) -> None:
                     expected=f"SHA-256 {registered[:12]}",
                     found=found[:12],
                 )
-            shelf.put(version, Path(folder), tags=tags)
+            bento_store.put(version, Path(folder), tags=tags)
         with suppress(NotNow):  # MariaDB is away: the next pull tidies
             wanted = driver.Client(settings).run(lambda link: heartbeats.wanted_versions(link, model))
             if wanted:
-                shelf.tidy(keep=[version, *wanted])
+                bento_store.tidy(keep=[version, *wanted])
 
 
 def main() -> int:
     model, version = sys.argv[1:]
     try:
-        pull(load_settings(), model, int(version))
+        download(load_settings(), model, int(version))
     except EvergreenError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -7,39 +7,39 @@ import sys
 import tempfile
 import time
 
-from api.scoring.predict import Version
-from api.versions.bento_store import Shelf
+from api.scoring.predict import LoadedVersion
+from api.versions.bento_store import BentoStore
 from db.history.heartbeats import Deployment
 from pipelines.artifact.bundle import read_bundle
 from pipelines.artifact.profile import seen_categories
 from utils.clock import utc_now
 from utils.errors import EvergreenError, IntegrityError, Unreachable
 
-PULL_SECONDS = 180.0
+DOWNLOAD_SECONDS = 180.0
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0  # seconds between two tries
 
 log = logging.getLogger(__name__)
 
 
-def read_version(shelf: Shelf, deployment: Deployment) -> Version | None:
+def read_version(bento_store: BentoStore, deployment: Deployment) -> LoadedVersion | None:
     """The version from the Bento store, its hash and golden rows checked; None where it is not there.
 
     Raises: IntegrityError, SpecInvalid.
     """
-    folder = shelf.folder(deployment.version)
+    folder = bento_store.folder(deployment.version)
     if folder is None:
         return None
     try:
         bundle = read_bundle(folder, sha256=deployment.sha256)
         profile = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
-        tags = shelf.tags(deployment.version)
+        tags = bento_store.tags(deployment.version)
     except EvergreenError:
         raise
     except Exception as error:  # whatever damaged files make their parsers raise
         what = f"model folder {folder.name}"
         raise IntegrityError(what=what, expected="a whole bundle", found=type(error).__name__) from error
-    return Version(
-        model=shelf.model,
+    return LoadedVersion(
+        model=bento_store.model,
         number=deployment.version,
         bundle=bundle,
         categories=seen_categories(profile),
@@ -65,33 +65,33 @@ class Attempt:
         self.refusal: str | None = None
         self._model = model
         self._problem: str | None = None
-        self._pull: subprocess.Popen[bytes] | None = None
+        self._download: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this; an unread pipe would stop the pull
         self._deadline = self._not_before = 0.0
         self._pause = FIRST_PAUSE
-        self._pulled = False
+        self._downloaded = False
 
     def is_busy(self) -> bool:
         """Whether a pull runs, or the pause after a failure does."""
-        if self._pull is not None:
-            if self._pull.poll() is None:
+        if self._download is not None:
+            if self._download.poll() is None:
                 if time.monotonic() > self._deadline:
-                    self._pull.kill()
+                    self._download.kill()
                 return True
-            self._finish(self._pull.returncode)
+            self._finish(self._download.returncode)
         return time.monotonic() < self._not_before
 
-    def go_on(self, problem: str | None) -> None:
+    def fetch_or_refuse(self, problem: str | None) -> None:
         """Pull the version, whose files are not here (None) or have a `problem`; refuse it where it was just pulled."""
-        if self._pulled:
-            self._pulled = False
+        if self._downloaded:
+            self._downloaded = False
             self._fail(problem or "its files vanished from the Bento store", refuse=True)
             return
         self._problem = problem
         self._errors.truncate(0)
-        self._deadline = time.monotonic() + PULL_SECONDS
+        self._deadline = time.monotonic() + DOWNLOAD_SECONDS
         command = download_command(self._model, self.wanted.version)
-        self._pull = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
+        self._download = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
 
     def refuse(self, reason: str) -> None:
         """Its files are as they should be, and still it must not serve: look at it again later."""
@@ -99,15 +99,15 @@ class Attempt:
 
     def abandon(self) -> None:
         """End a running pull."""
-        if self._pull is not None and self._pull.poll() is None:
-            self._pull.terminate()
-            self._pull.wait()
+        if self._download is not None and self._download.poll() is None:
+            self._download.terminate()
+            self._download.wait()
         self._errors.close()
 
     def _finish(self, code: int) -> None:
-        self._pull = None
+        self._download = None
         if code == 0:
-            self._pulled = True
+            self._downloaded = True
             return
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().splitlines()

@@ -16,10 +16,10 @@ from uuid import UUID
 
 from api.log.spool import Depth
 from api.prometheus import Numbers
-from api.requests.reject_counts import Rejects
+from api.requests.reject_counts import RejectCounts
 from api.requests.schemas import same_requests
-from api.scoring.predict import Version
-from api.versions.bento_store import Shelf
+from api.scoring.predict import LoadedVersion
+from api.versions.bento_store import BentoStore
 from api.versions.fetching import Attempt, read_version
 from api.versions.latency import check_latency
 from api.versions.shadow_feed import Shadow
@@ -31,7 +31,7 @@ from utils.clock import utc_now
 from utils.errors import EvergreenError, NotNow, TooSlow
 from utils.settings import Settings
 
-POLL = 1.0  # seconds between two looks
+DEPLOYMENT_POLL = 1.0  # seconds between two looks
 TURN = 60.0  # seconds that a worker may take to be replaced before the next one goes
 
 log = logging.getLogger(__name__)
@@ -47,15 +47,15 @@ class ModelSlot:
         spec: ModelSpec,
         url: str,
         instance_id: UUID,
-        rejects: Rejects,
+        rejects: RejectCounts,
         numbers: Numbers,
         spooled: Callable[[], Depth],
     ) -> None:
-        self.version: Version | None = None
+        self.version: LoadedVersion | None = None
         self.instance_id = instance_id
         self._spec, self._url, self._rejects = spec, url, rejects
         self._numbers, self._spooled = numbers, spooled
-        self._shelf = Shelf(settings, spec.name)
+        self._bento_store = BentoStore(settings, spec.name)
         self._client = driver.Client(settings)
         self._started_at = utc_now()
         self._wanted: Deployment | None = None
@@ -68,14 +68,14 @@ class ModelSlot:
 
     def start(self) -> None:
         """Serve what was found good here before, if anything; then follow the deployments in a thread."""
-        self._wanted = self._shelf.current()
+        self._wanted = self._bento_store.current()
         self._fall_back()
-        self._shelf.end_turn()
+        self._bento_store.end_turn()
         self._thread.start()
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join(timeout=POLL + 4 * driver.TIMEOUT)
+        self._thread.join(timeout=DEPLOYMENT_POLL + 4 * driver.MARIADB_SECONDS)
         if self._attempt is not None:
             self._attempt.abandon()
         self.shadow.stop()
@@ -85,12 +85,12 @@ class ModelSlot:
             try:
                 self._ask_mariadb()
                 if self._wanted is not None and self._wanted != self._serving:
-                    self._approach(self._wanted)
+                    self._try_to_serve(self._wanted)
                 self._shadow()
                 self._tell_mariadb()
             except Exception:  # the thread must outlive whatever it is
                 log.exception("following the deployments failed; trying again")
-            self._stopped.wait(POLL)
+            self._stopped.wait(DEPLOYMENT_POLL)
         with suppress(NotNow):
             self._write_rejects()
 
@@ -106,45 +106,45 @@ class ModelSlot:
         shadows = serving is not None and challenger is not None and challenger.version != serving.version
         self.shadow.follow(challenger if shadows else None)
 
-    def _approach(self, wanted: Deployment) -> None:
+    def _try_to_serve(self, wanted: Deployment) -> None:
         """One step towards serving `wanted`: load it, fetch it first, or wait after it was refused."""
         if self._attempt is None or self._attempt.wanted != wanted:
             self._attempt = Attempt(self._spec.name, wanted)
         if self._attempt.is_busy():
             return
         try:
-            version = read_version(self._shelf, wanted)
+            version = read_version(self._bento_store, wanted)
             if version is not None:
                 self._check_latency(version)
         except TooSlow as error:
             self._attempt.refuse(str(error))
         except EvergreenError as error:
-            self._attempt.go_on(str(error))
+            self._attempt.fetch_or_refuse(str(error))
         else:
-            self._attempt.go_on(None) if version is None else self._take(wanted, version)
+            self._attempt.fetch_or_refuse(None) if version is None else self._serve(wanted, version)
         if self._attempt and self._attempt.refusal:
             self._fall_back()
 
     def _fall_back(self) -> None:
         """Where nothing serves yet, serve what was last found good on this machine."""
-        good = self._shelf.current()
+        good = self._bento_store.current()
         if self.version is not None or good is None:
             return
         try:
-            if version := read_version(self._shelf, good):
-                self._take(good, version)  # it was fast enough when it first came
+            if version := read_version(self._bento_store, good):
+                self._serve(good, version)  # it was fast enough when it first came
         except EvergreenError as error:
             log.warning("version %d on disk can't be served: %s", good.version, error)
 
-    def _check_latency(self, version: Version) -> None:
+    def _check_latency(self, version: LoadedVersion) -> None:
         """Raises: TooSlow. The version is warm afterwards: all shapes of batches have been scored by it."""
         serving = self.version.bundle if self.version else None
         comparable = serving is not None and same_requests(version.bundle.spec, serving.spec)
         check_latency(version.bundle, serving=serving if comparable else None)
 
-    def _take(self, wanted: Deployment, version: Version) -> None:
+    def _serve(self, wanted: Deployment, version: LoadedVersion) -> None:
         """Serve `version` from the next batch on, or go where it takes other requests than this worker."""
-        self._shelf.set_current(wanted)
+        self._bento_store.set_current(wanted)
         if not same_requests(version.bundle.spec, self._spec):
             self._be_replaced(version)
             return
@@ -156,9 +156,9 @@ class ModelSlot:
             gc.collect()
             gc.freeze()
 
-    def _be_replaced(self, version: Version) -> None:
+    def _be_replaced(self, version: LoadedVersion) -> None:
         """End this worker, in its turn: the one started in its place takes the requests of `version`."""
-        if self._shelf.take_turn(now=time.time(), seconds=TURN):
+        if self._bento_store.take_turn(now=time.time(), seconds=TURN):
             log.warning("version %d takes other requests: this worker ends, to be started anew", version.number)
             self._stopped.set()
             os.kill(os.getpid(), signal.SIGTERM)

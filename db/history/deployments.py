@@ -15,7 +15,7 @@ DESIRING = ("deploy", "rollback")
 ALIVE = timedelta(seconds=15)  # a worker's heartbeat comes every second or two
 
 
-def desired(connection: Connection, model: str) -> RowMapping | None:
+def desired_row(connection: Connection, model: str) -> RowMapping | None:
     """The newest deployment row that says what should serve, or None before the first."""
     rows = select(deployment).where(deployment.c.model == model, deployment.c.action.in_(DESIRING))
     return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
@@ -26,7 +26,7 @@ def champion(connection: Connection, model: str) -> RowMapping | None:
 
     A version that is being rolled out counts: a candidate that beats the one before it is not yet shown to beat it.
     """
-    row = desired(connection, model)
+    row = desired_row(connection, model)
     if row is None:
         return None
     failed = select(deployment.c.id).where(

@@ -74,7 +74,7 @@ def followed(connection: Link, model: str) -> tuple[Deployment | None, Deploymen
     return found.get("champion"), found.get("shadow")
 
 
-def desired(connection: Link, model: str) -> Deployment | None:
+def deployment_to_follow(connection: Link, model: str) -> Deployment | None:
     """The version that services of `model` should serve, or None before the first deployment."""
     with connection.cursor() as cursor:
         cursor.execute(DESIRED, (model,))

@@ -18,7 +18,7 @@ def models(connection: Connection) -> list[str]:
 
 def champions(connection: Connection, model: str) -> set[int]:
     """The version that serves and the one to roll back to."""
-    row = deployments.desired(connection, model)
+    row = deployments.desired_row(connection, model)
     return _numbers([row["version"], row["previous_version"]]) if row else set()
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.types import TypeEngine
 from db.store.store_tables import KEY
 from utils.errors import DataRefused, RowContradicts
 
-MISSING = r"\N"
+NULL_FIELD = r"\N"
 ESCAPES = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"))  # the backslash first
 
 
@@ -184,7 +184,7 @@ def _as_text(values: pa.Array) -> pa.Array:
     if pa.types.is_string(values.type):
         for raw, escaped in ESCAPES:
             values = pc.replace_substring(values, raw, escaped)
-    return pc.fill_null(values.cast(pa.large_string()), _text(MISSING))
+    return pc.fill_null(values.cast(pa.large_string()), _text(NULL_FIELD))
 
 
 def _text(value: str) -> pa.Scalar:

@@ -17,9 +17,9 @@ from pipelines.spec import ModelSpec
 from utils.errors import DataRefused
 
 # CatBoost takes no null in a categorical or text column; the loader stores blanks as null, so nothing else is "".
-MISSING = ""
-SEED = 7  # the same rows and parameters then give the same predictions
-PATIENCE = 30  # trees without a better validation score before a fit stops
+MISSING_TEXT = ""
+FIT_SEED = 7  # the same rows and parameters then give the same predictions
+EARLY_STOPPING_TREES = 30  # trees without a better validation score before a fit stops
 LOSS = {"multiclass": "MultiClass", "binary": "Logloss", "regression": "RMSE"}
 LIBRARY = "catboost"  # and the name of its flavour in MLflow
 
@@ -43,7 +43,7 @@ def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: i
     values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
     textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
     texts = values[:, textual]
-    texts[texts == np.array(None)] = MISSING
+    texts[texts == np.array(None)] = MISSING_TEXT
     values[:, textual] = texts
     return Pool(values, thread_count=threads, **_roles(spec))
 
@@ -53,7 +53,7 @@ def pool_from_frame(frame: pd.DataFrame, *, spec: ModelSpec, label: bool) -> Poo
     columns = {
         name: frame[name].astype("float64")
         if feature.type == "numeric"
-        else frame[name].astype(object).where(frame[name].notna(), MISSING)
+        else frame[name].astype(object).where(frame[name].notna(), MISSING_TEXT)
         for name, feature in spec.features.columns.items()
     }
     return Pool(pd.DataFrame(columns), label=frame[spec.label.column] if label else None, **_roles(spec))
@@ -96,11 +96,14 @@ def fit(
 ) -> Model:
     """A CatBoost model of `train`. With `validation` it stops early and keeps its best trees; without, all `trees`."""
     kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
-    fixed = {"loss_function": LOSS[spec.task], "random_seed": SEED, "allow_writing_files": False, "verbose": False}
+    fixed = {"loss_function": LOSS[spec.task], "random_seed": FIT_SEED, "allow_writing_files": False, "verbose": False}
     model = kind(iterations=trees, **fixed, **_text_processing(train, spec=spec), **params)
     stopping: dict[str, Any] = {}
     if validation is not None:
-        stopping = {"eval_set": pool_from_frame(validation, spec=spec, label=True), "early_stopping_rounds": PATIENCE}
+        stopping = {
+            "eval_set": pool_from_frame(validation, spec=spec, label=True),
+            "early_stopping_rounds": EARLY_STOPPING_TREES,
+        }
     model.fit(pool_from_frame(train, spec=spec, label=True), **stopping)
     return model
 

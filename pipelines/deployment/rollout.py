@@ -18,8 +18,8 @@ from utils.clock import utc_now
 from utils.errors import DeploymentFailed, NotFound, NothingToDo
 from utils.settings import Settings
 
-POLL = 0.5  # seconds between two looks at the heartbeats
-TIMEOUT = timedelta(minutes=3)
+HEARTBEAT_POLL = 0.5  # seconds between two looks at the heartbeats
+LIVE_WITHIN = timedelta(minutes=3)
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def roll_out(
     """
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
-        serving = deployments.desired(connection, model)
+        serving = deployments.desired_row(connection, model)
         if serving is None or serving["version"] != version:
             row = _row(
                 model, "deploy", version, serving["version"] if serving else None, sha256, caused_by, reason, now
@@ -49,7 +49,9 @@ def roll_out(
     registry.reconcile(settings, model)
 
 
-def verify(settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = TIMEOUT) -> None:
+def wait_until_live(
+    settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = LIVE_WITHIN
+) -> None:
     """Wait until all living workers serve `version`, at least one of them, and record it as live, or why it is not.
 
     Raises: DeploymentFailed where one refuses it or they don't come in time.
@@ -64,7 +66,7 @@ def verify(settings: Settings, *, model: str, version: int, caused_by: str, time
             raise _failed(settings, model, version, reason, caused_by)
         if workers and all(worker["version"] == version for worker in workers):
             return _record_live(settings, model, version, len(workers), caused_by)
-        time.sleep(POLL)
+        time.sleep(HEARTBEAT_POLL)
     behind = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
     seconds = timeout.total_seconds()
     reason = (
@@ -81,7 +83,7 @@ def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, no
     Raises: NotFound where nothing has been deployed.
     """
     with session(settings, "pipeline") as connection:
-        serving = deployments.desired(connection, model)
+        serving = deployments.desired_row(connection, model)
         if serving is None:
             raise NotFound(what=f"deployment of {model}", hint="nothing to roll back")
         back_to = serving["previous_version"]
@@ -100,7 +102,7 @@ def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> in
     Raises: NothingToDo where it never came to a roll-out, or the roll-back has been done.
     """
     with session(settings, "pipeline") as connection:
-        newest = deployments.desired(connection, model)
+        newest = deployments.desired_row(connection, model)
     if newest is None or newest["caused_by"] != caused_by or newest["action"] != "deploy":
         raise NothingToDo(model=model, reason="this run rolled nothing out")
     version = int(newest["version"])
@@ -120,7 +122,7 @@ def record_failure(settings: Settings, *, model: str, version: int, caused_by: s
 
 def _record_live(settings: Settings, model: str, version: int, workers: int, caused_by: str) -> None:
     with session(settings, "pipeline") as connection:
-        desired, live = deployments.desired(connection, model), deployments.live(connection, model)
+        desired, live = deployments.desired_row(connection, model), deployments.live(connection, model)
         if desired is None or (live and live["version"] == version and live["id"] > desired["id"]):
             return
         reason = f"{workers} worker(s) serve it"
@@ -133,7 +135,7 @@ def _record_live(settings: Settings, model: str, version: int, workers: int, cau
 def _failed(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
     """The error to raise, after its reason was recorded: who rolls back is another process, and knows none."""
     with session(settings, "pipeline") as connection:
-        desired = deployments.desired(connection, model)
+        desired = deployments.desired_row(connection, model)
         if desired and desired["version"] == version:
             sha256 = desired["artifact_sha256"]
             row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())

@@ -20,7 +20,7 @@ def start(settings: Settings, *, model: str, version: int, caused_by: str, now: 
     """
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
-        serving = deployments.desired(connection, model)
+        serving = deployments.desired_row(connection, model)
         if serving is None or serving["version"] == version:
             reason = f"version {version} serves" if serving else "no version serves that it could be compared with"
             raise NothingToDo(model=model, reason=reason)

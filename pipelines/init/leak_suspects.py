@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipelines.init.column_facts import Facts, Floats
 
 ROWS = 50_000  # that are looked at
-FEWEST = 100  # rows; chance makes leaks of fewer
+FEWEST_FOR_LEAKS = 100  # rows; chance makes leaks of fewer
 BINS = 200
 NEARLY = 0.99
 EXACT = 1e-9  # of the label's variance
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 def suspects(label: Facts, columns: Sequence[Facts], *, task: str) -> dict[str, str]:
     """File names of the columns that tell the label nearly perfectly, alone or added up, and how well they do."""
     known = np.flatnonzero(label.text.is_valid().to_numpy(zero_copy_only=False))[:ROWS]
-    if len(known) < FEWEST:
+    if len(known) < FEWEST_FOR_LEAKS:
         return {}
     found: dict[str, str] = {}
     if task == "regression" and label.numbers is not None:

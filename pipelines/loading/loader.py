@@ -14,7 +14,7 @@ from db.store.batch import Batch, LoadReport, Origin, Prepared
 from pipelines.loading.checking import Checked, check
 from pipelines.loading.columns import Columns
 from pipelines.loading.files import STDIN, Chunk, readable
-from pipelines.loading.rejects import MOST, NONE, MaxRejects, Rejects, rejects_path
+from pipelines.loading.rejects import MOST, NONE, MaxRejects, RejectList, rejects_path
 from pipelines.spec import ModelSpec
 from utils.ahead import ahead
 from utils.errors import DataRefused, RowsRefused
@@ -106,7 +106,7 @@ def load_rows(
     """
     started = time.monotonic()
     path = rejects_path(settings, model=spec.name, source=origin.source)
-    with open_batch(settings, spec.store, origin) as batch, Rejects(path) as rejects:
+    with open_batch(settings, spec.store, origin) as batch, RejectList(path) as rejects:
         with closing(ahead(_checked(chunks, columns, batch, spec=spec))) as parts:
             rows = _rows_read(parts, batch, rejects, max_rejects=max_rejects, progress=progress)
         batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
@@ -134,7 +134,7 @@ def load_rows(
 
 
 def _rows_read(
-    parts: Iterable[Part], batch: Batch, rejects: Rejects, *, max_rejects: MaxRejects, progress: Progress | None
+    parts: Iterable[Part], batch: Batch, rejects: RejectList, *, max_rejects: MaxRejects, progress: Progress | None
 ) -> int:
     """How many rows `parts` had, of which the good ones are now in `batch`, the others in `rejects`.
 

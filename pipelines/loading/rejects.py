@@ -51,7 +51,7 @@ class MaxRejects:
 NONE = MaxRejects()
 
 
-class Rejects:
+class RejectList:
     """The refused rows of one load: counted, and written to the file at `path` from the first one on.
 
     The file is the user's alone (mode 600). It is replaced by the next load from the same place, and gone where that
@@ -64,7 +64,7 @@ class Rejects:
         self._reasons: Counter[str] = Counter()
         self._file: TextIO | None = None
 
-    def __enter__(self) -> "Rejects":
+    def __enter__(self) -> "RejectList":
         self.path.unlink(missing_ok=True)
         return self
 

@@ -42,13 +42,13 @@ def needs_of(settings: Settings, spec: ModelSpec) -> Needs:
     needs = Needs()
     for version in sorted(versions):
         if version not in behind:
-            needs = _also(needs, None, f"which rows version {version} was trained on is not known here")
+            needs = _with_reason(needs, None, f"which rows version {version} was trained on is not known here")
             continue
         trained = training_runs.load_run(settings, behind[version])
         if problem := _unproven(settings, trained):
-            needs = _also(needs, trained, f"version {version} was trained on them, and {problem}")
+            needs = _with_reason(needs, trained, f"version {version} was trained on them, and {problem}")
     for run_id in at_work:
-        needs = _also(needs, training_runs.load_run(settings, run_id), f"training {run_id} is reading")
+        needs = _with_reason(needs, training_runs.load_run(settings, run_id), f"training {run_id} is reading")
     return needs
 
 
@@ -63,7 +63,7 @@ def _unproven(settings: Settings, run: Run) -> str:
     return ""
 
 
-def _also(needs: Needs, run: Run | None, why: str) -> Needs:
+def _with_reason(needs: Needs, run: Run | None, why: str) -> Needs:
     labels = features = EVER
     if run and (oldest := window(run)[0]):
         labels, max_age = oldest, run.spec.features.max_age

@@ -14,7 +14,7 @@ from pipelines.artifact.profile import reference
 
 JUMP = 0.2  # share of a window's rows, in addition to what is ordinary
 BEYOND = 0.8  # share of a numeric feature's values that lie where only the outermost tenth of training did
-FEWEST = 50  # rows or requests; fewer say nothing
+FEWEST_ROWS = 50  # rows or requests; fewer say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def defects(
     return [
         defect
         for name, entry in profile["features"].items()
-        if name in found and found[name].sum() >= FEWEST
+        if name in found and found[name].sum() >= FEWEST_ROWS
         for defect in _of(name, entry, found[name], reference(entry) if base is None else base[name], unseen, drifted)
     ]
 
@@ -62,7 +62,7 @@ def rejected(requests: Mapping[str, int], *, rows: int, ordinary: float) -> list
     found = []
     for name, refused in requests.items():
         share = refused / (refused + rows)
-        if refused >= FEWEST and share > ordinary + JUMP:
+        if refused >= FEWEST_ROWS and share > ordinary + JUMP:
             found.append(Defect(name, "rejected", share, ordinary))
     return found
 
@@ -82,7 +82,7 @@ def _of(
     if share > JUMP:
         yield Defect(name, "unseen", float(share), 0.0)
     known, ordinary = found[:-1], base[:-1]
-    if "edges" in entry and name in drifted and len(known) > 2 and known.sum() >= FEWEST:
+    if "edges" in entry and name in drifted and len(known) > 2 and known.sum() >= FEWEST_ROWS:
         for end in (0, -1):
             beyond, usual = known[end] / known.sum(), ordinary[end] / max(1, ordinary.sum())
             if beyond > BEYOND and usual < BEYOND / 2:

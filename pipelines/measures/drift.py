@@ -34,7 +34,7 @@ class Difference:
     drifted: bool
 
 
-def compare(
+def measure_drift(
     profile: Mapping[str, Any],
     found: Mapping[str, np.ndarray],
     *,

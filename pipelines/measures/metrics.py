@@ -23,13 +23,13 @@ HIGHER_IS_BETTER = {
     "mae": False,
 }
 RESAMPLES = 1000
-SEED = 7  # of the resamples: the same rows give the same interval
-FEWEST = 10  # things to resample; an interval from fewer means nothing
+RESAMPLE_SEED = 7  # of the resamples: the same rows give the same interval
+FEWEST_UNITS = 10  # things to resample; an interval from fewer means nothing
 _ROWS_AT_ONCE = 4_000_000  # cells of a block of weights, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedRows:
     """n predictions beside the truth. Classes are codes into the spec's order; regression has values.
 
     truth, predicted: (n,). probabilities: (n, classes), None for regression. classes: how many.
@@ -41,12 +41,12 @@ class Judged:
     classes: int
 
 
-def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> Judged:
+def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> JudgedRows:
     """`scores` beside the true labels, an array of class names or numbers in the same row order."""
     if spec.task == "regression":
-        return Judged(truth.astype(float), np.asarray(scores.predictions, float), None, 0)
+        return JudgedRows(truth.astype(float), np.asarray(scores.predictions, float), None, 0)
     code = {name: position for position, name in enumerate(spec.label.classes)}
-    return Judged(
+    return JudgedRows(
         np.array([code[name] for name in truth]),
         np.array([code[str(name)] for name in scores.predictions]),
         scores.probabilities,
@@ -54,12 +54,12 @@ def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> Judged:
     )
 
 
-def value(metric: str, judged: Judged) -> float:
+def value(metric: str, judged: JudgedRows) -> float:
     """`metric` over all rows, each counted once. NaN where it is not defined (one class only, no rows)."""
     return float(weighted(metric, judged, np.ones((1, len(judged.truth))))[0])
 
 
-def weighted(metric: str, judged: Judged, weights: np.ndarray) -> np.ndarray:
+def weighted(metric: str, judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     """`metric` for each row of `weights`, (resamples, n): an array (resamples,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](judged, weights)
@@ -69,10 +69,10 @@ def drawn_together(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
     """What each of n rows is resampled with, (n,): its entity; the day of its event time where there are fewer than
     ten entities, as in one long series; nothing but itself where there are fewer days than that, too."""
     days = event_times.astype("datetime64[D]")
-    return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST), np.arange(len(entities)))
+    return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST_UNITS), np.arange(len(entities)))
 
 
-def entity_weights(entities: np.ndarray, *, seed: int = SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
+def entity_weights(entities: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
     """Blocks (≤ resamples, n) of bootstrap weights: whole entities are drawn with replacement.
 
     One entity's rows are alike, and drawing rows would promise more precision than there is (the cluster bootstrap of
@@ -88,7 +88,7 @@ def entity_weights(entities: np.ndarray, *, seed: int = SEED, resamples: int = R
     ]
 
 
-def _f1s(judged: Judged, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _f1s(judged: JudgedRows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F1 of each class, 2·TP / (2·TP + FP + FN), NaN for one that neither side names; and its true rows' weight.
 
     Both (resamples, classes).
@@ -102,7 +102,7 @@ def _f1s(judged: Judged, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 2 * hits / (matrix.sum(axis=1) + support), support
 
 
-def _macro_f1(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _macro_f1(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     """The mean over the classes that occur. One that is only predicted has an F1 of 0 whatever else is right: a single
     such row would cost a small slice a third of its value; the class it was taken from loses by it anyway."""
     scores, support = _f1s(judged, weights)
@@ -110,21 +110,21 @@ def _macro_f1(judged: Judged, weights: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _f1(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _f1(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     return _f1s(judged, weights)[0][:, -1]  # the positive class is the last one
 
 
-def _accuracy(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _accuracy(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     return _mean(judged.truth == judged.predicted, weights)
 
 
-def _log_loss(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _log_loss(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     assert judged.probabilities is not None  # noqa: S101  (the spec allows this metric for classes only)
     of_truth = judged.probabilities[np.arange(len(judged.truth)), judged.truth]
     return _mean(-np.log(np.clip(of_truth, 1e-15, 1)), weights)
 
 
-def _roc_auc(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _roc_auc(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     """The chance that a positive row scores above a negative one, ties counting half (Mann–Whitney)."""
     assert judged.probabilities is not None  # noqa: S101
     chance = judged.probabilities[:, -1]
@@ -138,15 +138,15 @@ def _roc_auc(judged: Judged, weights: np.ndarray) -> np.ndarray:
     return area
 
 
-def _rmse(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _rmse(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     return np.sqrt(_mean((judged.truth - judged.predicted) ** 2, weights))
 
 
-def _mae(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _mae(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     return _mean(np.abs(judged.truth - judged.predicted), weights)
 
 
-def _r2(judged: Judged, weights: np.ndarray) -> np.ndarray:
+def _r2(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     spread = _mean(judged.truth**2, weights) - _mean(judged.truth, weights) ** 2
     explained: np.ndarray = 1 - _mean((judged.truth - judged.predicted) ** 2, weights) / spread
     return explained
@@ -157,7 +157,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return mean
 
 
-_METRICS: Mapping[str, Callable[[Judged, np.ndarray], np.ndarray]] = {
+_METRICS: Mapping[str, Callable[[JudgedRows, np.ndarray], np.ndarray]] = {
     "macro_f1": _macro_f1,
     "f1": _f1,
     "accuracy": _accuracy,

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from utils.settings import Settings
 
-TIMEOUT = 5  # seconds
+WEBHOOK_SECONDS = 5  # seconds
 TRIES = 3
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def send(settings: Settings, text: str, **facts: object) -> bool:
     reason = ""
     for _ in range(TRIES):
         try:
-            answer = requests.post(settings.alert_webhook, json=body, timeout=TIMEOUT)
+            answer = requests.post(settings.alert_webhook, json=body, timeout=WEBHOOK_SECONDS)
         except requests.RequestException as error:
             reason = type(error).__name__
         else:

@@ -16,7 +16,7 @@ import pandas as pd
 from db.history import deployments, trainings
 from db.log import reading
 from db.session import session
-from pipelines.measures.metrics import FEWEST, drawn_together, entity_weights, value
+from pipelines.measures.metrics import FEWEST_UNITS, drawn_together, entity_weights, value
 from pipelines.monitoring.truths import Truths, judged_rows, read_truths
 from pipelines.runs import training_runs
 from pipelines.runs.training_runs import Run
@@ -27,8 +27,8 @@ from utils.settings import Settings
 
 SAMPLE = 50_000  # pairs whose latencies, differences and labels are kept
 LEVELS = 1_000  # of a column; rows of further ones are counted together
-MISSING, OTHER = "(missing)", "(other)"
-SEED = 7  # of the sample
+MISSING_LEVEL, OTHER = "(missing)", "(other)"
+SAMPLE_SEED = 7  # of the sample
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 Progress = Callable[[int], None]  # told how many predictions have been read
@@ -45,7 +45,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class BothJudged:
     """Both on the pairs whose truth is known. `better_by` is positive where the challenger is better; 95% interval."""
 
     labels: int
@@ -76,10 +76,10 @@ class Comparison:
     difference: Mapping[str, float] | None
     slices: list[Slice]
     latency_ms: Mapping[str, Mapping[str, float]]
-    judged: Judged | None
+    judged: BothJudged | None
 
 
-def compare(
+def compare_versions(
     settings: Settings,
     spec: ModelSpec,
     *,
@@ -100,29 +100,29 @@ def compare(
             what=f"shadow of {which} of {spec.name}", hint=f"evergreen shadow {spec.name} VERSION begins one"
         )
     number, start = int(row["version"]), since or row["created_at"]
-    tally, read = _Tally(spec), 0
+    pair_counts, read = _PairCounts(spec), 0
     truths = read_truths(settings, spec, start=start, end=now, known_by=now)
     judged = _JudgedPairs(settings, spec, truths, version=number)
     for champions, shadows in reading.pairs(settings, spec.name, version=number, start=start, end=now):
         pairs = champions.merge(shadows, on="shadow_id", suffixes=("", "_shadow"))
-        tally.add(champions, pairs)
+        pair_counts.add(champions, pairs)
         judged.add(pairs)
         read += len(champions)
         if progress:
             progress(read)
-    if not tally.pairs:
+    if not pair_counts.pairs:
         raise NotFound(
             what=f"prediction of version {number} in the shadow since {start:%Y-%m-%d %H:%M} UTC",
             hint=f"evergreen shadow {spec.name} says whether the services score it",
         )
-    return tally.told(version=number, since=start, until=now, judged=judged.result())
+    return pair_counts.comparison(version=number, since=start, until=now, judged=judged.result())
 
 
 class _Sample:
     """At most `SAMPLE` of the rows that are added, each as likely to be among them as any other."""
 
     def __init__(self) -> None:
-        self._random = np.random.default_rng(SEED)
+        self._random = np.random.default_rng(SAMPLE_SEED)
         self.rows = pd.DataFrame()
 
     def add(self, rows: pd.DataFrame) -> None:
@@ -133,7 +133,7 @@ class _Sample:
 
 
 @dataclass
-class _Tally:
+class _PairCounts:
     """What is known of all pairs so far."""
 
     spec: ModelSpec
@@ -165,12 +165,12 @@ class _Tally:
         for column in slice_columns(self.spec):
             level = features.get(column)
             levels = self.slices.setdefault(column, {})
-            name = MISSING if level is None else str(level)
+            name = MISSING_LEVEL if level is None else str(level)
             counted = levels.setdefault(name if name in levels or len(levels) < LEVELS else OTHER, [0, 0.0])
             counted[0] += 1
             counted[1] += apart
 
-    def told(self, *, version: int, since: datetime, until: datetime, judged: Judged | None) -> Comparison:
+    def comparison(self, *, version: int, since: datetime, until: datetime, judged: BothJudged | None) -> Comparison:
         numeric = self.spec.task == "regression"
         sampled = self.sample.rows
         slices = [
@@ -234,10 +234,10 @@ class _JudgedPairs:
             run_id = trainings.run_of_version(connection, self._spec.name, version)
         return training_runs.load_run(self._settings, run_id) if run_id else None
 
-    def result(self) -> Judged | None:
+    def result(self) -> BothJudged | None:
         """Both judged on the same pairs; None where there are too few, or the metric is not defined on them."""
         rows, spec = self._sample.rows, self._spec
-        if len(rows) < FEWEST:
+        if len(rows) < FEWEST_UNITS:
             return None
         metric = spec.watched_metric
         theirs = rows.drop(columns=["prediction", "probabilities"]).rename(
@@ -249,7 +249,7 @@ class _JudgedPairs:
         found = value(metric, pair[1]), value(metric, pair[0])
         if not np.isfinite([*found, better_by.low, better_by.high]).all():
             return None
-        return Judged(len(rows), metric, *found, better_by)
+        return BothJudged(len(rows), metric, *found, better_by)
 
 
 def _quantiles(values: pd.Series) -> dict[str, float]:

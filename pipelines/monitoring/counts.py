@@ -17,7 +17,7 @@ from pipelines.measures.drift import PREDICTION
 
 
 @dataclass(slots=True)
-class Tally:
+class WindowCounts:
     """One version's rows of one window.
 
     counts: by feature and under `PREDICTION`, in the order of `profile.counts`; unseen: rows with a category that

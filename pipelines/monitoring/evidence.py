@@ -14,9 +14,9 @@ from db.history.retrain_rows import RetrainRows, read_rows
 from db.session import session
 from db.store import loads
 from db.store.point_in_time import labels_between
-from pipelines.monitoring.references import Reference, Versions, counts_of, newest_rows
+from pipelines.monitoring.references import Reference, References, counts_of, newest_rows
 from pipelines.monitoring.retrain_history import FilesAndLabels, answering, history_of
-from pipelines.monitoring.trigger import WEEK, History
+from pipelines.monitoring.trigger import WEEK, MonitoringState
 from pipelines.spec import EntitySplit, ModelSpec
 from utils.errors import IntegrityError, NotFound
 from utils.settings import Settings
@@ -26,7 +26,7 @@ NORM = 20  # windows that say which share of refused requests is ordinary
 log = logging.getLogger(__name__)
 
 
-def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> History:
+def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> MonitoringState:
     """What is known of the model at `now`.
 
     Raises: Unreachable; NotFound where MLflow lacks the version that serves.
@@ -34,7 +34,7 @@ def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> History:
     rows, new_labels = _read_rows(settings, spec, now=now)
     files = None
     if rows.serving is not None:
-        reference = Versions(settings, spec.name).reference(int(rows.serving["version"]))
+        reference = References(settings, spec.name).reference(int(rows.serving["version"]))
         answer = _read_answer(settings, spec, rows, reference)
         test_labels = _read_test_labels(settings, spec, now=now)
         files = FilesAndLabels(reference.profile, reference.fitted_until, answer, new_labels, test_labels)

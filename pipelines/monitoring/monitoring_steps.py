@@ -17,7 +17,7 @@ from db.history import alerts, decisions, trainings
 from db.session import session
 from db.tables import retrain_decision
 from pipelines.monitoring import alert, trigger
-from pipelines.monitoring.trigger import History, Policy
+from pipelines.monitoring.trigger import MonitoringState, Policy
 from pipelines.spec import ModelSpec
 from pipelines.training import training_steps
 from utils.errors import NothingToDo
@@ -52,7 +52,7 @@ def release(settings: Settings, *, model: str, state_of: Callable[[str], str | N
 def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring import windows
 
-    counted = windows.profile(settings, spec, until=until, now=now)
+    counted = windows.count_windows(settings, spec, until=until, now=now)
     return f"{counted} new windows"
 
 
@@ -78,14 +78,14 @@ def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime
     with session(settings, "pipeline") as connection:
         known = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
     if known is None:
-        circumstances = gather(settings, spec, now=now)
-        decision = trigger.decide(circumstances, Policy.of(spec), now)
+        state = gather(settings, spec, now=now)
+        decision = trigger.decide_retraining(state, Policy.of(spec), now)
         row = {
             "model": spec.name,
             "action": decision.action,
             "cause": decision.cause,
             "reason": decision.reason[:1000],
-            "evidence": {**decision.evidence, "history": as_json(circumstances)},
+            "evidence": {**decision.evidence, "history": as_json(state)},
             "caused_by": caused_by,
             "decided_at": now,
             "alert": decision.alert[:1000] if decision.alert else None,
@@ -153,7 +153,7 @@ def due_candidate(settings: Settings, *, model: str) -> str:
     return f"candidate version {version}"
 
 
-def as_json(circumstances: History) -> object:
+def as_json(state: MonitoringState) -> object:
     """What is known of a model as JSON has it: times as ISO 8601 text with a Z."""
-    shown = json.dumps(asdict(circumstances), default=lambda moment: f"{moment.isoformat()}Z")
+    shown = json.dumps(asdict(state), default=lambda moment: f"{moment.isoformat()}Z")
     return json.loads(shown)

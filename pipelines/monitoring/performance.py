@@ -17,7 +17,7 @@ from db.log import reading
 from db.session import session
 from db.tables import performance_result, window_profile
 from pipelines.measures.metrics import HIGHER_IS_BETTER, drawn_together, entity_weights, value, weighted
-from pipelines.monitoring.references import Versions
+from pipelines.monitoring.references import References
 from pipelines.monitoring.truths import COLUMNS, Truths, judged_rows, read_truths
 from pipelines.monitoring.windows import BACKLOG, EPOCH
 from pipelines.spec import ModelSpec, margin_at
@@ -33,7 +33,7 @@ def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: da
     oldest = mature - BACKLOG * spec.monitoring.window
     with session(settings, "pipeline") as connection:
         watched = window_rows.versions(connection, model=spec.name, after=oldest)
-    versions, told = Versions(settings, spec.name), []
+    versions, told = References(settings, spec.name), []
     for version in watched:
         with session(settings, "pipeline") as connection:
             done = window_rows.measured_until(connection, performance_result, model=spec.name, version=version)
@@ -57,7 +57,7 @@ def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: da
 def _results(
     settings: Settings,
     spec: ModelSpec,
-    versions: Versions,
+    versions: References,
     pending: Sequence[RowMapping],
     *,
     until: datetime,

@@ -38,7 +38,7 @@ class Reference:
 
 
 @dataclass(slots=True)
-class Versions:
+class References:
     """The references of a model's versions, each fetched once."""
 
     settings: Settings

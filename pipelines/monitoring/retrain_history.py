@@ -16,9 +16,9 @@ from sqlalchemy import RowMapping
 
 from db.history.retrain_rows import RetrainRows
 from pipelines.measures.defects import Defect, defects, rejected
-from pipelines.measures.drift import compare, worst_first
+from pipelines.measures.drift import measure_drift, worst_first
 from pipelines.monitoring.counts import summed, unseen
-from pipelines.monitoring.trigger import BUDGETED, History, Measured, Window
+from pipelines.monitoring.trigger import BUDGETED, Measured, MonitoringState, Window
 from pipelines.spec import Drift, ModelSpec
 
 
@@ -39,13 +39,13 @@ class FilesAndLabels:
     test_labels: pd.DataFrame | None
 
 
-def history_of(rows: RetrainRows, files: FilesAndLabels | None, *, spec: ModelSpec) -> History:
+def history_of(rows: RetrainRows, files: FilesAndLabels | None, *, spec: ModelSpec) -> MonitoringState:
     """What `trigger.decide` goes by. `files` is None where nothing serves; nothing else is then known, either."""
     if rows.serving is None or files is None:
-        return History(version=None)
+        return MonitoringState(version=None)
     usable, needed = _labels(files, spec)
     past = _past(rows.decided)
-    return History(
+    return MonitoringState(
         version=int(rows.serving["version"]),
         windows=tuple(_window(row, rows.profiled_in(row), files, policy=spec.monitoring.drift) for row in rows.drift),
         performance=_measured(rows.performance) if rows.performance else None,
@@ -79,7 +79,7 @@ def _window(row: RowMapping, parts: Sequence[RowMapping], files: FilesAndLabels,
     answered = False
     if row["drifted"] and files.answer is not None:
         found = summed(parts)
-        worst = worst_first(compare(files.profile, found, policy=policy, base=files.answer))
+        worst = worst_first(measure_drift(files.profile, found, policy=policy, base=files.answer))
         still = defects(files.profile, found, unseen=unseen(parts), drifted=frozenset(worst), base=files.answer)
         answered = not worst and not still
     drifted = tuple(row["evidence"]["drifted"])

@@ -56,7 +56,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class MonitoringState:
     """All that a decision is made on; times UTC.
 
     version: the one that serves, None before the first. windows: its newest ones, the latest last. rejects: fields that
@@ -92,7 +92,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class RetrainingDecision:
     """`alert` is what people must hear of now, or None."""
 
     action: Literal["retrain", "hold"]
@@ -107,25 +107,27 @@ class Decision:
         return {"reasons": [asdict(note) for note in self.reasons], "blocks": [asdict(note) for note in self.blocks]}
 
 
-def decide(history: History, policy: Policy, now: datetime) -> Decision:
+def decide_retraining(history: MonitoringState, policy: Policy, now: datetime) -> RetrainingDecision:
     """Retrain where there is a reason and no block; else hold, and say what is missing or in the way."""
     if history.version is None:
-        return Decision("hold", "no_version", "nothing serves yet, so there is nothing to keep fresh", None, (), ())
+        return RetrainingDecision(
+            "hold", "no_version", "nothing serves yet, so there is nothing to keep fresh", None, (), ()
+        )
     reasons = tuple(note for note in _reasons(history, policy, now) if note.cause in policy.retrain.on)
     broken = _broken(history)
     blocks = tuple(([broken] if broken else []) + ([*_blocks(history, policy, now, reasons)] if reasons else []))
     told = "; ".join(note.text for note in reasons)
     if not blocks and reasons:
-        return Decision("retrain", reasons[0].cause, told, None, reasons, ())
+        return RetrainingDecision("retrain", reasons[0].cause, told, None, reasons, ())
     if not blocks:
-        return Decision("hold", "no_reason", _calm(history, policy), None, (), ())
+        return RetrainingDecision("hold", "no_reason", _calm(history, policy), None, (), ())
     why = "; ".join(note.text for note in blocks)
     alert = _alert(history, policy, now, broken=broken, held=bool(reasons))
     text = f"{told}; held back: {why}" if reasons else why
-    return Decision("hold", blocks[0].cause, text, f"{alert}: {text}" if alert else None, reasons, blocks)
+    return RetrainingDecision("hold", blocks[0].cause, text, f"{alert}: {text}" if alert else None, reasons, blocks)
 
 
-def _reasons(history: History, policy: Policy, now: datetime) -> Iterator[Note]:
+def _reasons(history: MonitoringState, policy: Policy, now: datetime) -> Iterator[Note]:
     """In the order of their weight: the first one names the decision."""
     yield from _drift(history, policy.drift)
     measured = history.performance
@@ -142,7 +144,7 @@ def _reasons(history: History, policy: Policy, now: datetime) -> Iterator[Note]:
         yield Note("age", f"the last training was {age} ago, {most} is the most")
 
 
-def _drift(history: History, policy: Drift) -> Iterator[Note]:
+def _drift(history: MonitoringState, policy: Drift) -> Iterator[Note]:
     """`breaches` of the last `of` windows, the latest among them; a broken or answered window is no breach."""
     recent = history.windows[-policy.of :]
     breaches = [window for window in recent if window.drifted and not window.defects and not window.answered]
@@ -155,13 +157,13 @@ def _drift(history: History, policy: Drift) -> Iterator[Note]:
         )
 
 
-def _broken(history: History) -> Note | None:
+def _broken(history: MonitoringState) -> Note | None:
     latest = history.windows[-1] if history.windows else None
     defects = (*(latest.defects if latest and not latest.answered else ()), *history.rejects)
     return Note("broken_source", f"a source looks broken: {'; '.join(defects[:5])}") if defects else None
 
 
-def _blocks(history: History, policy: Policy, now: datetime, reasons: tuple[Note, ...]) -> Iterator[Note]:
+def _blocks(history: MonitoringState, policy: Policy, now: datetime, reasons: tuple[Note, ...]) -> Iterator[Note]:
     retrain = policy.retrain
     if history.open_decision is not None:
         yield Note("under_way", f"decision {history.open_decision} to retrain waits for a run already")
@@ -178,7 +180,7 @@ def _blocks(history: History, policy: Policy, now: datetime, reasons: tuple[Note
         yield Note("budget", f"{len(spent)} trainings in the last seven days, {retrain.per_week} is the most")
 
 
-def _alert(history: History, policy: Policy, now: datetime, *, broken: Note | None, held: bool) -> str | None:
+def _alert(history: MonitoringState, policy: Policy, now: datetime, *, broken: Note | None, held: bool) -> str | None:
     """A broken source is told at once; what is held back, when it has waited too long. Either again after as long."""
     wait = policy.retrain.max_wait
     if broken and (history.broken_alerted_at is None or now - history.broken_alerted_at >= wait):
@@ -189,7 +191,7 @@ def _alert(history: History, policy: Policy, now: datetime, *, broken: Note | No
     return None
 
 
-def _calm(history: History, policy: Policy) -> str:
+def _calm(history: MonitoringState, policy: Policy) -> str:
     if not history.windows:
         return f"no window of version {history.version} has enough rows yet"
     latest = history.windows[-1]

@@ -16,7 +16,7 @@ import pandas as pd
 from db.log import reading
 from db.store.point_in_time import labels_between
 from pipelines.artifact.learner import Scores
-from pipelines.measures.metrics import Judged, judge
+from pipelines.measures.metrics import JudgedRows, judge
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
 from utils.settings import Settings
@@ -102,7 +102,7 @@ def usable(truth: pd.Series, spec: ModelSpec) -> pd.Series:
     return truth.astype(object).where(truth.isin(spec.label.classes))
 
 
-def judged_rows(labelled: pd.DataFrame, *, spec: ModelSpec) -> Judged:
+def judged_rows(labelled: pd.DataFrame, *, spec: ModelSpec) -> JudgedRows:
     """Logged predictions beside their truth; columns prediction, probabilities (JSON text), truth."""
     probabilities = None
     if spec.task != "regression":

@@ -20,9 +20,9 @@ from db.log import reading
 from db.session import session
 from db.tables import drift_result, window_profile
 from pipelines.measures.defects import defects
-from pipelines.measures.drift import compare, worst_first
-from pipelines.monitoring.counts import Tally, summed, unseen
-from pipelines.monitoring.references import Versions
+from pipelines.measures.drift import measure_drift, worst_first
+from pipelines.monitoring.counts import WindowCounts, summed, unseen
+from pipelines.monitoring.references import References
 from pipelines.spec import ModelSpec
 from utils.errors import NotFound
 from utils.settings import Settings
@@ -39,7 +39,7 @@ def grid(moment: datetime, window: timedelta) -> datetime:
     return moment - (moment - EPOCH) % window
 
 
-def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> int:
+def count_windows(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> int:
     """Count the rows of every complete window that ended by `until` and has not been counted; returns how many windows.
 
     It waits for the rows of the last moments. Before the first deployment there is nothing to count.
@@ -47,7 +47,7 @@ def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: dateti
     """
     window = spec.monitoring.window
     with session(settings, "pipeline") as connection:
-        serving = deployments.desired(connection, spec.name)
+        serving = deployments.desired_row(connection, spec.name)
         begun = deployments.first_deployment(connection, spec.name)
         counted = window_rows.measured_until(connection, window_profile, model=spec.name)
     if serving is None or begun is None:
@@ -58,11 +58,11 @@ def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: dateti
     starts = list(_between(max(first, end - BACKLOG * window), end, window))
     if starts:
         time.sleep(max(0.0, (end + SETTLE - now).total_seconds()))
-    versions = Versions(settings, spec.name)
+    references = References(settings, spec.name)
     for start in starts:
-        tallies = _count(settings, versions, start=start, end=start + window)
-        tallies.setdefault(int(serving["version"]), Tally())
-        _store(settings, spec.name, tallies, start=start, end=start + window, now=now)
+        counts_by_version = _count(settings, references, start=start, end=start + window)
+        counts_by_version.setdefault(int(serving["version"]), WindowCounts())
+        _store(settings, spec.name, counts_by_version, start=start, end=start + window, now=now)
     return len(starts)
 
 
@@ -71,7 +71,7 @@ def drift(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime
     with session(settings, "pipeline") as connection:
         since = until - BACKLOG * spec.monitoring.window
         watched = window_rows.versions(connection, model=spec.name, after=since)
-    versions, told = Versions(settings, spec.name), []
+    references, told = References(settings, spec.name), []
     for version in watched:
         with session(settings, "pipeline") as connection:
             done = window_rows.measured_until(connection, drift_result, model=spec.name, version=version)
@@ -79,7 +79,7 @@ def drift(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime
                 connection, window_profile, model=spec.name, version=version, after=done or EPOCH, until=until
             )
         for merged in merge(rows, min_rows=spec.monitoring.min_rows):
-            row = _result(spec, versions, merged, now=now)
+            row = _result(spec, references, merged, now=now)
             with session(settings, "pipeline") as connection:
                 window_rows.add_window(connection, drift_result, row)
             shown = f"drift, most of {row['worst']}" if row["drifted"] else "no drift"
@@ -105,36 +105,42 @@ def _between(start: datetime, end: datetime, window: timedelta) -> Iterator[date
         start += window
 
 
-def _count(settings: Settings, versions: Versions, *, start: datetime, end: datetime) -> dict[int, Tally]:
-    tallies: dict[int, Tally] = {}
-    for chunk in reading.predictions(settings, versions.model, start=start, end=end):
+def _count(settings: Settings, references: References, *, start: datetime, end: datetime) -> dict[int, WindowCounts]:
+    counts_by_version: dict[int, WindowCounts] = {}
+    for chunk in reading.predictions(settings, references.model, start=start, end=end):
         for version in pc.unique(chunk["version"]).to_pylist():
             try:
-                profile = versions.reference(version).profile
+                profile = references.reference(version).profile
             except NotFound as gone:
                 log.warning("its predictions are not watched: %s", gone)
                 continue
             rows = chunk.filter(pc.equal(chunk["version"], version))
-            tallies.setdefault(version, Tally()).add(rows, profile=profile)
-    return tallies
+            counts_by_version.setdefault(version, WindowCounts()).add(rows, profile=profile)
+    return counts_by_version
 
 
 def _store(
-    settings: Settings, model: str, tallies: dict[int, Tally], *, start: datetime, end: datetime, now: datetime
+    settings: Settings,
+    model: str,
+    counts_by_version: dict[int, WindowCounts],
+    *,
+    start: datetime,
+    end: datetime,
+    now: datetime,
 ) -> None:
     """One row a version, all in one transaction: a window is counted whole or not at all."""
     with session(settings, "pipeline") as connection:
         refused = _new_rejects(connection, model, start)
-        for version, tally in tallies.items():
+        for version, window_counts in counts_by_version.items():
             row = {
                 "model": model,
                 "version": version,
                 "window_start": start,
                 "window_end": end,
-                "row_count": tally.rows,
-                "distinct_count": tally.distinct,
-                "counts": {name: counted.tolist() for name, counted in tally.counts.items()},
-                "quality": {"unseen": tally.unseen, **refused},
+                "row_count": window_counts.rows,
+                "distinct_count": window_counts.distinct,
+                "counts": {name: counted.tolist() for name, counted in window_counts.counts.items()},
+                "quality": {"unseen": window_counts.unseen, **refused},
                 "measured_at": now,
             }
             window_rows.add_window(connection, window_profile, row)
@@ -154,10 +160,10 @@ def _new_rejects(connection: Any, model: str, start: datetime) -> dict[str, Any]
     return {"rejects": fresh, "reject_totals": totals}
 
 
-def _result(spec: ModelSpec, versions: Versions, merged: Sequence[RowMapping], *, now: datetime) -> dict[str, Any]:
+def _result(spec: ModelSpec, references: References, merged: Sequence[RowMapping], *, now: datetime) -> dict[str, Any]:
     version = int(merged[0]["version"])
-    profile, found = versions.reference(version).profile, summed(merged)
-    differences = compare(profile, found, policy=spec.monitoring.drift)
+    profile, found = references.reference(version).profile, summed(merged)
+    differences = measure_drift(profile, found, policy=spec.monitoring.drift)
     worst = worst_first(differences)
     broken = defects(profile, found, unseen=unseen(merged), drifted=frozenset(worst))
     return {

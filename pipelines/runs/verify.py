@@ -26,7 +26,7 @@ class Verified:
     note: str
 
 
-def verify(snapshot_id: str, *, settings: Settings) -> Verified:
+def verify_snapshot(snapshot_id: str, *, settings: Settings) -> Verified:
     """Read the snapshot's rows again and hold them against the recorded hash.
 
     Raises: IntegrityError where they differ; NotFound; Unreachable, AccessDenied.

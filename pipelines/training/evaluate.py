@@ -13,7 +13,15 @@ from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle
 from pipelines.artifact.learner import pool_from_frame, score
-from pipelines.measures.metrics import HIGHER_IS_BETTER, Judged, drawn_together, entity_weights, judge, value, weighted
+from pipelines.measures.metrics import (
+    HIGHER_IS_BETTER,
+    JudgedRows,
+    drawn_together,
+    entity_weights,
+    judge,
+    value,
+    weighted,
+)
 from pipelines.runs.snapshot import Snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import METRICS, EntitySplit
@@ -116,7 +124,7 @@ def from_json(given: dict[str, Any]) -> Evaluation:
     return Evaluation(**{**given, **estimates, "slices": slices, "better_by": better_by})
 
 
-def _champion(run: Run, test: pd.DataFrame, *, settings: Settings) -> tuple[int | None, Judged | None, np.ndarray]:
+def _champion(run: Run, test: pd.DataFrame, *, settings: Settings) -> tuple[int | None, JudgedRows | None, np.ndarray]:
     """The champion's version, its judged predictions of all test rows, and which rows are new to it too."""
     with session(settings, "pipeline") as connection:
         row = deployments.champion(connection, run.model)
@@ -132,7 +140,7 @@ def _champion(run: Run, test: pd.DataFrame, *, settings: Settings) -> tuple[int 
     return version, _judged(registry.load(settings, run.model, judging), test, run=run), new
 
 
-def _judged(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> Judged:
+def _judged(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> JudgedRows:
     # A champion with other features than the snapshot's gets missing values for those it would not be sent any more.
     known = test.reindex(columns=[*test.columns, *(set(bundle.spec.features.columns) - set(test.columns))])
     scores = score(bundle.model, pool_from_frame(known, spec=bundle.spec, label=False), spec=bundle.spec)
@@ -143,12 +151,12 @@ def _drawn_together(rows: pd.DataFrame) -> np.ndarray:
     return drawn_together(rows["entity_id"].to_numpy(), rows["event_time"].to_numpy())
 
 
-def _part(judged: Judged, rows: np.ndarray) -> Judged:
+def _part(judged: JudgedRows, rows: np.ndarray) -> JudgedRows:
     probabilities = judged.probabilities[rows] if judged.probabilities is not None else None
-    return Judged(judged.truth[rows], judged.predicted[rows], probabilities, judged.classes)
+    return JudgedRows(judged.truth[rows], judged.predicted[rows], probabilities, judged.classes)
 
 
-def _estimates(judged: Judged, entities: np.ndarray, metrics: tuple[str, ...]) -> dict[str, Estimate]:
+def _estimates(judged: JudgedRows, entities: np.ndarray, metrics: tuple[str, ...]) -> dict[str, Estimate]:
     blocks = entity_weights(entities)
     tail = (1 - INTERVAL) / 2
     return {
@@ -156,7 +164,9 @@ def _estimates(judged: Judged, entities: np.ndarray, metrics: tuple[str, ...]) -
     }
 
 
-def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.ndarray, *, run: Run) -> dict[str, Any]:
+def _both(
+    candidate: JudgedRows, champion: JudgedRows, test: pd.DataFrame, shared: np.ndarray, *, run: Run
+) -> dict[str, Any]:
     """The paired difference over the shared rows and over each slice, from the same resamples of entities."""
     gate, slicing = run.spec.gates.champion, run.spec.gates.slices
     rows = test[shared]
@@ -174,7 +184,7 @@ def _both(candidate: Judged, champion: Judged, test: pd.DataFrame, shared: np.nd
     return {"better_by": difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
 
 
-def difference(metric: str, pair: tuple[Judged, Judged], blocks: list[np.ndarray], tail: float) -> Estimate:
+def difference(metric: str, pair: tuple[JudgedRows, JudgedRows], blocks: list[np.ndarray], tail: float) -> Estimate:
     """How much better the first of `pair` is than the second on the same rows, over resamples (`entity_weights`).
 
     `tail` is what the interval leaves out on each side.
@@ -189,7 +199,7 @@ def _estimate(point: float, drawn: np.ndarray, tail: float) -> Estimate:
     return Estimate(point, float(low), float(high), float(np.nanstd(drawn, ddof=1)))
 
 
-def _show(evaluation: Evaluation, candidate: Judged, *, run: Run, settings: Settings) -> None:
+def _show(evaluation: Evaluation, candidate: JudgedRows, *, run: Run, settings: Settings) -> None:
     assert run.mlflow_run_id  # noqa: S101
     mlflow = registry.client(settings)
     shown = {f"test_{name}": estimate.value for name, estimate in evaluation.candidate.items()}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipelines.measures.metrics import Judged
+from pipelines.measures.metrics import JudgedRows
 
 MOST_FEATURES = 25
 
@@ -20,7 +20,7 @@ def importance(shares: Mapping[str, float]) -> Figure:
     return figure
 
 
-def confusion(judged: Judged, classes: tuple[str, ...]) -> Figure:
+def confusion(judged: JudgedRows, classes: tuple[str, ...]) -> Figure:
     """Rows are the truth, columns what was predicted; the shade is the share of the true class."""
     k = len(classes)
     matrix = np.bincount(judged.truth * k + judged.predicted, minlength=k * k).reshape(k, k)
@@ -39,7 +39,7 @@ def confusion(judged: Judged, classes: tuple[str, ...]) -> Figure:
     return figure
 
 
-def residuals(judged: Judged) -> Figure:
+def residuals(judged: JudgedRows) -> Figure:
     """What was predicted against how far it was off, one point a row."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

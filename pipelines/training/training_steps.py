@@ -156,10 +156,10 @@ def _evaluate(run: Run, settings: Settings, now: datetime) -> Done:
 def _decide(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.evaluate import load_evaluation
     from pipelines.training.tracking import close_run
-    from pipelines.training.verdict import decide, record_verdict
+    from pipelines.training.verdict import decide_promotion, record_verdict
 
     evaluation = load_evaluation(run, settings=settings)
-    decision = decide(evaluation, run.spec.gates)
+    decision = decide_promotion(evaluation, run.spec.gates)
     record_verdict(run, decision, evaluation, settings=settings, now=now)
     training_runs.finish(settings, run.run_id, now=now)
     close_run(run, settings=settings)

@@ -34,13 +34,13 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class GateResults:
     verdict: Verdict
     reason: str
     gates: tuple[Gate, ...]
 
 
-def decide(evaluation: Evaluation, policy: Gates) -> Decision:
+def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
     """Every gate with its value, and the verdict: promote if all pass, reject if one fails, else wait for labels."""
     gates = (
         *_enough_rows(evaluation, policy),
@@ -51,14 +51,16 @@ def decide(evaluation: Evaluation, policy: Gates) -> Decision:
     failed = [gate for gate in gates if gate.passed is False]
     missing = [gate for gate in gates if gate.passed is None]
     if failed:
-        return Decision("reject", "; ".join(gate.detail for gate in failed), gates)
+        return GateResults("reject", "; ".join(gate.detail for gate in failed), gates)
     if missing:
-        return Decision("wait", "; ".join(gate.detail for gate in missing), gates)
+        return GateResults("wait", "; ".join(gate.detail for gate in missing), gates)
     against = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
-    return Decision("promote", f"passed {len(gates)} gates against {against}", gates)
+    return GateResults("promote", f"passed {len(gates)} gates against {against}", gates)
 
 
-def record_verdict(run: Run, decision: Decision, evaluation: Evaluation, *, settings: Settings, now: datetime) -> None:
+def record_verdict(
+    run: Run, decision: GateResults, evaluation: Evaluation, *, settings: Settings, now: datetime
+) -> None:
     """Append the decision for the run's candidate; a second call leaves the first row as it is."""
     row = {
         "model": run.model,

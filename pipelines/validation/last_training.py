@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipelines.artifact.profile import psi
-from pipelines.measures.defects import FEWEST, JUMP
+from pipelines.measures.defects import FEWEST_ROWS, JUMP
 from pipelines.spec import ModelSpec
 from pipelines.validation.rules import Finding
 from utils.duration import show_duration
@@ -61,7 +61,7 @@ def differences(
             yield from _null_share(name, column["missing"], since[name], before)
     if not len(labelled):
         return
-    rows = newest if len(newest := _since(labelled, before)) >= FEWEST else labelled
+    rows = newest if len(newest := _since(labelled, before)) >= FEWEST_ROWS else labelled
     there = label_statistics(rows, spec=spec)
     if "classes" in there:
         yield from _classes(now["label"], there, before["label"], spec=spec)
@@ -77,8 +77,8 @@ def _since(frame: pd.DataFrame, before: Mapping[str, Any]) -> pd.DataFrame:
 
 def _null_share(name: str, share: float, since: pd.Series, before: Mapping[str, Any]) -> Iterator[Finding]:
     was = before["columns"][name]["missing"]
-    new = float(since.isna().mean()) if len(since) >= FEWEST else 0.0
-    if max(share, new) > was + JUMP and before["rows"] >= FEWEST:
+    new = float(since.isna().mean()) if len(since) >= FEWEST_ROWS else 0.0
+    if max(share, new) > was + JUMP and before["rows"] >= FEWEST_ROWS:
         where = f"the {len(since):,} newest rows" if new > share else "the rows"
         said = f"is missing in {max(share, new):.0%} of {where}; in the last training it was in {was:.0%}"
         yield Finding("null_share", name, max(share, new), said)
@@ -95,7 +95,7 @@ def _classes(
             yield Finding("lost_class", spec.label.column, 1.0, said)
     expected, found = np.array([*known.values()]), np.array([newest["classes"][name] for name in known])
     index = psi(expected, found)
-    if min(expected.sum(), found.sum()) >= FEWEST and index > spec.monitoring.drift.psi:
+    if min(expected.sum(), found.sum()) >= FEWEST_ROWS and index > spec.monitoring.drift.psi:
         moved = found / found.sum() - expected / expected.sum()
         most = int(np.abs(moved).argmax())
         share, name = found[most] / found.sum(), [*known][most]
@@ -104,7 +104,7 @@ def _classes(
 
 
 def _numbers(rows: int, now: Mapping[str, Any], was: Mapping[str, Any], *, spec: ModelSpec) -> Iterator[Finding]:
-    if not was.get("std") or now["std"] is None or rows < FEWEST:
+    if not was.get("std") or now["std"] is None or rows < FEWEST_ROWS:
         return
     shift, spread = abs(now["mean"] - was["mean"]) / was["std"], now["std"] / was["std"]
     if shift > SHIFT or not 1 / SPREAD <= spread <= SPREAD:

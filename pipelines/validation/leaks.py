@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.measures.defects import FEWEST
+from pipelines.measures.defects import FEWEST_ROWS
 from pipelines.spec import ModelSpec
 
 # Of pairs of rows with different labels, the share that a feature alone puts in order (AUC); of the label's ranks, the
@@ -22,7 +22,7 @@ from pipelines.spec import ModelSpec
 # that of now. A label that was copied, scaled, rounded or coded is above.
 LEAK = 0.99
 FOLDS = 5
-SEED = 7  # of who is in which fold: the same rows are always judged alike
+FOLD_SEED = 7  # of who is in which fold: the same rows are always judged alike
 BINS = 256
 IN_A_BIN = 5  # rows at least, so that a bin is known from other rows than the one that is scored
 
@@ -50,7 +50,7 @@ def target_of(frame: pd.DataFrame, *, spec: ModelSpec) -> Target:
     entities, known = pd.factorize(frame["entity_id"])
     folds = np.arange(len(frame)) * FOLDS // len(frame)  # few entities: stretches of rows
     if len(known) >= 10 * FOLDS:
-        folds = np.random.default_rng(SEED).integers(0, FOLDS, len(known))[entities]
+        folds = np.random.default_rng(FOLD_SEED).integers(0, FOLDS, len(known))[entities]
     label, names = frame[spec.label.column], spec.label.classes
     numbers = pd.Index(names).get_indexer(pd.Index(label)) if names else label.rank(pct=True).to_numpy()
     return Target(names, folds, numbers)
@@ -97,7 +97,7 @@ def _together(codes: Ints) -> Ints:
 
 def _strength(codes: Ints, target: Target) -> tuple[float, str]:
     """How much `codes` alone tell, and of what; 0 where too few rows can say it."""
-    if len(codes) < FEWEST:
+    if len(codes) < FEWEST_ROWS:
         return 0.0, ""
     if not target.names:
         share = explained(codes, target.values, target.folds)
@@ -118,7 +118,7 @@ def separations(codes: Ints, classes: Ints, folds: Ints, *, of: int) -> Iterator
     for number in range(of):
         positive = counts[:, :, number]
         negative = counts.sum(axis=2) - positive
-        if min(positive.sum(), negative.sum()) < FEWEST:
+        if min(positive.sum(), negative.sum()) < FEWEST_ROWS:
             continue
         scores = np.where(rows > 0, others[:, :, number] / np.maximum(rows, 1), prior[number])
         yield auc(scores[seen], positive[seen], negative[seen]), number

@@ -16,8 +16,8 @@ from utils.errors import StackError
 from utils.patience import Patience
 
 CLIENTS = 16  # requests that are under way at once, at most
-PATIENCE = 60.0  # seconds without an answer to anybody; until then a request is sent again
-TIMEOUT = 30.0  # seconds for one answer
+ANSWER_PATIENCE = 60.0  # seconds without an answer to anybody; until then a request is sent again
+ANSWER_SECONDS = 30.0  # seconds for one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Traffic:
         with requests.Session() as session:
             session.trust_env = False  # no proxy, and no key from a .netrc
             session.headers.update(self._headers)
-            while (number := self._take()) is not None:
+            while (number := self._next_number()) is not None:
                 answer = self._ask(session, self._body(number))
                 if isinstance(answer, str):
                     self.refusals.append(answer)
@@ -85,7 +85,7 @@ class Traffic:
                     at, version = created_at(told), int(answer["version"])
                     self.answers.append(Answer(number, told, at, answer["prediction"], version))
 
-    def _take(self) -> int | None:
+    def _next_number(self) -> int | None:
         """The number of the next request, at its time; None at the end."""
         with self._lock:
             number, self._next = self._next, self._next + 1
@@ -96,11 +96,11 @@ class Traffic:
         """The answer; or why the service refuses the row; None where the traffic was stopped meanwhile."""
         said, pause = "nothing", 1.0
         patience = Patience(
-            f"an answer of {self._url}/predict", lambda: self.done, seconds=PATIENCE, state=lambda: said
+            f"an answer of {self._url}/predict", lambda: self.done, seconds=ANSWER_PATIENCE, state=lambda: said
         )
         while True:
             try:
-                response = session.post(f"{self._url}/predict", json=body, timeout=TIMEOUT)
+                response = session.post(f"{self._url}/predict", json=body, timeout=ANSWER_SECONDS)
             except requests.RequestException as error:
                 said, pause = type(error).__name__, 1.0
             else:

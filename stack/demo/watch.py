@@ -18,8 +18,8 @@ from utils.errors import GaveUp, StackError
 from utils.patience import Patience
 from utils.settings import Settings
 
-POLL = 0.5  # seconds
-PATIENCE = 300.0  # seconds without the next step; Airflow may take some of these minutes to notice a changed model file
+DEMO_POLL = 0.5  # seconds
+STEP_PATIENCE = 300.0  # seconds without the next step; Airflow may take minutes to notice a changed model file
 VERDICTS = {"promote": "may serve", "reject": "may not serve", "wait": "waits for more labels"}
 
 
@@ -49,7 +49,7 @@ class Watch:
             return reached()
 
         try:
-            Patience("what the platform should do", sign, seconds=PATIENCE).until(seen, every=POLL)
+            Patience("what the platform should do", sign, seconds=STEP_PATIENCE).until(seen, every=DEMO_POLL)
         except GaveUp as error:
             return str(error)
         return ""

@@ -21,7 +21,7 @@ RULE: Mapping[str, float] = {  # what each adds to the score that a customer's c
     "hours_a_week": -0.5,
     "support_tickets": 0.35,
 }
-MISSING = {"hours_a_week": 0.03, "days_since_login": 0.02, "region": 0.02, "payment": 0.01}
+MISSING_SHARES = {"hours_a_week": 0.03, "days_since_login": 0.02, "region": 0.02, "payment": 0.01}
 
 
 def churn(end: datetime, seed: int, customers: int) -> World:
@@ -35,7 +35,7 @@ def churn(end: datetime, seed: int, customers: int) -> World:
         {
             "customer_id": [f"SUB-{n:06d}" for n in number],
             "email": [f"subscriber{n}@example.com" for n in number],
-            **people.gaps(features, MISSING),
+            **people.gaps(features, MISSING_SHARES),
             "outcome": label,
         }
     )

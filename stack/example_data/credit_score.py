@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stack.example_data.world import Floats, World
 
-SEED, CUSTOMERS = 7, 6000
+WORLD_SEED, CUSTOMERS = 7, 6000
 STATEMENTS, PERIOD = 13, 30  # a statement every 30 days, for 13 periods
 EPOCH = 20_000  # the day, counted from 1970, that slow trends are told from
 MEMORY = 12  # statements that a customer's circumstances remember
@@ -39,7 +39,7 @@ MIXES = np.array(["Good", "Standard", "Bad"], dtype=object)
 MINIMUM_PAID = np.array(["No", "NM", "Yes"], dtype=object)
 CLASSES = ("Poor", "Standard", "Good")
 FIRST_NAMES = ("Ada", "Bo", "Cleo", "Dov", "Eve", "Finn", "Gia", "Hugo", "Ines", "Juno")
-MISSING = {  # share of the statements that lack it
+MISSING_SHARES = {  # share of the statements that lack it
     "occupation": 0.02,
     "monthly_inhand_salary": 0.03,
     "num_of_delayed_payment": 0.02,
@@ -63,13 +63,13 @@ CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the 
 }
 
 
-def credit_score(end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> World:
+def credit_score(end: datetime, seed: int = WORLD_SEED, customers: int = CUSTOMERS) -> World:
     """Monthly statements of `customers` for 13 months, each customer on days of its own; 1–3% of values are missing."""
     statement = _Statements(end, seed, customers)
     complete = _credit_features(statement)
     probabilities = credit_probabilities(complete)
     drawn = (statement.uniform("label")[:, None] > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
-    gaps = {name: statement.uniform(f"missing {name}") < share for name, share in MISSING.items()}
+    gaps = {name: statement.uniform(f"missing {name}") < share for name, share in MISSING_SHARES.items()}
     number = statement.customer + 1
     names = np.array([f"{FIRST_NAMES[n % len(FIRST_NAMES)]} Example" for n in range(customers)], dtype=object)
     frame = pd.DataFrame(

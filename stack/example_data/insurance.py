@@ -18,7 +18,7 @@ CONDITIONS = {  # what each adds, USD a year
 }
 RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # how much each counts in the cost
 SPREAD = 0.22  # standard deviation of the logarithm of a cost around its expectation
-MISSING = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}
+MISSING_SHARES = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}
 
 
 def insurance(end: datetime, seed: int, customers: int) -> World:
@@ -32,7 +32,7 @@ def insurance(end: datetime, seed: int, customers: int) -> World:
         {
             "member_id": [f"M{n:06d}" for n in number],
             "full_name": [f"Member {n} Example" for n in number],
-            **people.gaps(features, MISSING),
+            **people.gaps(features, MISSING_SHARES),
             "yearly_cost": cost,
         }
     )

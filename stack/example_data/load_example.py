@@ -11,7 +11,7 @@ from pipelines.loading.columns import Columns
 from pipelines.loading.files import CHUNK_ROWS, numbered
 from pipelines.loading.loader import Progress, load_rows
 from pipelines.spec import ModelSpec
-from stack.example_data.credit_score import SEED
+from stack.example_data.credit_score import WORLD_SEED
 from stack.example_data.worlds import example_world
 from utils.settings import Settings
 
@@ -22,7 +22,7 @@ def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress
     Raises: NotFound where the model has no example; Unreachable, AccessDenied.
     """
     world = example_world(spec.name, end=now)
-    source = f"example world, seed {SEED}"
+    source = f"example world, seed {WORLD_SEED}"
     digest = hashlib.sha256(pd.util.hash_pandas_object(world, index=False).to_numpy().tobytes()).hexdigest()
     columns = Columns.of(list(world.columns), spec=spec, source=source)
     rows = pa.Table.from_pandas(world[list(columns.taken)], preserve_index=False)

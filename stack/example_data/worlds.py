@@ -6,7 +6,7 @@ from datetime import datetime
 import pandas as pd
 
 from stack.example_data.churn import churn
-from stack.example_data.credit_score import CUSTOMERS, SEED, credit_score
+from stack.example_data.credit_score import CUSTOMERS, WORLD_SEED, credit_score
 from stack.example_data.insurance import insurance
 from stack.example_data.world import World
 from utils.errors import NotFound
@@ -18,7 +18,7 @@ WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {
 }
 
 
-def example_world(model: str, *, end: datetime, seed: int = SEED, customers: int = CUSTOMERS) -> pd.DataFrame:
+def example_world(model: str, *, end: datetime, seed: int = WORLD_SEED, customers: int = CUSTOMERS) -> pd.DataFrame:
     """The example data of `model`, its last rows dated on the day of `end` (UTC).
 
     Raises: NotFound where the model has no example.

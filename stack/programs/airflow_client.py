@@ -9,8 +9,10 @@ from utils.errors import AccessDenied, EvergreenError, GaveUp, NotFound, Setting
 from utils.patience import Patience
 from utils.settings import STORE_DB, Role, Settings
 
-TIMEOUT = 30.0  # seconds; SQLite lets one writer in at a time
-PATIENCE = 180.0  # seconds without another DAG; the processor looks at the folder every 20 s, a file may take as long
+AIRFLOW_SECONDS = 30.0  # seconds; SQLite lets one writer in at a time
+DAG_PATIENCE = (
+    180.0  # seconds without another DAG; Airflow looks at the folder every 20 s, and reads a file for as long
+)
 CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
 MAINTENANCE_CONNECTION = "feature_maintenance"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
@@ -63,7 +65,7 @@ class Airflow:
             return False
 
         try:
-            Patience(f"DAG {dag_id}", self.dag_ids, seconds=PATIENCE).until(found, every=0.3)
+            Patience(f"DAG {dag_id}", self.dag_ids, seconds=DAG_PATIENCE).until(found, every=0.3)
         except GaveUp:
             hint = "is dags/ of this checkout Airflow's DAG folder?"
             raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint) from None
@@ -165,7 +167,7 @@ class Airflow:
 
     def _send(self, method: str, path: str, **options: Any) -> requests.Response:
         try:
-            answer = self._http.request(method, self._url + path, timeout=TIMEOUT, **options)
+            answer = self._http.request(method, self._url + path, timeout=AIRFLOW_SECONDS, **options)
         except requests.RequestException as error:
             reason = type(error).__name__
             raise Unreachable(service="Airflow", address=self._url, reason=reason) from None

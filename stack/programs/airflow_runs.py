@@ -5,7 +5,7 @@ from utils.clock import utc_now
 from utils.errors import EvergreenError
 from utils.patience import Patience
 
-PATIENCE = 300.0  # seconds in which no task runs or ends; another scheduler after one that was killed needs a minute
+RUN_PATIENCE = 300.0  # seconds in which no task runs or ends; a scheduler that replaces a killed one needs a minute
 STATES = {
     "ended": ("success", "failed", "upstream_failed", "skipped", "removed"),
     "waiting": ("scheduled", "queued"),
@@ -19,7 +19,7 @@ def patience(airflow: Airflow, what: str, *dag_ids: str) -> Patience:
     A task that runs is watched by the scheduler, which ends one without a heartbeat or beyond its `execution_timeout`.
     How far it is nobody can see from outside; so while the scheduler is well, one that runs counts as progress.
     """
-    return Patience(what, lambda: activity(airflow, *dag_ids), seconds=PATIENCE)
+    return Patience(what, lambda: activity(airflow, *dag_ids), seconds=RUN_PATIENCE)
 
 
 def activity(airflow: Airflow, *dag_ids: str) -> str:

@@ -6,7 +6,7 @@ import requests
 from stack.programs.program import Program
 from utils.settings import Settings
 
-TIMEOUT = 3.0  # seconds
+HEALTH_SECONDS = 3.0  # seconds
 MARIADB = "mariadb"
 
 
@@ -20,7 +20,7 @@ def healthy(program: Program, settings: Settings) -> bool:
 def answers(address: str, *, key: str = "") -> bool:
     """True where `address` answers 200, and with `key` where its JSON says that this part of it is healthy."""
     try:
-        answer = requests.get(address, timeout=TIMEOUT)
+        answer = requests.get(address, timeout=HEALTH_SECONDS)
         return answer.ok and (not key or answer.json()[key]["status"] == "healthy")
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return False

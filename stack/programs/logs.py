@@ -9,7 +9,7 @@ from stack.programs.folders import logs
 from utils.errors import NotFound
 from utils.settings import Settings
 
-POLL = 0.3  # seconds
+LOG_POLL = 0.3  # seconds
 
 
 def show(settings: Settings, *, part: str | None, lines: int, follow: bool) -> None:
@@ -24,7 +24,7 @@ def show(settings: Settings, *, part: str | None, lines: int, follow: bool) -> N
     chosen = {part: files[part]} if part else files
     ends = {name: _tail(name, file, lines, named=len(chosen) > 1) for name, file in chosen.items()}
     while follow:
-        time.sleep(POLL)
+        time.sleep(LOG_POLL)
         ends = {name: _newer(name, file, ends[name], named=len(chosen) > 1) for name, file in chosen.items()}
 
 

@@ -14,7 +14,7 @@ from utils.errors import StackError
 from utils.patience import Patience
 
 Started = subprocess.Popen[bytes] | psutil.Popen
-PATIENCE = 120.0  # seconds without a line in the log and without work
+START_PATIENCE = 120.0  # seconds without a line in the log and without work
 LONGEST = 3600.0  # seconds: a program that never answers may log and work for ever
 STARTS = 6  # of one program; one that has ended as often will do so again
 
@@ -49,7 +49,7 @@ def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supe
     patience = Patience(
         ", ".join(left),
         signs,
-        seconds=PATIENCE,
+        seconds=START_PATIENCE,
         longest=LONGEST,
         state=lambda: f"{left[0]} does not answer; {said(left[0])}",
     )
@@ -79,7 +79,7 @@ def _patience(what: str, process: Started, log: Path) -> Patience:
     return Patience(
         what,
         lambda: (size(log), work(process.pid)),
-        seconds=PATIENCE,
+        seconds=START_PATIENCE,
         longest=LONGEST,
         state=lambda: last_words(log),
     )

@@ -14,7 +14,7 @@ from tests.services import Service
 from utils.errors import GaveUp, Unreachable
 from utils.patience import Patience
 
-PATIENCE = 120.0  # seconds without another row in the log
+LOG_PATIENCE = 120.0  # seconds without another row in the log
 LOGGED = "SELECT prediction_id, entity_id FROM prediction_log WHERE model = :model AND entity_id LIKE :mark"
 DEAD = "SELECT prediction_id, entity_id FROM dead_letter WHERE model = :model AND entity_id LIKE :mark"
 
@@ -86,7 +86,7 @@ def settle(run: Run) -> None:
             return len(answered)
 
     with suppress(GaveUp):  # the account says how many are missing
-        Patience("the log", missing, seconds=PATIENCE).until(lambda: not missing(), every=0.2)
+        Patience("the log", missing, seconds=LOG_PATIENCE).until(lambda: not missing(), every=0.2)
 
 
 def account(fault: str, run: Run, *, problem: str = "") -> Account:

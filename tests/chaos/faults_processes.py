@@ -62,7 +62,7 @@ def restarted_behind_a_proxy(world: World, seconds: float) -> None:
     first = both[0].service
     first.deploy(1, first.store(1))
     for instance in both[1:]:
-        instance.service.shelf.put(1, first.bundle(1), tags={})
+        instance.service.bento_store.put(1, first.bundle(1), tags={})
     for instance in both:
         instance.start()
     with proxy([instance.service.port for instance in both], world.folder) as port:

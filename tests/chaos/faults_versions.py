@@ -57,7 +57,7 @@ def corrupt_artifact(world: World, seconds: float) -> None:
     served = {row["version"] for row in instance.heartbeats()}
     damaged, good = world.new_version(), world.new_version()
     sha256, sha256_of_good = service.store(damaged), service.store(good)
-    folder = service.shelf.folder(damaged)
+    folder = service.bento_store.folder(damaged)
     assert folder is not None
     content = bytearray((folder / "model.cb").read_bytes())
     content[len(content) // 2] ^= 1

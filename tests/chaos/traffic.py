@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 
 RATE = 200.0  # requests a second
-TIMEOUT = 20.0  # seconds; the service itself gives up after 10
+CLIENT_SECONDS = 20.0  # seconds; the service itself gives up after 10
 IDLE = 3.0  # seconds after which a connection is not used again: the service closes it after 5
 POISON = "-poison-"  # in the entity of a row that MariaDB is to refuse
 EVERY = 20  # of so many requests one is poisoned, while `poison` is set
@@ -87,7 +87,7 @@ class Traffic:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         assert self._thread is not None
-        self._thread.join(TIMEOUT + 10)
+        self._thread.join(CLIENT_SECONDS + 10)
 
     async def _run(self) -> None:
         began, number = time.monotonic(), 0
@@ -104,7 +104,7 @@ class Traffic:
 
     async def _ask(self, asked: Asked) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(CLIENT_SECONDS):
                 await self._exchange(asked)
         except (ConnectionError, asyncio.IncompleteReadError):
             asked.problem = "lost" if asked.port else "refused"

@@ -52,7 +52,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "stack": (
         ("programs", "example_data", "progress"),
-        ("run", "status", "summary", "down", "backup"),
+        ("run_part", "status", "summary", "down", "backup"),
         ("first_training",),
         ("up",),
         ("demo",),

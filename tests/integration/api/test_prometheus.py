@@ -89,7 +89,7 @@ def test_requests_are_counted_by_endpoint_outcome_and_reason(service):
 def test_the_page_says_which_version_serves_how_old_it_is_and_what_the_spool_holds(service):
     found = series(service)
     assert value(found, "evergreen_model_version") == 7
-    deployed = service.shelf.current().since.replace(tzinfo=UTC).timestamp()
+    deployed = service.bento_store.current().since.replace(tzinfo=UTC).timestamp()
     assert value(found, "evergreen_model_deployed_timestamp_seconds") == pytest.approx(deployed, abs=1e-3)
     assert value(found, "evergreen_model_fitted_timestamp_seconds") == pytest.approx(deployed, abs=1e-3)
     for name in ("rows", "oldest_seconds", "filled_ratio"):
@@ -113,7 +113,7 @@ def test_what_mariadb_has_not_taken_is_on_the_page_until_it_has(service, mariadb
 def test_the_age_is_that_of_the_newest_label_where_the_version_says_so(service):
     sha256 = service.store(8)
     folder = service.settings.home / "serve_numbers-8-bundle"
-    service.shelf.put(8, folder, tags={"fitted_until": FITTED.replace(tzinfo=None).isoformat()})
+    service.bento_store.put(8, folder, tags={"fitted_until": FITTED.replace(tzinfo=None).isoformat()})
     service.deploy(8, sha256)
     wait_for("version 8", lambda: value(series(service), "evergreen_model_version") == 8)
     assert value(series(service), "evergreen_model_fitted_timestamp_seconds") == FITTED.timestamp()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from api.log.prediction_log import Breaker, PredictionLog
 from api.log.spool import Spool
 from db.driver import Client
-from db.history.heartbeats import Heartbeat, beat, desired
+from db.history.heartbeats import Heartbeat, beat, deployment_to_follow
 from db.log.prediction_ids import created_at, new_id
 from db.session import session
 from db.tables import instance
@@ -232,7 +232,7 @@ def test_metadata_says_which_version_serves_and_where_it_came_from(service):
     told = service.post("/metadata", {}).json()
     assert (told["model"], told["version"], told["run_id"]) == ("serve_main", 1, "run-1")
     assert told["spec_hash"] == service.spec.hash
-    assert told["sha256"] == service.shelf.current().sha256
+    assert told["sha256"] == service.bento_store.current().sha256
     assert requests.post(f"http://127.0.0.1:{service.port}/metadata", timeout=9).json()["version"] == 1
 
 
@@ -272,7 +272,7 @@ def test_a_row_that_the_log_refuses_fails_its_own_request_alone(settings, tmp_pa
 def test_a_service_with_a_wrong_password_is_told_that_mariadb_is_away(settings):
     client = Client(settings.model_copy(update={"db_api_password": SecretStr("wrong")}))
     with pytest.raises(NotNow):
-        client.run(lambda link: desired(link, "any"))
+        client.run(lambda link: deployment_to_follow(link, "any"))
 
 
 def test_before_the_first_model_it_is_alive_but_not_ready_and_then_serves_without_a_restart(settings, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from api.versions.bento_store import Shelf
+from api.versions.bento_store import BentoStore
 from db import history
 from db.history import deployments
 from db.history.heartbeats import Deployment
@@ -165,7 +165,7 @@ def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(m
         told = service.post("/metadata", {}).json()
         assert (told["version"], told["sha256"], told["run_id"]) == (version, sha256, "run-7")
         assert service.predict().status_code == 200
-    stored = service.shelf.folder(version)
+    stored = service.bento_store.folder(version)
     assert stored is not None
     before = (stored / "model.cb").stat().st_mtime_ns
     assert pull(settings, name, version).returncode == 0
@@ -177,23 +177,23 @@ def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(m
 
 def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back_to(mlflow_settings, tmp_path):
     service = make_service(mlflow_settings, tmp_path, "serve_tidy", mlflow_port=mlflow_settings.mlflow_port)
-    settings, spec, shelf = service.settings, service.spec, service.shelf
+    settings, spec, bento_store = service.settings, service.spec, service.bento_store
     stored = {number: service.store(number) for number in (91, 92, 93)}
-    shelf.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
+    bento_store.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
     version = put_into_service(spec, tmp_path / "bundle", settings=settings, now=utc_now())
     with session(settings, "pipeline") as connection:
-        wanted = deployments.desired(connection, spec.name)
+        wanted = deployments.desired_row(connection, spec.name)
         assert wanted is not None
         given = {name: value for name, value in wanted.items() if name != "id"}
         history.add(connection, deployment, {**given, "previous_version": 93})
     down = settings.model_copy(update={"mariadb_port": free_port()})
     assert pull(down, spec.name, version).returncode == 0
-    assert shelf.folder(91)  # what else is needed was not known
-    pulled = shelf.folder(version)
+    assert bento_store.folder(91)  # what else is needed was not known
+    pulled = bento_store.folder(version)
     assert pulled is not None
     shutil.rmtree(pulled)
     assert pull(settings, spec.name, version).returncode == 0
-    assert [number for number in (91, 92, 93, version) if shelf.folder(number)] == [92, 93, version]
+    assert [number for number in (91, 92, 93, version) if bento_store.folder(number)] == [92, 93, version]
 
 
 def test_a_pull_of_what_does_not_exist_or_without_mlflow_ends_with_one_line(mlflow_settings, tmp_path):
@@ -204,4 +204,4 @@ def test_a_pull_of_what_does_not_exist_or_without_mlflow_ends_with_one_line(mlfl
     away = pull(mlflow_settings.model_copy(update={"home": tmp_path, "mlflow_port": 1}), "serve_nothing", 3)
     assert away.returncode == Unreachable.exit_code
     assert "MLflow" in away.stderr
-    assert Shelf(mlflow_settings, "serve_nothing").folder(3) is None
+    assert BentoStore(mlflow_settings, "serve_nothing").folder(3) is None

@@ -65,7 +65,7 @@ def test_what_was_answered_is_scored_by_the_challenger_too_and_logged_beside_it(
         wait_for("the shadow's rows", lambda: len(by_role(service)[1]) == 40)
         assert {answer["version"] for answer in answers} == {1}
         champions, shadowed = by_role(service)
-        folder = service.shelf.folder(2)
+        folder = service.bento_store.folder(2)
         assert folder is not None
         bundle = read_bundle(folder, sha256=second)
         for key, champion in champions.items():
@@ -278,6 +278,6 @@ def test_a_shadow_is_begun_and_ended_by_rows(mlflow_settings, tmp_path):
     with service.running():  # fetched from MLflow as any version is
         # Its process gives way to all others, so on a busy machine importing MLflow may take minutes.
         wait_for("the challenger", lambda: shadowing(service) == [version])
-        assert service.shelf.folder(version)
+        assert service.bento_store.folder(version)
     assert shadows.stop(settings, **told) == version
     assert shadows.current(settings, "shadow_rows") is None

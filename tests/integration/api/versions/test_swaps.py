@@ -33,13 +33,13 @@ from utils.errors import DeploymentFailed
 def slow_version(service, version):
     """A version in the Bento store whose model is that of version 1 four thousand times over; returns its SHA-256."""
     spec, folder = service.spec, service.settings.home / "slow"
-    once = read_bundle(service.shelf.folder(1), sha256=bundle_hash(service.shelf.folder(1))).model
+    once = read_bundle(service.bento_store.folder(1), sha256=bundle_hash(service.bento_store.folder(1))).model
     folder.mkdir()
     model = sum_models([once] * 4000, weights=[1 / 4000] * 4000)
     model.save_model(str(folder / "model.cb"))
-    profile = json.loads((service.shelf.folder(1) / "profile.json").read_text())
+    profile = json.loads((service.bento_store.folder(1) / "profile.json").read_text())
     write_companions(folder, model=model, spec=spec, profile=profile, fitted=rows_for(spec, rows=100, seed=1))
-    service.shelf.put(version, folder, tags={})
+    service.bento_store.put(version, folder, tags={})
     return bundle_hash(folder)
 
 
@@ -56,7 +56,7 @@ def test_a_version_that_is_much_slower_than_the_one_that_serves_is_refused(setti
         refusal = wait_for("the refusal", lambda: [w for w in service.workers() if w["refused_version"] == 2])[0]
         assert "too slow to serve" in refusal["refused_reason"]
         assert refusal["version"] == 1
-        current = service.shelf.current()
+        current = service.bento_store.current()
         assert current is not None
         assert current.version == 1
         assert service.post("/predict", {"data": service.row}).json()["version"] == 1
@@ -117,10 +117,10 @@ def test_why_a_version_was_refused_is_in_the_deployments_and_the_one_before_serv
         told: dict[str, Any] = {"model": name, "caused_by": "test/1", "now": utc_now()}
         rollout.roll_out(settings, version=bad, reason="test", **told)
         with pytest.raises(DeploymentFailed, match="golden rows"):
-            rollout.verify(settings, model=name, version=bad, caused_by="test/1")
+            rollout.wait_until_live(settings, model=name, version=bad, caused_by="test/1")
         assert service.predict().json()["version"] == good
         assert rollout.undo(settings, **told) == good
-        rollout.verify(settings, model=name, version=good, caused_by="test/1")
+        rollout.wait_until_live(settings, model=name, version=good, caused_by="test/1")
     rows = service.query("SELECT action, version, reason FROM deployment WHERE model = :model ORDER BY id")
     assert [(row["action"], row["version"]) for row in rows] == [
         ("deploy", good),
@@ -194,7 +194,7 @@ def test_a_version_whose_bytes_are_wrong_is_refused_and_the_old_one_serves_on(se
     service.deploy(1, service.store(1))
     with service.running():
         recorded = service.store(2)
-        folder = service.shelf.folder(2)
+        folder = service.bento_store.folder(2)
         assert folder is not None
         model = folder / "model.cb"
         model.write_bytes(model.read_bytes()[:-1] + b"x")
@@ -203,7 +203,7 @@ def test_a_version_whose_bytes_are_wrong_is_refused_and_the_old_one_serves_on(se
         assert "SHA-256" in refusal["refused_reason"]
         assert refusal["version"] == 1
         assert service.predict().json()["version"] == 1
-        current = service.shelf.current()
+        current = service.bento_store.current()
         assert current is not None
         assert current.version == 1
         service.deploy(1, current.sha256)

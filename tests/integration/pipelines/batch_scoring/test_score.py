@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from api.requests.schemas import build_schemas
-from api.scoring.predict import Origin, Version, predict
+from api.scoring.predict import LoadedVersion, Origin, predict
 from db.admin import bootstrap
 from db.log.prediction_ids import new_id
 from db.session import session
@@ -95,7 +95,7 @@ def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_versi
         schemas.row.validate_python({"customer_id": who, **dict(zip(names, mine, strict=True))})
         for who, mine in zip(people["customer_id"], values, strict=True)
     ]
-    version = Version(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
+    version = LoadedVersion(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
     answered = predict(version, rows, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW)
     rows_in_log = logged(ready, done.batch)
     assert len(rows_in_log) == ROWS

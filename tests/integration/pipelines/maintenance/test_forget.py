@@ -28,7 +28,7 @@ from pipelines.maintenance.forget import PLACES, forget
 from pipelines.runs import training_runs
 from pipelines.runs.redact import redact_forgotten
 from pipelines.runs.snapshot import read_snapshot
-from pipelines.runs.verify import verify
+from pipelines.runs.verify import verify_snapshot
 from pipelines.training import training_steps
 from stack.example_data import worlds
 from stack.programs.program import settings_environment
@@ -186,7 +186,7 @@ def test_a_snapshot_says_how_many_rows_are_gone_and_the_store_still_gives_what_i
     left = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
     assert row["redacted_rows"] == len(frame) - len(left) > 1
     assert (row["content_sha256"], row["row_count"]) == (before["content_sha256"], len(frame))
-    verified = verify(place.run.snapshot_id, settings=place.settings)
+    verified = verify_snapshot(place.run.snapshot_id, settings=place.settings)
     assert (verified.read_from, verified.rows, verified.content_sha256) == ("store", len(left), row["redacted_sha256"])
     assert verified.note == f"redacted: {row['redacted_rows']:,} rows of forgotten entities"
 
@@ -261,7 +261,7 @@ def test_a_snapshot_whose_row_was_written_and_its_file_not_is_finished_too(place
     for run in (place.run, place.replayed):
         left = read_snapshot(run.snapshot_id, settings=place.settings).frame
         assert place.who not in set(left["entity_id"])
-        assert verify(run.snapshot_id, settings=place.settings).rows == len(left)
+        assert verify_snapshot(run.snapshot_id, settings=place.settings).rows == len(left)
 
 
 def test_two_that_are_forgotten_at_once_are_both_gone_from_every_snapshot(place):

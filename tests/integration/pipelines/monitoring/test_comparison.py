@@ -20,7 +20,7 @@ from db.log.writing import add_feedback, insert
 from db.session import session
 from db.tables import shadow
 from pipelines.monitoring import comparison as comparing
-from pipelines.monitoring.comparison import compare
+from pipelines.monitoring.comparison import compare_versions
 from pipelines.spec import ModelSpec
 from tests.commands import evergreen
 from tests.integration.conftest import environment_of
@@ -100,7 +100,7 @@ def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(s
         actual = "Good" if 10 <= number < 60 else "Poor"
         client.run(partial(add_feedback, prediction_id=each, model=spec.name, actual=actual))
     now = utc_now()
-    found = compare(settings, spec, now=now)
+    found = compare_versions(settings, spec, now=now)
     assert (found.version, found.answered, found.pairs) == (2, {1: 320}, 300)
     assert found.agreement == pytest.approx(240 / 300)
     assert found.changes == [{"champion": "Poor", "challenger": "Good", "rows": 60}]
@@ -115,12 +115,12 @@ def test_agreement_slices_latency_and_who_was_right_are_counted_over_the_pairs(s
     assert judged.challenger > judged.champion
     assert judged.better_by.value == pytest.approx(judged.challenger - judged.champion)
     assert 0 < judged.better_by.low < judged.better_by.value < judged.better_by.high
-    assert compare(settings, spec, since=start + timedelta(milliseconds=100), now=utc_now()).pairs == 100
+    assert compare_versions(settings, spec, since=start + timedelta(milliseconds=100), now=utc_now()).pairs == 100
     with pytest.raises(NotFound, match="shadow of version 7"):
-        compare(settings, spec, version=7, now=utc_now())
+        compare_versions(settings, spec, version=7, now=utc_now())
     # Counts are of all pairs, whatever the size of the sample that is drawn from them.
     monkeypatch.setattr(comparing, "SAMPLE", 100)
-    sampled = compare(settings, spec, now=now)
+    sampled = compare_versions(settings, spec, now=now)
     assert replace(sampled, judged=None) == replace(found, judged=None)
     assert sampled.judged is not None
     assert sampled.judged.labels == 100
@@ -134,7 +134,7 @@ def test_numbers_are_compared_by_how_far_they_are_apart(settings, spec):
     shadow_since(settings, insurance.name, start)
     offsets = [float(number % 100) - 20 for number in range(200)]
     log_pairs(settings, insurance.name, [(1000.0, 1000.0 + each, {}) for each in offsets], start=start)
-    found = compare(settings, insurance, now=utc_now())
+    found = compare_versions(settings, insurance, now=utc_now())
     assert (found.agreement, found.judged, found.changes) == (None, None, [])
     assert found.difference is not None
     assert found.difference["mean"] == pytest.approx(np.mean(offsets))

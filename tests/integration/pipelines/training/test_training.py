@@ -16,7 +16,7 @@ from pipelines.runs import training_runs
 from pipelines.runs.extract import read_rows
 from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.runs.training_runs import Run
-from pipelines.runs.verify import verify
+from pipelines.runs.verify import verify_snapshot
 from pipelines.training import training_steps, verdict
 from pipelines.training.evaluate import Evaluation
 from tests.integration.conftest import Small
@@ -96,14 +96,14 @@ def test_a_snapshot_is_verified_from_the_store_and_from_its_file_where_retention
     small: Small, first: Run
 ) -> None:
     assert first.snapshot_id
-    verified = verify(first.snapshot_id, settings=small.settings)
+    verified = verify_snapshot(first.snapshot_id, settings=small.settings)
     assert (verified.read_from, verified.note) == ("store", "")
     dropped = {"table_name": first.spec.store.features_table, "model": first.model, "caused_by": "test"}
     with session(small.settings, "admin") as connection:
         added = insert(retention).values(**dropped, dropped_before=first.window_end, dropped_at=small.end)
         dropped_id = connection.execute(added).lastrowid
     try:
-        again = verify(first.snapshot_id, settings=small.settings)
+        again = verify_snapshot(first.snapshot_id, settings=small.settings)
         assert (again.read_from, again.content_sha256) == ("file", verified.content_sha256)
         assert "retention dropped rows before" in again.note
     finally:
@@ -119,7 +119,7 @@ def test_a_store_that_was_changed_behind_its_back_no_longer_verifies(small: Smal
         connection.execute(moved.values(age=table.c.age + 1))
     try:
         with pytest.raises(IntegrityError, match=first.snapshot_id):
-            verify(first.snapshot_id, settings=small.settings)
+            verify_snapshot(first.snapshot_id, settings=small.settings)
     finally:
         with session(small.settings, "admin", STORE_DB) as connection:
             connection.execute(moved.values(age=table.c.age - 1))
@@ -244,7 +244,7 @@ def test_a_deployment_that_no_service_takes_up_fails_and_is_undone(small: Small,
         settings, model=model, version=first.candidate_version, caused_by="d/bad", reason="a test", now=small.end
     )
     with pytest.raises(DeploymentFailed, match=f"version {before['version']} serves on"):
-        rollout.verify(
+        rollout.wait_until_live(
             settings, model=model, version=first.candidate_version, caused_by="d/bad", timeout=timedelta(seconds=1)
         )
     assert rollout.undo(settings, model=model, caused_by="d/bad", now=small.end) == before["version"]
@@ -264,7 +264,7 @@ def test_an_older_candidate_is_superseded_by_a_newer_one(small: Small, first: Ru
     assert old is not None
     evaluation = Evaluation(99, None, 9, 9, {}, {}, None, ())
     run = claimed(small, "t/newer", small.end)
-    decision = verdict.Decision("promote", "a test", ())
+    decision = verdict.GateResults("promote", "a test", ())
     verdict.record_verdict(run, decision, evaluation, settings=small.settings, now=small.end)
     with pytest.raises(NothingToDo, match="99 superseded"):
         promote.promote(small.settings, decision_id=old["id"])

@@ -8,7 +8,7 @@ import pytest
 from api.http.bearer_keys import Keys
 from api.http.guard import MAX_ARRIVING, MAX_BODY, Guard
 from api.prometheus import Numbers
-from api.requests.reject_counts import Rejects
+from api.requests.reject_counts import RejectCounts
 from api.requests.row_type import example
 from api.requests.schemas import build_schemas
 from pipelines.spec import find_spec
@@ -47,7 +47,7 @@ async def ask(guard, *pieces, more=False):
 
 
 def guard(app, **further):
-    further = {"keys": Keys(SETTINGS), "rejects": Rejects(), "numbers": NUMBERS, **further}
+    further = {"keys": Keys(SETTINGS), "rejects": RejectCounts(), "numbers": NUMBERS, **further}
     return Guard(app, spec=SPEC, bodies={"/predict": build_schemas(SPEC).predict}, **further)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from api.scoring.predict import Version
+from api.scoring.predict import LoadedVersion
 from api.scoring.reasons import TOP, with_reasons
 from pipelines.artifact.bundle import read_bundle
 from pipelines.artifact.learner import contributions, pool_from_rows, score
@@ -42,7 +42,7 @@ def version(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     spec = ModelSpec.parse(given, file="thing.yaml")
     bundle = read_bundle(folder, sha256=write_bundle(spec, folder))
-    return Version("thing", 1, bundle, {}, {}, NOW, NOW)
+    return LoadedVersion("thing", 1, bundle, {}, {}, NOW, NOW)
 
 
 def predicted(version):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
 from pipelines.artifact.profile import build_profile, counts
-from pipelines.measures.drift import PREDICTION, Difference, benjamini_hochberg, compare, p_value, worst_first
+from pipelines.measures.drift import PREDICTION, Difference, benjamini_hochberg, measure_drift, p_value, worst_first
 from pipelines.spec import Drift, ModelSpec
 
 POLICY = Drift()
@@ -54,7 +54,7 @@ def world(rows: int, seed: int, *, shift: float = 0.0, days: int = 30, day_effec
 def window(profile: dict[str, Any], rows: pd.DataFrame) -> dict[str, Difference]:
     found = {name: counts(rows[name], entry) for name, entry in profile["features"].items()}
     found[PREDICTION] = counts(pd.Series(np.arange(float(len(rows)))), profile["prediction"])
-    return compare(profile, found, policy=POLICY)
+    return measure_drift(profile, found, policy=POLICY)
 
 
 def profile_of(frame: pd.DataFrame) -> dict[str, Any]:
@@ -133,8 +133,8 @@ def test_a_restless_training_period_raises_the_limit() -> None:
 def test_drift_that_the_newest_training_rows_show_too_is_none_against_them() -> None:
     profile = profile_of(world(30_000, 1))
     found, newest = ({"f1": counts(world(2000, seed, shift=0.8)["f1"], profile["features"]["f1"])} for seed in (2, 3))
-    assert compare(profile, found, policy=POLICY)["f1"].drifted
-    assert not compare(profile, found, policy=POLICY, base=newest)["f1"].drifted
+    assert measure_drift(profile, found, policy=POLICY)["f1"].drifted
+    assert not measure_drift(profile, found, policy=POLICY, base=newest)["f1"].drifted
 
 
 def test_a_feature_that_vanished_drifts() -> None:

@@ -6,25 +6,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipelines.measures.metrics import Judged, drawn_together, entity_weights, value, weighted
+from pipelines.measures.metrics import JudgedRows, drawn_together, entity_weights, value, weighted
 
 CLASSES = 3
 
 
 @st.composite
-def judged_classes(draw: st.DrawFn, classes: int = CLASSES) -> Judged:
+def judged_classes(draw: st.DrawFn, classes: int = CLASSES) -> JudgedRows:
     seed, rows = draw(st.integers(0, 2**32 - 1)), draw(st.integers(classes * 2, 60))
     generator = np.random.default_rng(seed)
     truth = np.r_[np.arange(classes), generator.integers(0, classes, rows - classes)]
     # Few levels, so that ties are common.
     raw = generator.integers(1, 6, (rows, classes)).astype(float)
     probabilities = raw / raw.sum(axis=1, keepdims=True)
-    return Judged(truth, probabilities.argmax(axis=1), probabilities, classes)
+    return JudgedRows(truth, probabilities.argmax(axis=1), probabilities, classes)
 
 
 @settings(max_examples=100)
 @given(judged_classes())
-def test_class_metrics_agree_with_scikit_learn(judged: Judged) -> None:
+def test_class_metrics_agree_with_scikit_learn(judged: JudgedRows) -> None:
     expected = sk.f1_score(judged.truth, judged.predicted, labels=sorted(set(judged.truth)), average="macro")
     assert value("macro_f1", judged) == pytest.approx(expected)
     assert value("accuracy", judged) == pytest.approx(sk.accuracy_score(judged.truth, judged.predicted))
@@ -34,7 +34,7 @@ def test_class_metrics_agree_with_scikit_learn(judged: Judged) -> None:
 
 @settings(max_examples=100)
 @given(judged_classes(classes=2), st.integers(0, 1000))
-def test_weighted_area_under_the_curve_agrees_with_scikit_learn(judged: Judged, seed: int) -> None:
+def test_weighted_area_under_the_curve_agrees_with_scikit_learn(judged: JudgedRows, seed: int) -> None:
     weights = np.random.default_rng(seed).integers(1, 4, (2, len(judged.truth))).astype(float)
     assert judged.probabilities is not None
     expected = [sk.roc_auc_score(judged.truth, judged.probabilities[:, 1], sample_weight=row) for row in weights]
@@ -47,7 +47,7 @@ def test_weighted_area_under_the_curve_agrees_with_scikit_learn(judged: Judged, 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
 def test_regression_metrics_agree_with_scikit_learn(seed: int, rows: int) -> None:
     truth, predicted = np.random.default_rng(seed).normal(size=(2, rows))
-    judged = Judged(truth, predicted, None, 0)
+    judged = JudgedRows(truth, predicted, None, 0)
     assert value("rmse", judged) == pytest.approx(sk.root_mean_squared_error(truth, predicted))
     assert value("mae", judged) == pytest.approx(sk.mean_absolute_error(truth, predicted))
     assert value("r2", judged) == pytest.approx(sk.r2_score(truth, predicted))
@@ -66,7 +66,7 @@ def test_an_interval_of_clustered_rows_is_as_wide_as_the_clusters_are_few() -> N
     generator = np.random.default_rng(3)
     entities = np.repeat([f"e{i}" for i in range(100)], 50)
     right = np.repeat(generator.integers(0, 2, 100), 50)
-    judged = Judged(np.ones(5000, int), right, None, 2)
+    judged = JudgedRows(np.ones(5000, int), right, None, 2)
     of_entities = np.concatenate([weighted("accuracy", judged, w) for w in entity_weights(entities, seed=1)])
     assert of_entities.std() == pytest.approx(np.sqrt(0.25 / 100), rel=0.15)
 
@@ -82,5 +82,5 @@ def test_rows_are_drawn_by_entity_and_those_of_one_long_series_by_day() -> None:
 
 def test_a_class_that_is_only_predicted_costs_the_class_it_was_taken_from_and_no_more() -> None:
     truth, predicted = np.array([0] * 12 + [1] * 3), np.array([0] * 12 + [1] * 2 + [2])
-    without = value("macro_f1", Judged(truth, predicted, None, 3))
+    without = value("macro_f1", JudgedRows(truth, predicted, None, 3))
     assert without == pytest.approx((1 + 0.8) / 2)

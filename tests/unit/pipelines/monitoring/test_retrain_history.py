@@ -11,7 +11,7 @@ import pytest
 from db.history.retrain_rows import RetrainRows
 from pipelines.measures.drift import PREDICTION
 from pipelines.monitoring.retrain_history import FilesAndLabels, answering, history_of
-from pipelines.monitoring.trigger import History, Measured
+from pipelines.monitoring.trigger import Measured, MonitoringState
 from pipelines.spec import ModelSpec
 
 NOW = datetime(2026, 9, 30, 12)
@@ -71,11 +71,11 @@ def answered(rows: RetrainRows, answer: list[int] | None) -> list[bool]:
 
 
 def test_where_nothing_serves_nothing_is_known() -> None:
-    assert history_of(RetrainRows(serving=None), None, spec=SPEC) == History(version=None)
+    assert history_of(RetrainRows(serving=None), None, spec=SPEC) == MonitoringState(version=None)
 
 
 def test_a_version_that_nothing_happened_to_has_an_empty_history() -> None:
-    assert history_of(rows_of(), FILES, spec=SPEC) == History(
+    assert history_of(rows_of(), FILES, spec=SPEC) == MonitoringState(
         version=4, new_labels=70, usable_labels=70, needed_labels=1
     )
 

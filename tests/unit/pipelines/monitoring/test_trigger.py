@@ -5,13 +5,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipelines.monitoring.trigger import History, Measured, Policy, Window, decide
+from pipelines.monitoring.trigger import Measured, MonitoringState, Policy, Window, decide_retraining
 from pipelines.spec import Drift, Retrain
 
 NOW = datetime(2026, 9, 30, 12)
 DAY = timedelta(days=1)
 POLICY = Policy(Drift(), Retrain(new_labels=5000, max_age=30 * DAY, cooldown=timedelta(hours=6), per_week=3))
-CALM = History(version=4, usable_labels=800, needed_labels=500, last_started=NOW - 2 * DAY, last_finished=NOW - 2 * DAY)
+CALM = MonitoringState(
+    version=4, usable_labels=800, needed_labels=500, last_started=NOW - 2 * DAY, last_finished=NOW - 2 * DAY
+)
 
 
 def windows(pattern: str) -> tuple[Window, ...]:
@@ -36,13 +38,13 @@ def measured(**changes: object) -> Measured:
 
 
 def test_nothing_found_is_held_and_says_what_was_looked_at() -> None:
-    decision = decide(replace(CALM, windows=windows("...")), POLICY, NOW)
+    decision = decide_retraining(replace(CALM, windows=windows("...")), POLICY, NOW)
     assert (decision.action, decision.cause, decision.alert) == ("hold", "no_reason", None)
     assert "drift in 0 of the last 3 windows" in decision.reason
 
 
 def test_before_the_first_deployment_there_is_nothing_to_decide() -> None:
-    assert decide(History(version=None), POLICY, NOW).cause == "no_version"
+    assert decide_retraining(MonitoringState(version=None), POLICY, NOW).cause == "no_version"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_before_the_first_deployment_there_is_nothing_to_decide() -> None:
 def test_drift_is_a_reason_where_enough_of_the_last_windows_show_it_the_latest_among_them(
     pattern: str, due: bool
 ) -> None:
-    decision = decide(replace(CALM, windows=windows(pattern)), POLICY, NOW)
+    decision = decide_retraining(replace(CALM, windows=windows(pattern)), POLICY, NOW)
     assert decision.action == ("retrain" if due else "hold")
     if due:
         assert decision.cause == "drift"
@@ -88,13 +90,13 @@ def test_drift_is_a_reason_where_enough_of_the_last_windows_show_it_the_latest_a
     ],
 )
 def test_lost_accuracy_new_labels_and_age_are_reasons(changes: dict[str, object], cause: str | None) -> None:
-    decision = decide(replace(CALM, **changes), POLICY, NOW)  # type: ignore[arg-type]
+    decision = decide_retraining(replace(CALM, **changes), POLICY, NOW)  # type: ignore[arg-type]
     assert (decision.action, decision.cause) == (("retrain", cause) if cause else ("hold", "no_reason"))
 
 
 def test_only_reasons_that_the_model_file_names_count() -> None:
     policy = replace(POLICY, retrain=POLICY.retrain.model_copy(update={"on": ("age",)}))
-    assert decide(replace(CALM, windows=windows("ddd")), policy, NOW).action == "hold"
+    assert decide_retraining(replace(CALM, windows=windows("ddd")), policy, NOW).action == "hold"
 
 
 DUE = replace(CALM, windows=windows("ddd"))
@@ -115,27 +117,27 @@ DUE = replace(CALM, windows=windows("ddd"))
     ],
 )
 def test_a_block_holds_a_reason_back_and_is_named(changes: dict[str, object], cause: str | None) -> None:
-    decision = decide(replace(DUE, **changes), POLICY, NOW)  # type: ignore[arg-type]
+    decision = decide_retraining(replace(DUE, **changes), POLICY, NOW)  # type: ignore[arg-type]
     assert (decision.action, decision.cause) == (("hold", cause) if cause else ("retrain", "drift"))
 
 
 def test_the_budget_does_not_count_age() -> None:
     spent = (NOW - DAY, NOW - 2 * DAY, NOW - 3 * DAY)
-    assert decide(replace(CALM, spent=spent, last_finished=NOW - 40 * DAY), POLICY, NOW).cause == "age"
+    assert decide_retraining(replace(CALM, spent=spent, last_finished=NOW - 40 * DAY), POLICY, NOW).cause == "age"
 
 
 def test_a_broken_window_is_no_breach_even_after_the_source_was_mended() -> None:
-    assert decide(replace(CALM, windows=windows("bbd")), POLICY, NOW).cause == "no_reason"
-    assert decide(replace(CALM, windows=windows("bdd")), POLICY, NOW).cause == "drift"
+    assert decide_retraining(replace(CALM, windows=windows("bbd")), POLICY, NOW).cause == "no_reason"
+    assert decide_retraining(replace(CALM, windows=windows("bdd")), POLICY, NOW).cause == "drift"
 
 
 def test_a_broken_source_alerts_at_once_and_again_only_after_the_longest_wait() -> None:
     broken = replace(CALM, windows=windows("..b"))
-    first = decide(broken, POLICY, NOW)
+    first = decide_retraining(broken, POLICY, NOW)
     assert first.alert
     assert "income is missing in 90% of the rows" in first.alert
-    assert decide(replace(broken, broken_alerted_at=NOW - DAY), POLICY, NOW).alert is None
-    assert decide(replace(broken, broken_alerted_at=NOW - 7 * DAY), POLICY, NOW).alert
+    assert decide_retraining(replace(broken, broken_alerted_at=NOW - DAY), POLICY, NOW).alert is None
+    assert decide_retraining(replace(broken, broken_alerted_at=NOW - 7 * DAY), POLICY, NOW).alert
 
 
 @pytest.mark.parametrize(
@@ -150,20 +152,20 @@ def test_a_broken_source_alerts_at_once_and_again_only_after_the_longest_wait() 
 )
 def test_every_block_alerts_once_it_has_lasted_too_long(block: dict[str, object]) -> None:
     held = replace(DUE, **block, held_since=NOW - 7 * DAY)  # type: ignore[arg-type]
-    alert = decide(held, POLICY, NOW).alert
+    alert = decide_retraining(held, POLICY, NOW).alert
     assert alert
     assert alert.startswith("a training has been due for 7d: income, debt drifted")
-    assert decide(replace(held, held_since=NOW - 6 * DAY), POLICY, NOW).alert is None
-    assert decide(replace(held, alerted_at=NOW - DAY), POLICY, NOW).alert is None
+    assert decide_retraining(replace(held, held_since=NOW - 6 * DAY), POLICY, NOW).alert is None
+    assert decide_retraining(replace(held, alerted_at=NOW - DAY), POLICY, NOW).alert is None
 
 
 def test_a_training_that_was_not_better_starts_no_backoff() -> None:
     """Its outcome is no part of what is decided on."""
-    assert "verdict" not in History.__dataclass_fields__
-    assert decide(replace(DUE, last_started=NOW - timedelta(hours=7)), POLICY, NOW).action == "retrain"
+    assert "verdict" not in MonitoringState.__dataclass_fields__
+    assert decide_retraining(replace(DUE, last_started=NOW - timedelta(hours=7)), POLICY, NOW).action == "retrain"
 
 
 def test_the_evidence_holds_every_reason_and_every_block() -> None:
-    decision = decide(replace(DUE, new_labels=6000, open_decision=7, usable_labels=0), POLICY, NOW)
+    decision = decide_retraining(replace(DUE, new_labels=6000, open_decision=7, usable_labels=0), POLICY, NOW)
     assert [note["cause"] for note in decision.evidence["reasons"]] == ["drift", "new_labels"]
     assert [note["cause"] for note in decision.evidence["blocks"]] == ["under_way", "too_few_labels"]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipelines.artifact.profile import build_profile, counts
 from pipelines.measures.defects import defects, rejected
-from pipelines.measures.drift import PREDICTION, compare, worst_first
-from pipelines.monitoring.counts import Tally
+from pipelines.measures.drift import PREDICTION, measure_drift, worst_first
+from pipelines.monitoring.counts import WindowCounts
 from pipelines.monitoring.truths import match_labels
 from pipelines.monitoring.windows import EPOCH, grid, merge
 from pipelines.spec import Drift, ModelSpec
@@ -67,8 +67,8 @@ def logged(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table
 PROFILE: dict[str, Any] = build_profile(world(5000, 1), ["M"] * 5000, spec=SPEC)
 
 
-def tallied(*chunks: pa.Table) -> Tally:
-    tally = Tally()
+def tallied(*chunks: pa.Table) -> WindowCounts:
+    tally = WindowCounts()
     for chunk in chunks:
         tally.add(chunk, profile=PROFILE)
     return tally
@@ -102,7 +102,7 @@ def test_a_log_row_of_another_model_file_is_counted_by_what_it_has() -> None:
 
 def found(rows: pd.DataFrame) -> list[str]:
     tally = tallied(logged(rows))
-    drifted = frozenset(worst_first(compare(PROFILE, tally.counts, policy=Drift())))
+    drifted = frozenset(worst_first(measure_drift(PROFILE, tally.counts, policy=Drift())))
     return [
         f"{each.feature} {each.kind}" for each in defects(PROFILE, tally.counts, unseen=tally.unseen, drifted=drifted)
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.spec import Gates
 from pipelines.training.evaluate import Estimate, Evaluation, SliceDifference, from_json
-from pipelines.training.verdict import Decision, decide
+from pipelines.training.verdict import GateResults, decide_promotion
 
 GATES = Gates.model_validate(
     {
@@ -36,13 +36,13 @@ def evaluation(better_by: Estimate | None = None, **changes: object) -> Evaluati
     return replace(given, **changes)  # type: ignore[arg-type]
 
 
-def gate(decision: Decision, name: str) -> bool | None:
+def gate(decision: GateResults, name: str) -> bool | None:
     return next(gate.passed for gate in decision.gates if gate.name == name)
 
 
 def test_the_first_candidate_needs_the_minimum_only() -> None:
-    assert decide(evaluation(), GATES).verdict == "promote"
-    bad = decide(evaluation(candidate={"macro_f1": estimate(0.59)}), GATES)
+    assert decide_promotion(evaluation(), GATES).verdict == "promote"
+    bad = decide_promotion(evaluation(candidate={"macro_f1": estimate(0.59)}), GATES)
     assert bad.verdict == "reject"
     assert "0.5900" in bad.reason
 
@@ -60,35 +60,35 @@ def test_the_first_candidate_needs_the_minimum_only() -> None:
     ],
 )
 def test_a_candidate_must_be_shown_not_to_be_worse(better_by: Estimate, verdict: str) -> None:
-    assert decide(evaluation(better_by), GATES).verdict == verdict
+    assert decide_promotion(evaluation(better_by), GATES).verdict == verdict
 
 
 def test_where_better_is_required_an_equal_candidate_is_refused() -> None:
     policy = GATES.model_copy(update={"champion": GATES.champion.model_copy(update={"require": "better"})})
-    assert decide(evaluation(estimate(0.0)), policy).verdict == "reject"
-    assert decide(evaluation(estimate(0.01)), policy).verdict == "promote"
+    assert decide_promotion(evaluation(estimate(0.0)), policy).verdict == "reject"
+    assert decide_promotion(evaluation(estimate(0.01)), policy).verdict == "promote"
 
 
 def test_too_few_rows_newer_than_the_champion_wait_and_say_how_many_are_missing() -> None:
-    decision = decide(evaluation(estimate(0.3), compared_rows=120), GATES)
+    decision = decide_promotion(evaluation(estimate(0.3), compared_rows=120), GATES)
     assert decision.verdict == "wait"
     assert decision.reason == "waiting for 380 more labels newer than what version 1 has learned from"
 
 
 def test_no_shared_rows_at_all_wait_rather_than_promote() -> None:
-    assert decide(evaluation(None, champion_version=1, compared_rows=0), GATES).verdict == "wait"
+    assert decide_promotion(evaluation(None, champion_version=1, compared_rows=0), GATES).verdict == "wait"
 
 
 def test_too_few_test_rows_for_a_first_candidate_wait() -> None:
-    assert decide(evaluation(rows=499), GATES).verdict == "wait"
+    assert decide_promotion(evaluation(rows=499), GATES).verdict == "wait"
 
 
 def test_a_slice_is_refused_only_where_it_is_significantly_worse_than_the_margin() -> None:
     noisy = SliceDifference("town", "Bern", 200, estimate(-0.05, 0.03))
     worse = SliceDifference("town", "Basel", 200, estimate(-0.10, 0.01))
-    fine = decide(evaluation(estimate(0.05), slices=(noisy,)), GATES)
+    fine = decide_promotion(evaluation(estimate(0.05), slices=(noisy,)), GATES)
     assert fine.verdict == "promote"
-    refused = decide(evaluation(estimate(0.05), slices=(noisy, worse)), GATES)
+    refused = decide_promotion(evaluation(estimate(0.05), slices=(noisy, worse)), GATES)
     assert refused.verdict == "reject"
     assert gate(refused, "slice.town.Basel") is False
     assert "town = Basel" in refused.reason
@@ -98,7 +98,7 @@ def test_a_margin_may_be_a_share_of_the_champions_value() -> None:
     def priced(better_by: float, margin: object) -> str:
         policy = Gates.model_validate({"champion": {"metric": "rmse", "margin": margin}})
         at = {"rmse": estimate(2_000.0, 10.0)}
-        return decide(evaluation(estimate(better_by, 10.0), candidate=at, champion=at), policy).verdict
+        return decide_promotion(evaluation(estimate(better_by, 10.0), candidate=at, champion=at), policy).verdict
 
     assert priced(-20.0, "3%") == priced(-20.0, 60) == "promote"
     assert priced(-50.0, "3%") == priced(-50.0, 60) == "reject"
@@ -106,7 +106,7 @@ def test_a_margin_may_be_a_share_of_the_champions_value() -> None:
 
 
 def test_entities_that_are_the_same_in_every_training_are_not_waited_for_as_newer_ones() -> None:
-    decision = decide(evaluation(estimate(0.3), rows=120, compared_rows=120), GATES)
+    decision = decide_promotion(evaluation(estimate(0.3), rows=120, compared_rows=120), GATES)
     assert decision.reason == "waiting for 380 more labels"
 
 

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 from pipelines.loading.checking import check
 from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec
-from stack.example_data.credit_score import MISSING
+from stack.example_data.credit_score import MISSING_SHARES
 from stack.example_data.world import World
 from stack.example_data.worlds import WORLDS, example_world
 from utils.errors import NotFound
@@ -54,7 +54,7 @@ def test_every_row_keeps_the_rules_of_the_model_file(world, credit_score: ModelS
 
 
 def test_some_values_are_missing(world):
-    shares = world.frame[list(MISSING)].isna().mean()
+    shares = world.frame[list(MISSING_SHARES)].isna().mean()
     assert shares.between(0.005, 0.04).all()
 
 

@@ -1,7 +1,7 @@
 """A load generator that leaves the processor to what it measures: bare asyncio protocols, no HTTP library.
 
-`python -m benchmarks.load --port 3000 --path /predict --bodies FILE --connections 64 --seconds 10` keeps that many
-connections open to this machine, each with one request at a time, and prints one JSON document. FILE has a body a line.
+`python -m benchmarks.load_generator --port 3000 --path /predict --bodies FILE --connections 64 --seconds 10` keeps 64
+connections to this machine open, each with one request at a time, and prints one JSON document. FILE has a body a line.
 
 With `--rate 300` requests leave at that rate whether or not the answers keep up, each on a connection that is free. A
 latency then counts from the moment at which its request should have left: waiting for a connection is waiting, too.

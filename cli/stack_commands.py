@@ -147,7 +147,7 @@ def run(
 
         evergreen run airflow-scheduler
     """
-    from stack.run import run as become
+    from stack.run_part import run as become
 
     become(load_settings(), part)
 

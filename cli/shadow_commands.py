@@ -113,7 +113,7 @@ def compare(
         def show(read: int) -> None:
             status.update(f"reading the log: {read:,} predictions …")
 
-        found = comparing.compare(settings, spec, version=version, since=start, now=utc_now(), progress=show)
+        found = comparing.compare_versions(settings, spec, version=version, since=start, now=utc_now(), progress=show)
     if json:
         return as_json(asdict(found))
     return _say(found)
