@@ -14,8 +14,10 @@ from utils.version import ROOT, release
 README = (ROOT / "README.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 GROUPS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
-GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-DOCUMENTS = [*GUIDES, ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+COMMANDS_PAGE = (ROOT / "docs" / "commands.md").read_text()
+GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/commands.md", "docs/using.md")]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [*GUIDES[:3], ROOT / "CHANGELOG.md", *PAGES, ROOT / "examples" / "README.md"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -32,10 +34,24 @@ def test_every_target_has_help() -> None:
     assert set(re.findall(r"(?m)^([a-z-]+):.*## ", MAKEFILE)) == TARGETS
 
 
-def test_every_command_is_in_the_readme() -> None:
-    named = set(re.findall(r"\bevergreen ([a-z]+)\b", README))
+def test_every_command_and_target_for_users_has_a_line_on_the_page_of_commands() -> None:
+    named = set(re.findall(r"\bevergreen ([a-z]+)\b", COMMANDS_PAGE))
     by_make = {"up", "down", "logs", "clean"}  # there as make targets
     assert set(COMMANDS) - by_make <= named
+    own = {"help", "install", "unit", "coverage", "lint", "format", "workflows", "lock"}  # of a contributor
+    assert set(re.findall(r"`make ([a-z-]+)", COMMANDS_PAGE)) == TARGETS - own
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_the_index_names_every_document() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)", index.read_text())}
+    decisions = ROOT / "docs" / "decisions"
+    assert {page for page in PAGES if page.parent != decisions} - {index} <= linked
+    assert decisions / "README.md" in linked
 
 
 @pytest.mark.parametrize("name", COMMANDS)
