@@ -151,5 +151,21 @@ def test_every_change_is_one_line_in_a_group() -> None:
             assert re.fullmatch(r"- .{,118}\.", line), line
 
 
+def test_no_text_uses_a_second_word_for_what_the_glossary_names() -> None:
+    glossary = ROOT / "docs" / "glossary.md"
+    rows = re.findall(r"(?m)^\| ([a-z -]+) \| (.+?) \| .* \|$", glossary.read_text())
+    words = {twin: word for word, twins in rows if word != "word" for twin in twins.split(", ")}
+    assert {"champion", "snapshot", "dead letter"} <= set(words.values())
+    pattern = re.compile(rf"\b({'|'.join(re.escape(twin).replace(' ', '[ _]') for twin in words)})s?\b", re.IGNORECASE)
+    texts = [*DOCUMENTS, *(path for package in MAY_IMPORT for path in sources(package))]
+    uses = {
+        f"{text.relative_to(ROOT)}: {match[1]}"
+        for text in texts
+        if text != glossary
+        for match in pattern.finditer(text.read_text())
+    }
+    assert not uses
+
+
 def test_no_registry_is_named_in_the_lock() -> None:
     assert "://" not in (ROOT / "requirements.lock").read_text()
