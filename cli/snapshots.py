@@ -51,10 +51,10 @@ def verify(
 
     Example: `evergreen snapshot verify credit_score-20261121T030000-7-0f3a5c9b1d2e`
     """
-    from pipelines.runs.verify import verify as again
+    from pipelines.runs.verify import verify_snapshot
 
     with err.status(f"reading {snapshot_id} again"):
-        found = again(snapshot_id, settings=load_settings())
+        found = verify_snapshot(snapshot_id, settings=load_settings())
     if json:
         as_json(dataclasses.asdict(found))
         return

@@ -1,8 +1,12 @@
 """Goals of benchmarks: ratios to a baseline of the same run, whatever machine it is."""
 
+import json
 from dataclasses import fields
 
-from benchmarks.figures import Figure, Ratio, higher_is_better, lower_is_better
+import pytest
+
+from benchmarks.figures import RESULTS, Figure, Ratio, higher_is_better, lower_is_better
+from benchmarks.run import NAMES
 
 
 def test_only_a_ratio_to_a_baseline_can_have_a_goal() -> None:
@@ -20,3 +24,14 @@ def test_a_machine_that_is_slow_for_a_round_changes_no_ratio() -> None:
 
 def test_without_a_goal_nothing_is_met_or_missed() -> None:
     assert higher_is_better("rows", [1], "rows/s", against="plain", baselines=[2]).met is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_goal_in_the_results_names_the_baseline_it_is_measured_against(name: str) -> None:
+    figures = json.loads((RESULTS / f"{name}.json").read_text())
+    goals = [figure for figure in figures if figure.get("goal") is not None]
+    assert goals
+    for figure in goals:
+        assert figure["against"], figure["what"]
+        assert figure["baseline"] > 0, figure["what"]
+        assert figure["met"] == (figure["ratio"] >= figure["goal"]), figure["what"]
