@@ -40,7 +40,7 @@ class Checked:
 
 
 class _Chunk:
-    """The rows of a chunk with the first error of each row."""
+    """The rows of a chunk, and the first error in each wrong row."""
 
     def __init__(self, rows: pa.Table, *, lines: Sequence[int] | Ints, columns: Columns) -> None:
         self.rows, self._lines, self._source = rows, lines, columns.source
@@ -119,19 +119,19 @@ class _Chunk:
         raw = self.column(name)
         self.reject_where(name, raw, pc.is_null(raw), "is missing")
         local, utc = as_written(raw)
-        unread = pc.and_(pc.is_null(local), pc.is_null(utc))
-        self.reject_where(name, raw, unread, "is not a time like 2026-11-21 or 2026-11-21T08:30:00+01:00")
+        no_time = pc.and_(pc.is_null(local), pc.is_null(utc))
+        self.reject_where(name, raw, no_time, "is not a time like 2026-11-21 or 2026-11-21T08:30:00+01:00")
         if time_of_day:
             dates = pc.coalesce(local, utc)
-            timed = pc.not_equal(dates, pc.floor_temporal(dates, unit="day"))
-            self.reject_where(name, raw, timed, "has a time of day already")
+            has_time_of_day = pc.not_equal(dates, pc.floor_temporal(dates, unit="day"))
+            self.reject_where(name, raw, has_time_of_day, "has a time of day already")
             local, utc = pc.add(dates, self._since_midnight(time_of_day)), pa.nulls(len(raw), STAMP)
-        at = placed(local, zone=zone)
-        for mask, what in ((at.twice, "occurs twice"), (at.never, "does not exist")):
+        placement = placed(local, zone=zone)
+        for mask, problem in ((placement.twice, "occurs twice"), (placement.never, "does not exist")):
             self.reject_where(
-                name, raw, mask, f"{what} in {zone}, where clocks are moved: give its offset, like +01:00"
+                name, raw, mask, f"{problem} in {zone}, where clocks are moved: give its offset, like +01:00"
             )
-        times = pc.coalesce(at.utc, utc)
+        times = pc.coalesce(placement.utc, utc)
         outside = pc.or_(pc.less(times, FIRST), pc.greater(times, LAST))
         self.reject_where(name, raw, outside, "is outside the years 1000 to 9999")
         return times

@@ -26,14 +26,14 @@ class Columns:
     def of(cls, names: Sequence[str], *, spec: ModelSpec, source: str) -> "Columns":
         """Select from the columns `names` of a file. The label or all features may be absent.
 
-        A name may be written in another case if only one column fits.
+        The case of a name may differ if only one column fits.
         Raises: MissingColumns if the entity, a time or some of the features are missing; DataRefused if two columns
         would have the same name.
         """
         time_columns = (spec.source.event_time, spec.source.time_of_day, spec.source.available_column)
         times = [name for name in time_columns if name]
-        model_names = [spec.entity, *times, *spec.features.columns, spec.label.column]
-        taken = _matches(names, model_names=model_names, spec=spec)
+        spec_columns = [spec.entity, *times, *spec.features.columns, spec.label.column]
+        taken = _matches(names, spec_columns=spec_columns, spec=spec)
         available = set(taken.values())
         if len(available) < len(taken):
             duplicates = [name for name, new in taken.items() if list(taken.values()).count(new) > 1]
@@ -41,23 +41,23 @@ class Columns:
         label = spec.label.column in available
         features = bool(available & set(spec.features.columns)) or not label
         required = {spec.entity, *times, *(spec.features.columns if features else ()), *([spec.label.column] * label)}
-        if missing := [name for name in dict.fromkeys(model_names) if name in required - available]:
+        if missing := [name for name in dict.fromkeys(spec_columns) if name in required - available]:
             # If no name is known, the first line may be a row instead of a header, with private values in it.
             raise MissingColumns(source=source, missing=missing, available=names if taken else ())
         return cls({name: new for name, new in taken.items() if new in required}, features, label, source)
 
 
-def _matches(names: Sequence[str], *, model_names: Sequence[str], spec: ModelSpec) -> dict[str, str]:
-    """The columns of a file that the model file names: name in the file to name in the model file. None is private."""
+def _matches(names: Sequence[str], *, spec_columns: Sequence[str], spec: ModelSpec) -> dict[str, str]:
+    """The columns that the model file uses, without private ones: name in the file to name in the model file."""
     private = set(spec.features.private)
     renamed = {name: spec.source.map.get(name, name) for name in names}
     hidden = {_folded(name) for name in private}
     matches = {
         name: new
         for name, new in renamed.items()
-        if new in model_names and not private & {name, new} and (name == new or _folded(name) not in hidden)
+        if new in spec_columns and not private & {name, new} and (name == new or _folded(name) not in hidden)
     }
-    unmatched = {_folded(new): new for new in model_names if new not in matches.values()}
+    unmatched = {_folded(new): new for new in spec_columns if new not in matches.values()}
     renaming = {_folded(old): new for old, new in spec.source.map.items()}
     similar: dict[str, list[str]] = {}
     for name in set(names) - set(matches) - private:

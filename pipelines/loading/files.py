@@ -35,9 +35,8 @@ BOMS = (  # UTF-32 before UTF-16: its mark begins with the mark of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-QUOTED = re.compile(
-    rb'"(?<![^,\n\r]")[^"]*+(?:""[^"]*+)*+("?)'
-)  # a quote opens a quoted value only at the start of the value
+# A quote opens a quoted value only at the start of the value.
+QUOTED = re.compile(rb'"(?<![^,\n\r]")[^"]*+(?:""[^"]*+)*+("?)')
 BESIDE_A_QUOTE = np.isin(np.arange(256), list(b',\n\r"\0'))  # NUL stands for the end of the file
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -83,7 +82,7 @@ def numbered(tables: Iterable[pa.Table]) -> Iterator[Chunk]:
 
 @contextmanager
 def readable(path: Path, *, encoding: str | None = None) -> Iterator[RowsFile]:
-    """Open the file at `path`, or standard input if `path` is `-`. Errors during reading name the file.
+    """Open the file at `path`, or standard input if `path` is `-`. Read errors name the file.
 
     The encoding of CSV is `encoding`, else the one of its byte order mark, else UTF-8.
     Raises: NotFound, DataRefused.
@@ -173,9 +172,8 @@ def _csv(raw: _Raw, name: str, *, encoding: str | None) -> RowsFile:
     names = next(csv.reader(io.StringIO(first.content[first.starts[0] : second].decode(), newline="")))
     places: dict[str, int] = {}
     for position, column in enumerate(names, start=1):
-        if (
-            places.setdefault(column, position) != position
-        ):  # the message has no names: without a header they would be values
+        if places.setdefault(column, position) != position:
+            # The message has no names. In a file without a header they would be values.
             raise DataRefused(f"{name}: its first line names a column twice: columns {places[column]} and {position}")
 
     def chunks(wanted: list[str]) -> Iterator[Chunk]:
@@ -263,7 +261,8 @@ def _row_starts(content: bytes, row_ends: Ints, cut: int) -> Ints:
 def _parsed(piece: _Piece, *, names: list[str], wanted: list[str], share: float | None, source: str) -> Chunk:
     broken: dict[int, Reject] = {}
 
-    def reject(row: pyarrow.csv.InvalidRow) -> str:  # the reason has no text of the row, which may hold private values
+    def reject(row: pyarrow.csv.InvalidRow) -> str:
+        # The reason has no text of the row, which may hold private values.
         index = row.number - 1
         reason = f"its first line has {row.expected_columns}"
         broken[index] = (int(piece.lines[index]), "number of values", str(row.actual_columns), reason)
