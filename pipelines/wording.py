@@ -43,7 +43,9 @@ def why(settings: Settings, model: str) -> Explanation:
         training = timeline.last_retraining(connection, model, action="retrain")
         promotion, served = timeline.last_promotion(connection, model), timeline.served(connection, model)
     hold = newest if newest and newest["action"] == "hold" else None
-    return Explanation(model, _plain(hold), _plain(training), _plain(promotion), _plain(served[0] if served else None))
+    return Explanation(
+        model, _as_dict(hold), _as_dict(training), _as_dict(promotion), _as_dict(served[0] if served else None)
+    )
 
 
 def served(settings: Settings, model: str) -> list[Row]:
@@ -109,16 +111,16 @@ def inputs(evidence: Row) -> list[tuple[str, str]]:
         if isinstance(value, dict):
             lines += inputs(value)
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            lines += [(_spaced(name), _as_text(item)) for item in value]
+            lines += [(_words(name), _as_text(item)) for item in value]
         elif not _is_empty(value):
-            lines.append((_spaced(name), _as_text(value)))
+            lines.append((_words(name), _as_text(value)))
     return lines
 
 
 def _as_text(value: object) -> str:
     if isinstance(value, dict):
         filled = {name: item for name, item in value.items() if not _is_empty(item)}
-        return ", ".join(f"{_spaced(name)} {_as_text(item)}" for name, item in filled.items())
+        return ", ".join(f"{_words(name)} {_as_text(item)}" for name, item in filled.items())
     if isinstance(value, list):
         return ", ".join(map(_as_text, value))
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
@@ -128,7 +130,7 @@ def _is_empty(value: object) -> bool:
     return value is None or value is False or value in ("", [], {})
 
 
-def _spaced(name: str) -> str:
+def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
@@ -137,5 +139,5 @@ def moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "an unknown time"
 
 
-def _plain(row: Mapping[Any, Any] | None) -> Row | None:
+def _as_dict(row: Mapping[Any, Any] | None) -> Row | None:
     return dict(row) if row is not None else None

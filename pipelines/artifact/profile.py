@@ -64,10 +64,12 @@ def seen_categories(profile: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     return categories_of
 
 
-def warnings_of(spec: ModelSpec, seen: Mapping[str, frozenset[str]]) -> Callable[[Sequence[Any]], list[str]]:
+def warnings_of(
+    spec: ModelSpec, known_categories: Mapping[str, frozenset[str]]
+) -> Callable[[Sequence[Any]], list[str]]:
     """Return a function that lists the warnings about a row of feature values: missing values and unseen categories."""
     names = list(spec.features.columns)
-    checked = [(index, seen[name]) for index, name in enumerate(names) if name in seen]
+    checked = [(index, known_categories[name]) for index, name in enumerate(names) if name in known_categories]
 
     def row_warnings(values: Sequence[Any]) -> list[str]:
         unseen = {index for index, categories in checked if values[index] not in categories}

@@ -158,7 +158,7 @@ def score_source(
         results_file(out, spec=spec, timed=timed) as write,
         results_table(table, spec=spec, timed=timed, batch=batch, settings=settings) as append,
     ):
-        for rows in _checked(source):
+        for rows in _checked_rows(source):
             results, log_rows = _score(rows, by=by, batch=batch, now=now)
             _log(log_rows, settings=settings)
             write(results)
@@ -166,8 +166,8 @@ def score_source(
             scored_rows += rows.num_rows
             if progress:
                 progress(scored_rows, None)
-    where = f"{RESULTS_DB}.{table}" if table else None
-    return Scored(spec.name, by.version, scored_rows, time.monotonic() - started, batch, out, where)
+    table_path = f"{RESULTS_DB}.{table}" if table else None
+    return Scored(spec.name, by.version, scored_rows, time.monotonic() - started, batch, out, table_path)
 
 
 def _check_all(source: Source) -> None:
@@ -186,7 +186,7 @@ def _check_all(source: Source) -> None:
         raise DataRefused(f"{source.name}: holds no rows")
 
 
-def _checked(source: Source) -> Iterator[pa.Table]:
+def _checked_rows(source: Source) -> Iterator[pa.Table]:
     for chunk in source.chunks():
         checked = check(chunk.rows, spec=source.spec, columns=source.columns, lines=chunk.lines)
         if chunk.broken or checked.rejects or checked.features is None:

@@ -73,9 +73,9 @@ def file_source(path: Path, *, spec: ModelSpec) -> Source:
     Raises: NotFound, DataRefused, MissingColumns.
     """
 
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
         with readable(path) as file:
-            yield from file.chunks(wanted)
+            yield from file.chunks(columns)
 
     with readable(path) as file:
         return Source.of(path.name, file.names, chunks, spec=spec)
@@ -94,7 +94,7 @@ def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
     tables = [table.rename_columns(names) for table in tables]
     if "event_time" in columns:  # the store has date and hour in one column, in UTC
         spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None, time_zone=None)
-    return Source.of("query", names, lambda wanted: numbered(table.select(wanted) for table in tables), spec=spec)
+    return Source.of("query", names, lambda selected: numbered(table.select(selected) for table in tables), spec=spec)
 
 
 def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:
@@ -134,7 +134,7 @@ def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[
         return
     temporary, schema = out.with_name(f".{out.name}"), results_schema(spec, timed=timed)
     try:
-        with _opened(writer_of(out), temporary, schema) as file:
+        with _open_writer(writer_of(out), temporary, schema) as file:
             yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=schema))
         temporary.replace(out)
     finally:
@@ -171,7 +171,7 @@ def table_name(name: str) -> str:
     return name
 
 
-def _opened(writer: Any, path: Path, schema: pa.Schema) -> Any:
+def _open_writer(writer: Any, path: Path, schema: pa.Schema) -> Any:
     try:
         return writer(path, schema)
     except OSError as error:

@@ -92,7 +92,7 @@ def draft(sample: Sample, *, model: str, asked: Asked) -> Draft:
     others = {name: column for name, column in rest.items() if column not in times}
     entity, entity_why = _entity(sample, others if asked.entity is None else rest, key=key, asked=asked)
     task, task_why = _task(sample, label, asked=asked)
-    open_columns = [_allowed(column) for column in others.values() if column != entity]
+    open_columns = [_with_allowed_name(column) for column in others.values() if column != entity]
     leaks = suspects(label, open_columns, task=task)
     guesses = [(column, _with_leak(guess(column), leaks.get(column.file_name))) for column in open_columns]
     if time_of_day and time_of_day.numbers is None:
@@ -111,7 +111,7 @@ def draft(sample: Sample, *, model: str, asked: Asked) -> Draft:
         time_why=time_why,
         time_of_day=time_of_day,
         available_at=available_at if event_time else None,
-        label=_allowed(label),
+        label=_with_allowed_name(label),
         label_why=label_why,
         classes=() if task == "regression" else _classes(label),
         columns=tuple(guesses),
@@ -120,7 +120,7 @@ def draft(sample: Sample, *, model: str, asked: Asked) -> Draft:
 
 def _label(sample: Sample, columns: Mapping[str, Facts], *, model: str, asked: Asked) -> tuple[Facts, str]:
     if asked.label:
-        return _named(sample, columns, asked.label, option="--label"), "named by --label"
+        return _column_named(sample, columns, asked.label, option="--label"), "named by --label"
     fitting = [c for c in columns.values() if c.name in LABEL_NAMES or model == c.name or model.endswith(f"_{c.name}")]
     if len(fitting) != 1:
         candidates = [c.file_name for c in fitting] or [c.file_name for c in columns.values() if c.distinct > 1]
@@ -135,7 +135,7 @@ def _times(sample: Sample, columns: Mapping[str, Facts], *, asked: Asked) -> tup
     if asked.event_time == NO_TIME and NO_TIME not in columns:
         return None, None, "said by --event-time none"
     if asked.event_time:
-        column = _named(sample, columns, asked.event_time, option="--event-time")
+        column = _column_named(sample, columns, asked.event_time, option="--event-time")
         if column.times is None:
             raise DataRefused(f"{sample.source}: --event-time: {column.file_name} does not hold times like 2026-11-21")
         return column, availability if availability != column else None, f"named by --event-time; {span_text(column)}"
@@ -163,8 +163,8 @@ def _time_of_day(event_time: Facts | None, columns: Mapping[str, Facts]) -> Fact
 
 def _entity(sample: Sample, columns: Mapping[str, Facts], *, key: Sequence[str], asked: Asked) -> tuple[Facts, str]:
     if asked.entity:
-        named = _named(sample, columns, asked.entity, option="--entity")
-        return named, f"named by --entity; {named.summary}"
+        entity = _column_named(sample, columns, asked.entity, option="--entity")
+        return entity, f"named by --entity; {entity.summary}"
     fitting = [c for c in columns.values() if _may_be_entity(c) and _is_key(sample.rows, [c.file_name, *key])]
     like_ids = [column for column in fitting if like_an_id(column)]
     if len(matches := like_ids if len(like_ids) == 1 else fitting) == 1:
@@ -220,18 +220,18 @@ def _classes(label: Facts) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name == positive))
 
 
-def _allowed(column: Facts) -> Facts:
+def _with_allowed_name(column: Facts) -> Facts:
     """Return the column with another name if Evergreen reserves its name."""
     return replace(column, name=f"{column.name}_given") if column.name in RESERVED_COLUMNS else column
 
 
-def _with_leak(guessed: Guess, leak: str | None) -> Guess:
-    if leak is None or guessed.role != "feature":
-        return guessed
-    return Guess("left out", f"{leak}: a leak, unless it is known when a prediction is made", guessed.keys)
+def _with_leak(candidate: Guess, leak: str | None) -> Guess:
+    if leak is None or candidate.role != "feature":
+        return candidate
+    return Guess("left out", f"{leak}: a leak, unless it is known when a prediction is made", candidate.keys)
 
 
-def _named(sample: Sample, columns: Mapping[str, Facts], name: str, *, option: str) -> Facts:
+def _column_named(sample: Sample, columns: Mapping[str, Facts], name: str, *, option: str) -> Facts:
     column = columns.get(name) or next(
         (c for c in columns.values() if name.lower() in {c.file_name.lower(), c.name}), None
     )

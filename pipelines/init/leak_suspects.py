@@ -35,7 +35,9 @@ def suspects(label: Facts, columns: Sequence[Facts], *, task: str) -> dict[str, 
         ):
             continue
         codes = _codes(column, labelled, of_numbers=column.numbers is not None)
-        share = _explained(codes, target) if task == "regression" else _share_right(codes, target.astype(np.int64))
+        share = (
+            _share_explained(codes, target) if task == "regression" else _share_right(codes, target.astype(np.int64))
+        )
         if share >= NEARLY:
             evidence[column.file_name] = f"tells {share:.1%} of {label.file_name} alone"
     return evidence
@@ -87,7 +89,7 @@ def _share_right(codes: Ints, classes: Ints) -> float:
     return share_right if 1 - share_right <= 0.1 * (1 - share_guessed) else 0.0
 
 
-def _explained(codes: Ints, target: Floats) -> float:
+def _share_explained(codes: Ints, target: Floats) -> float:
     """The share of the target's variance in one half of the rows that the means by code of the other half explain."""
     first, second = slice(0, None, 2), slice(1, None, 2)
     counts = np.bincount(codes[first], minlength=codes.max() + 1)

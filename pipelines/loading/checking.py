@@ -71,7 +71,7 @@ class _Chunk:
 
     def numbers(self, name: str, *, low: float | None = None, high: float | None = None) -> pa.Array:
         raw = self.column(name)
-        numbers = self._parsed(name, raw) if _is_text(raw.type) else _as_double(raw)
+        numbers = self._parse_numbers(name, raw) if _is_text(raw.type) else _as_double(raw)
         lowest, highest = pc.min_max(numbers).as_py().values()
         if lowest is None:
             return numbers
@@ -83,7 +83,7 @@ class _Chunk:
             self.reject_where(name, raw, pc.greater(numbers, high), f"is above the maximum {high:g}")
         return numbers
 
-    def _parsed(self, name: str, raw: pa.Array) -> pa.Array:
+    def _parse_numbers(self, name: str, raw: pa.Array) -> pa.Array:
         try:
             numbers = raw.cast(pa.float64())
             if pc.all(pc.is_finite(numbers)).as_py() is not False:

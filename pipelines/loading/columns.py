@@ -51,22 +51,22 @@ def _matches(names: Sequence[str], *, spec_columns: Sequence[str], spec: ModelSp
     """The columns that the model file uses, without private ones: name in the file to name in the model file."""
     private = set(spec.features.private)
     renamed = {name: spec.source.map.get(name, name) for name in names}
-    hidden = {_folded(name) for name in private}
+    hidden = {_fold(name) for name in private}
     matches = {
         name: new
         for name, new in renamed.items()
-        if new in spec_columns and not private & {name, new} and (name == new or _folded(name) not in hidden)
+        if new in spec_columns and not private & {name, new} and (name == new or _fold(name) not in hidden)
     }
-    unmatched = {_folded(new): new for new in spec_columns if new not in matches.values()}
-    renaming = {_folded(old): new for old, new in spec.source.map.items()}
+    unmatched = {_fold(new): new for new in spec_columns if new not in matches.values()}
+    renaming = {_fold(old): new for old, new in spec.source.map.items()}
     similar: dict[str, list[str]] = {}
     for name in set(names) - set(matches) - private:
-        new = _folded(renaming.get(_folded(name), name))
-        if new in unmatched and not hidden & {_folded(name), new}:
+        new = _fold(renaming.get(_fold(name), name))
+        if new in unmatched and not hidden & {_fold(name), new}:
             similar.setdefault(unmatched[new], []).append(name)
     matches |= {candidates[0]: new for new, candidates in similar.items() if len(candidates) == 1}
     return {name: matches[name] for name in names if name in matches}
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return name.strip().casefold()

@@ -134,9 +134,9 @@ class _Raw(io.RawIOBase):
 
 
 def _parquet(path: Path, file: pyarrow.parquet.ParquetFile) -> RowsFile:
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
         count = 0
-        for batch in file.iter_batches(CHUNK_ROWS, columns=wanted):
+        for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
             lines = range(count + 1, count + 1 + batch.num_rows)
             count += batch.num_rows
             yield Chunk(pa.Table.from_batches([batch]), lines, share=count / file.metadata.num_rows)
@@ -176,11 +176,11 @@ def _csv(raw: _Raw, name: str, *, encoding: str | None) -> RowsFile:
             # The message has no names. In a file without a header they would be values.
             raise DataRefused(f"{name}: its first line names a column twice: columns {places[column]} and {position}")
 
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
         tail = _Piece(first.content[second:], first.starts[1:] - second, first.lines[1:])
         for piece in itertools.chain([tail], pieces):
             if len(piece.starts):
-                yield _parsed(piece, names=names, wanted=wanted, share=raw.share, source=name)
+                yield _parse(piece, names=names, columns=columns, share=raw.share, source=name)
 
     return RowsFile(names, chunks, raw.sha256)
 
@@ -258,7 +258,7 @@ def _row_starts(content: bytes, row_ends: Ints, cut: int) -> Ints:
     return row_starts
 
 
-def _parsed(piece: _Piece, *, names: list[str], wanted: list[str], share: float | None, source: str) -> Chunk:
+def _parse(piece: _Piece, *, names: list[str], columns: list[str], share: float | None, source: str) -> Chunk:
     broken: dict[int, Reject] = {}
 
     def reject(row: pyarrow.csv.InvalidRow) -> str:
@@ -277,8 +277,8 @@ def _parsed(piece: _Piece, *, names: list[str], wanted: list[str], share: float 
             ),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=reject),
             convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(wanted, pa.string()),
+                include_columns=columns,
+                column_types=dict.fromkeys(columns, pa.string()),
                 strings_can_be_null=True,
                 null_values=[""],
             ),

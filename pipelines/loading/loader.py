@@ -113,7 +113,7 @@ def load_rows(
     started = time.monotonic()
     path = rejects_path(settings, model=spec.name, source=origin.source)
     with open_batch(settings, spec.store, origin) as batch, RejectList(path) as rejects:
-        with closing(ahead(_checked(chunks, columns, batch, spec=spec))) as parts:
+        with closing(ahead(_check_chunks(chunks, columns, batch, spec=spec))) as parts:
             rows = _rows_read(parts, batch, rejects, max_rejects=max_rejects, progress=progress)
         batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
         if rejects.first and max_rejects.exceeded(rejects.count, rows=rows):
@@ -171,7 +171,7 @@ def _notes(spec: ModelSpec) -> tuple[str, ...]:
     return (NOT_GIVEN if spec.timed else NO_TIME,)
 
 
-def _checked(chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec) -> Iterator[Part]:
+def _check_chunks(chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec) -> Iterator[Part]:
     for chunk in chunks:
         checked = check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
         yield chunk, checked, batch.prepare(features=checked.features, labels=checked.labels)

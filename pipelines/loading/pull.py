@@ -70,7 +70,7 @@ def pull(
                 chunks = numbered(_chunks(rows, columns, settings=settings, spec=spec))
                 return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress, empty=True)
     except SQLAlchemyError as error:
-        raise _explained(error, settings=settings, spec=spec) from None
+        raise _project_error(error, settings=settings, spec=spec) from None
     finally:
         database.dispose()
 
@@ -98,21 +98,21 @@ def _chunks(rows: CursorResult[object], columns: Columns, *, settings: Settings,
             values = [[row[place] for row in part] for place in places]
             yield pa.table([pa.array(column) for column in values], names=list(columns.taken))
     except SQLAlchemyError as error:
-        raise _explained(error, settings=settings, spec=spec) from None
+        raise _project_error(error, settings=settings, spec=spec) from None
     except pa.ArrowException as error:
         raise DataRefused(f"{spec.name}: source.query: {' '.join(str(error).split())[:200]}") from None
 
 
-def _explained(error: SQLAlchemyError, *, settings: Settings, spec: ModelSpec) -> Exception:
+def _project_error(error: SQLAlchemyError, *, settings: Settings, spec: ModelSpec) -> Exception:
     """Return the project's error, without the address, which may hold a password."""
     arguments = getattr(getattr(error, "orig", None), "args", ())
     code = arguments[0] if arguments else None
     reason = " ".join(str(arguments[-1] if arguments else error).split())[:300]
     own_database = spec.source.connection is None
-    where = settings.mariadb_address if own_database else f"connection {spec.source.connection}"
+    place = settings.mariadb_address if own_database else f"connection {spec.source.connection}"
     if code in AWAY:
-        return Unreachable(service="the database of source.query", address=where, reason=reason.split("(")[0].strip())
+        return Unreachable(service="the database of source.query", address=place, reason=reason.split("(")[0].strip())
     if code in DENIED:
         user = settings.db_user("loader") if own_database else "of the connection"
-        return AccessDenied(service="the database of source.query", address=where, user=user, reason=reason)
+        return AccessDenied(service="the database of source.query", address=place, user=user, reason=reason)
     return DataRefused(f"{spec.name}: source.query fails: {reason}")

@@ -17,7 +17,7 @@ def load_spec(path: Path) -> ModelSpec:
     Raises: SpecInvalid if the file can't be read, is not YAML, breaks a rule, or is not named after its model.
     """
     try:
-        parsed = _parsed(path.read_text(encoding="utf-8"))
+        parsed = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecInvalid(file=str(path), problems=[("the file", error.strerror or "can't be read")]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -32,7 +32,7 @@ def load_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def _parsed(text: str) -> object:
+def _parse(text: str) -> object:
     """Parse YAML fast: Airflow parses every model file for each DAG file every half minute.
 
     libyaml is ten times faster than PyYAML, but its errors say less, and it accepts tabs as blanks. So PyYAML reads

@@ -40,7 +40,7 @@ class Source(Frozen):
         None, description="IANA name, for times without offset; empty: UTC."
     )
     available_at: str | None = Field(None, description="A column, or a lag after event_time, like +2d.")
-    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
+    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: name in the model file.")
     query: str | None = Field(None, description="SQL run before each training; :since is the start of the last pull.")
     connection: str | None = Field(None, description="Airflow connection of the query; empty: Evergreen's MariaDB.")
 
