@@ -1,8 +1,8 @@
-"""The only module that talks to MLflow's registry: versions with their tags and files, and the aliases.
+"""The only module that uses MLflow's registry: versions with their tags and files, and aliases.
 
-A version's tags say where it came from: bundle_sha256, run_id, snapshot_id, snapshot_sha256, spec_hash, code_commit,
+A version's tags record its origin: bundle_sha256, run_id, snapshot_id, snapshot_sha256, spec_hash, code_commit,
 fitted_until, reason, and evaluated_as for a final fit. Aliases: `challenger` (last candidate), `champion` (serves),
-`previous` (rollback target). The rows in MariaDB are the truth; aliases are reconciled to them.
+`previous` (rollback target). The rows in MariaDB are authoritative. Aliases are reconciled with them.
 """
 
 import logging
@@ -29,18 +29,18 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 
 def client(settings: Settings) -> "MlflowClient":
-    """MLflow's client, after a short look whether the server answers: its own retries take minutes to give up.
+    """Return MLflow's client after a short health check. MLflow's own retries take minutes to give up.
 
     Raises: Unreachable.
     """
-    import requests  # the DAG files import this module at every parse
+    import requests  # imported here because DAG files import this module at every parse
 
     address = settings.mlflow_tracking_url
     try:
         requests.get(f"{address}/health", timeout=PROBE_TIMEOUT).raise_for_status()
     except requests.RequestException as error:
         raise Unreachable(service="MLflow", address=address, reason=type(error).__name__) from None
-    # MLflow takes two seconds to import. It draws progress bars and prints addresses unless told not to.
+    # MLflow takes two seconds to import. By default it draws progress bars and prints addresses.
     from mlflow import MlflowClient
     from mlflow.environment_variables import (
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
@@ -56,9 +56,9 @@ def client(settings: Settings) -> "MlflowClient":
 def register(
     settings: Settings, *, model: str, mlflow_run_id: str, folder: Path, tags: Mapping[str, str], description: str
 ) -> int:
-    """Upload `folder` (an MLflow model with a bundle's files) as a new version of `model`; returns its number.
+    """Upload `folder` (an MLflow model with a bundle's files) as a new version of `model`. Return its number.
 
-    The version's tag bundle_sha256 is added here, from the very bytes that are uploaded.
+    The tag bundle_sha256 is computed here, from the bytes that are uploaded.
     """
     from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
@@ -70,24 +70,33 @@ def register(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     experiment = mlflow.get_run(mlflow_run_id).info.experiment_id
-    logged = mlflow.create_logged_model(experiment, name=model, source_run_id=mlflow_run_id, model_type="CatBoost")
-    mlflow.log_model_artifacts(logged.model_id, str(folder))
-    mlflow.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    created = mlflow.create_model_version(
+    logged_model = mlflow.create_logged_model(
+        experiment, name=model, source_run_id=mlflow_run_id, model_type="CatBoost"
+    )
+    mlflow.log_model_artifacts(logged_model.model_id, str(folder))
+    mlflow.finalize_logged_model(logged_model.model_id, LoggedModelStatus.READY)
+    created_version = mlflow.create_model_version(
         model,
-        source=f"models:/{logged.model_id}",
+        source=f"models:/{logged_model.model_id}",
         run_id=mlflow_run_id,
         tags={**tags, "bundle_sha256": bundle_hash(folder)},
-        model_id=logged.model_id,
+        model_id=logged_model.model_id,
     )
-    return int(created.version)
+    return int(created_version.version)
 
 
 def find_version(settings: Settings, model: str, *, run_id: str, evaluated_as: int | None) -> int | None:
-    """The version that a run registered (evaluated_as None), or the final fit of version `evaluated_as`; or None."""
-    found = client(settings).search_model_versions(f"name = '{model}'")
-    wanted = str(evaluated_as) if evaluated_as else None
-    numbers = [int(v.version) for v in found if v.tags.get("run_id") == run_id and v.tags.get("evaluated_as") == wanted]
+    """Return the version that a run registered, or None.
+
+    `evaluated_as`: None for the candidate, or the number of the candidate whose final fit to find.
+    """
+    versions = client(settings).search_model_versions(f"name = '{model}'")
+    evaluated_tag = str(evaluated_as) if evaluated_as else None
+    numbers = [
+        int(each.version)
+        for each in versions
+        if each.tags.get("run_id") == run_id and each.tags.get("evaluated_as") == evaluated_tag
+    ]
     return max(numbers, default=None)
 
 
@@ -113,30 +122,31 @@ def _version(settings: Settings, model: str, version: int) -> "ModelVersion":
 
 
 def fitted_until(tags: Mapping[str, str]) -> datetime:
-    """The newest instant of a label that the version learned from, UTC."""
+    """The event time (UTC) of the newest label that the version was fitted on."""
     return datetime.fromisoformat(tags["fitted_until"])
 
 
 def download(settings: Settings, model: str, version: int, folder: Path) -> str:
-    """Put the bundle's files of a version into `folder`; returns the SHA-256 that was recorded when it was registered.
+    """Download the bundle's files of a version into `folder`. Return the SHA-256 recorded at registration.
 
-    Raises: NotFound, Unreachable. Checking the hash is left to `read_bundle`.
+    `read_bundle` checks the hash, this function does not.
+    Raises: NotFound, Unreachable.
     """
-    found = _version(settings, model, version)
+    registered = _version(settings, model, version)
     import mlflow.artifacts
 
-    # A `models:/` address would be looked up in the process-wide registry instead of this one.
-    location = client(settings).get_logged_model(str(found.source).removeprefix("models:/")).artifact_location
+    # MLflow would resolve a `models:/` address in the process-wide registry, not in this one.
+    location = client(settings).get_logged_model(str(registered.source).removeprefix("models:/")).artifact_location
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         mlflow.artifacts.download_artifacts(
             artifact_uri=f"{location}/{name}", dst_path=str(folder), tracking_uri=settings.mlflow_tracking_url
         )
-    return str(found.tags["bundle_sha256"])
+    return str(registered.tags["bundle_sha256"])
 
 
 def load(settings: Settings, model: str, version: int) -> "Bundle":
-    """A version in memory, checked.
+    """Load a version into memory and check it.
 
     Raises: NotFound, Unreachable, IntegrityError.
     """
@@ -148,7 +158,7 @@ def load(settings: Settings, model: str, version: int) -> "Bundle":
 
 
 def set_alias(settings: Settings, model: str, alias: str, version: int | None) -> None:
-    """Point `alias` at `version`, or take it away where that is None."""
+    """Point `alias` at `version`, or delete the alias if `version` is None."""
     mlflow = client(settings)
     if version is None:
         mlflow.delete_registered_model_alias(model, alias)
@@ -157,12 +167,15 @@ def set_alias(settings: Settings, model: str, alias: str, version: int | None) -
 
 
 def versions_without_alias(settings: Settings, model: str) -> set[int]:
-    """Numbers of the versions of `model` that no alias points to. Raises: Unreachable."""
+    """The numbers of the versions of `model` without an alias.
+
+    Raises: Unreachable.
+    """
     from mlflow.exceptions import MlflowException
 
     mlflow = client(settings)
     try:
-        named = {int(version) for version in mlflow.get_registered_model(model).aliases.values()}
+        aliased = {int(version) for version in mlflow.get_registered_model(model).aliases.values()}
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -171,13 +184,13 @@ def versions_without_alias(settings: Settings, model: str) -> set[int]:
     token: str | None = None
     while token != "":
         page = mlflow.search_model_versions(f"name = '{model}'", max_results=1000, page_token=token)
-        numbers |= {int(found.version) for found in page}
+        numbers |= {int(each.version) for each in page}
         token = page.token or ""
-    return numbers - named
+    return numbers - aliased
 
 
 def discard(settings: Settings, model: str, version: int) -> None:
-    """Delete a version and its files; its number is not given again. What was begun before is completed.
+    """Delete a version and its files. Its number is not reused. An interrupted deletion can be repeated.
 
     Raises: NotFound, Unreachable.
     """
@@ -193,7 +206,7 @@ def discard(settings: Settings, model: str, version: int) -> None:
 
 
 def reconcile(settings: Settings, model: str) -> None:
-    """Make `champion` and `previous` say what the deployment history says; harmless when they do already."""
+    """Set `champion` and `previous` from the deployment history. Idempotent."""
     with session(settings, "pipeline") as connection:
         row = deployments.desired_row(connection, model)
     set_alias(settings, model, CHAMPION, row["version"] if row else None)

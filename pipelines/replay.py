@@ -1,8 +1,8 @@
-"""Replay: what would have served, and how well, had the pipelines run at each step of a time that has passed.
+"""Replay: run the pipelines for each step of a past period, and measure the versions that would have served.
 
-A step is a training as Airflow runs it, with `window_end` moved and nothing else, then promotion and roll-out where the
-verdict says so. The version that then served is scored on the labels of the time until the next step. A replay has a
-name of its own in every history and in MLflow: nothing that serves sees it.
+A step is a training as Airflow runs it. Only `window_end` is moved. Promotion and roll-out follow if the verdict is to
+promote. The version that then serves is scored on the labels up to the next step. A replay has its own name in every
+history and in MLflow, so services never see it.
 """
 
 import calendar
@@ -33,15 +33,20 @@ from utils.duration import duration
 from utils.errors import DataRefused, IntegrityError
 from utils.settings import Settings
 
-Progress = Callable[[str], None]  # told what is being done
+Progress = Callable[[str], None]  # called with a description of the current step
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One training and the time that its outcome served: the labels with window_end < event_time <= until.
+    """One training and the period that its outcome served: the labels with window_end < event_time <= until.
 
-    `version` served them, None where none had been promoted yet; `learned_from`: how far back it learned, where that
-    was searched. `served` and `left_alone`: the metric of that version and of the first one; None without labels.
+    window_end, until: the bounds of that period, UTC.
+    verdict, reason: of the training; the verdict is "failed" if the training failed.
+    version: the version that served. None before the first promotion.
+    learned_from: the look-back of `version`, if the search chose it.
+    rows: the number of labels in the period.
+    served: the metric of `version` on these labels. None without labels.
+    left_alone: the metric of the first version, never retrained. None without labels.
     """
 
     window_end: datetime
@@ -57,8 +62,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """`served`, `left_alone`: the metric over the labels of all steps together, of what served and of the first
-    version left alone. `name`: what the replay is called in the histories and in MLflow."""
+    """The outcome of a replay.
+
+    model: the name in the model file.
+    name: the name of the replay in the histories and in MLflow.
+    metric: the metric of `gates.champion`.
+    steps: the oldest first.
+    rows: the number of labels of all steps that had a version to serve.
+    served: the metric on these labels of the versions that served.
+    left_alone: the metric on these labels of the first version, never retrained.
+    """
 
     model: str
     name: str
@@ -70,7 +83,9 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
+class _JudgedStep:
+    """A step and its labelled rows, judged for the version that served and for the first version."""
+
     step: Step
     served: JudgedRows | None
     left_alone: JudgedRows | None
@@ -88,16 +103,16 @@ def replay(
 ) -> Replay:
     """Train at `start` (UTC) and every `every` (`1mo`, `7d`, …) after it, and score until `end`.
 
-    Nobody is asked for approval. A step whose data is refused fails as it would have then: the champion serves on.
+    Promotions need no approval. A step fails if its data is rejected, as in operation, and the champion keeps serving.
 
-    Raises: DataRefused where the data has no time or no step could promote a version; Unreachable; AccessDenied.
+    Raises: DataRefused if the data has no time or no step promoted a version; Unreachable; AccessDenied.
     """
     if not spec.timed:
         raise DataRefused(f"{spec.name}: its data has no time (source.event_time), so there is no past to replay")
     name = f"{spec.name[:31]}-replay-{uuid4().hex[:8]}"
     times = list(moments(start, end, every))
     load = cache(lambda version: registry.load(settings, name, version))
-    scored: list[_Scored] = []
+    judged_steps: list[_JudgedStep] = []
     first: int | None = None
     for window_end, until in zip(times, [*times[1:], end], strict=True):
         progress(f"{name}: {window_end:%Y-%m-%d}")
@@ -106,24 +121,24 @@ def replay(
         first = first or version
         labels = _labels(settings, spec, after=window_end, until=until)
         served, left_alone = (
-            judged(load(v), labels, spec=spec) if v and len(labels) else None for v in (version, first)
+            judged(load(number), labels, spec=spec) if number and len(labels) else None for number in (version, first)
         )
-        found = (None if part is None else value(spec.gates.champion.metric, part) for part in (served, left_alone))
-        learned = _learned_from(settings, name, version)
-        step = Step(window_end, until, verdict, reason, version, learned, len(labels), *found)
-        scored.append(_Scored(step, served, left_alone))
-    return _total(scored, spec=spec, name=name)
+        values = (None if rows is None else value(spec.gates.champion.metric, rows) for rows in (served, left_alone))
+        look_back = _learned_from(settings, name, version)
+        step = Step(window_end, until, verdict, reason, version, look_back, len(labels), *values)
+        judged_steps.append(_JudgedStep(step, served, left_alone))
+    return _total(judged_steps, spec=spec, name=name)
 
 
 def moments(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
-    """`start` and every `every` after it, before `end`. `2mo` counts calendar months, all else is a duration.
+    """Yield `start` and every `every` after it, before `end`. `2mo` is calendar months, other values are durations.
 
-    Raises: DataRefused where `every` is neither, or nothing lies between.
+    Raises: DataRefused if `every` is neither, or if there is no step before `end`.
     """
-    found = re.fullmatch(r"(\d+)mo", every.strip())
-    months = int(found[1]) if found else 0
+    match = re.fullmatch(r"(\d+)mo", every.strip())
+    months = int(match[1]) if match else 0
     try:
-        length = timedelta(0) if found else duration(every)
+        length = timedelta(0) if match else duration(every)
     except ValueError as error:
         raise DataRefused(f"--every: {error}, or months like 1mo") from None
     if start >= end or not (months or length):
@@ -136,7 +151,7 @@ def moments(start: datetime, end: datetime, every: str) -> Iterator[datetime]:
 
 
 def _months_after(moment: datetime, months: int) -> datetime:
-    """The same day `months` later, or that month's last where it has no such day."""
+    """The same day `months` later, or the last day of a month that is too short."""
     year, month = divmod(moment.month - 1 + months, 12)
     year, month = moment.year + year, month + 1
     return moment.replace(year=year, month=month, day=min(moment.day, calendar.monthrange(year, month)[1]))
@@ -145,7 +160,7 @@ def _months_after(moment: datetime, months: int) -> datetime:
 def _train(
     settings: Settings, spec: ModelSpec, *, name: str, window_end: datetime, trials: int | None
 ) -> tuple[str, str]:
-    """One training with all that follows from its verdict; returns the verdict and its reason."""
+    """Train, and deploy the candidate if the verdict is to promote. Return the verdict and its reason."""
     run_id = f"{name}/{window_end:%Y-%m-%dT%H:%M:%S}"
     reason = f"replay of {window_end:%Y-%m-%d %H:%M}"
     training_steps.begin(
@@ -181,7 +196,7 @@ def _serving(settings: Settings, name: str) -> int | None:
 
 
 def _learned_from(settings: Settings, name: str, version: int | None) -> str | None:
-    """How far back the version learned, where that was searched."""
+    """The look-back of the version, if the search chose it."""
     if version is None:
         return None
     run = training_runs.load_run(settings, registry.version_tags(settings, name, version)["run_id"])
@@ -189,7 +204,7 @@ def _learned_from(settings: Settings, name: str, version: int | None) -> str | N
 
 
 def _labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: datetime) -> pd.DataFrame:
-    """The labels of a step as the store knows them now, with the features known at their time."""
+    """The labels of a step as the store has them now, with the features that were available at their event times."""
     return training_frame(
         settings,
         spec.store,
@@ -201,24 +216,24 @@ def _labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: date
 
 
 def judged(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> JudgedRows:
-    """The predictions of a version for `labels`, a frame as `training_frame` gives, beside the truth."""
+    """The predictions of a version for `labels`, a frame as `training_frame` returns it, beside the true labels."""
     scores = score(bundle.model, pool_from_frame(labels, spec=spec, label=False), spec=spec)
     return judge(labels[spec.label.column].to_numpy(), scores, spec=spec)
 
 
-def _total(scored: list[_Scored], *, spec: ModelSpec, name: str) -> Replay:
-    """Both versions over the same labels: those of the steps that had a version to serve."""
-    both = [(part.served, part.left_alone) for part in scored if part.served and part.left_alone]
-    if not both:
-        reasons = "; ".join(dict.fromkeys(part.step.reason for part in scored))
+def _total(judged_steps: list[_JudgedStep], *, spec: ModelSpec, name: str) -> Replay:
+    """Sum up a replay: both versions on the same labels, those of the steps that had a version to serve."""
+    pairs = [(item.served, item.left_alone) for item in judged_steps if item.served and item.left_alone]
+    if not pairs:
+        reasons = "; ".join(dict.fromkeys(item.step.reason for item in judged_steps))
         raise DataRefused(f"{spec.name}: no version served any label in the replay: {reasons[:500]}")
     metric = spec.gates.champion.metric
-    served, left_alone = (joined([pair[side] for pair in both]) for side in (0, 1))
+    served, left_alone = (joined([pair[side] for pair in pairs]) for side in (0, 1))
     return Replay(
         model=spec.name,
         name=name,
         metric=metric,
-        steps=tuple(part.step for part in scored),
+        steps=tuple(item.step for item in judged_steps),
         rows=len(served.truth),
         served=value(metric, served),
         left_alone=value(metric, left_alone),
@@ -226,7 +241,7 @@ def _total(scored: list[_Scored], *, spec: ModelSpec, name: str) -> Replay:
 
 
 def joined(parts: list[JudgedRows]) -> JudgedRows:
-    """All rows of `parts`, of one model file, as one."""
+    """Concatenate the rows of `parts`, which share one model file."""
     probabilities = [part.probabilities for part in parts if part.probabilities is not None]
     return JudgedRows(
         np.concatenate([part.truth for part in parts]),

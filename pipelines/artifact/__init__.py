@@ -1,1 +1,1 @@
-"""What a service needs of a version: the learner, the bundle of files, the reference profile."""
+"""The parts of a version that a service needs: the learner, the bundle of files, the reference profile."""

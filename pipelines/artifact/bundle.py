@@ -1,9 +1,9 @@
-"""A bundle: the folder that holds all that serving a version needs, checked against one SHA-256.
+"""A bundle: the folder with the files that serve a version, checked against one SHA-256.
 
 model.cb       CatBoost's own format; no pickle
 spec.json      the model file as it was when the version was trained
 profile.json   the reference profile that drift is measured against
-golden.json    made-up rows with the predictions that the trained model gave for them
+golden.json    synthetic rows with the predictions of the trained model
 """
 
 import json
@@ -25,12 +25,16 @@ from utils.errors import IntegrityError
 GOLDEN_ROWS, GOLDEN_SEED = 20, 7
 COMMON_WORDS, WORDS_FROM = 20, 10_000  # rows
 MISSING_SHARE = 0.05
-TOLERANCE = 1e-9  # CatBoost gives the same bits on one machine; another processor may round its last ones otherwise
+TOLERANCE = 1e-9  # results are bitwise equal on one machine; another processor may round differently
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A version in memory. `golden` holds `rows`, and `scores` as `_scores` writes them."""
+    """A version in memory.
+
+    golden: the golden rows as `rows`, and their predictions as `scores`, in the form of `_scores`.
+    sha256: the hash of the bundle's files.
+    """
 
     model: Model
     spec: ModelSpec
@@ -41,7 +45,7 @@ class Bundle:
 def write_companions(
     folder: Path, *, model: Model, spec: ModelSpec, profile: dict[str, Any], fitted: pd.DataFrame
 ) -> None:
-    """Write spec, profile and golden rows beside the model, which was fitted on the rows `fitted`."""
+    """Write spec, profile and golden rows next to the model, which was fitted on the rows `fitted`."""
     rows = golden_rows(fitted, profile=profile, spec=spec)
     golden = {"rows": rows, "scores": _scores(score(model, pool_from_rows(rows, spec=spec), spec=spec))}
     for name, content in (("spec.json", spec.to_json()), ("profile.json", profile), ("golden.json", golden)):
@@ -49,10 +53,10 @@ def write_companions(
 
 
 def golden_rows(fitted: pd.DataFrame, *, profile: dict[str, Any], spec: ModelSpec) -> list[list[Any]]:
-    """Twenty rows for every branch of a model, and nobody's: a bundle is copied to where no row can be deleted again.
+    """Twenty synthetic rows for the branches of a model.
 
-    Each value is drawn on its own, from the quantiles and categories of the profile; texts are put together from words
-    that more than one entity has.
+    No real row is used, because rows can't be deleted from the copies of a bundle. Each value is drawn independently
+    from the quantiles or categories of the profile. Texts consist of words that more than one entity has.
     """
     random = np.random.default_rng(GOLDEN_SEED)
     columns = []
@@ -61,53 +65,53 @@ def golden_rows(fitted: pd.DataFrame, *, profile: dict[str, Any], spec: ModelSpe
             words = _shared_words(fitted.drop_duplicates("entity_id")[name])
             values = [" ".join(random.permutation(words)[:3]) or None for _ in range(GOLDEN_ROWS)]
         else:
-            known = entry.get("edges") or [each for each in entry.get("categories", ()) if each != OTHER]
+            choices = entry.get("edges") or [category for category in entry.get("categories", ()) if category != OTHER]
             values = (
-                [known[place] for place in random.integers(len(known), size=GOLDEN_ROWS)]
-                if known
+                [choices[index] for index in random.integers(len(choices), size=GOLDEN_ROWS)]
+                if choices
                 else [None] * GOLDEN_ROWS
             )
         blank = random.random(GOLDEN_ROWS) < MISSING_SHARE
-        columns.append([None if gap else value for gap, value in zip(blank, values, strict=True)])
+        columns.append([None if is_blank else value for is_blank, value in zip(blank, values, strict=True)])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _shared_words(texts: pd.Series) -> list[str]:
-    """The commonest words that more than one of `texts` has."""
-    counted = Counter(word for text in texts.dropna().head(WORDS_FROM) for word in set(text.split()))
-    shared = (word for word in counted if counted[word] > 1)
-    return sorted(shared, key=lambda word: (-counted[word], word))[:COMMON_WORDS]
+    """The most frequent words that occur in more than one of `texts`."""
+    counts = Counter(word for text in texts.dropna().head(WORDS_FROM) for word in set(text.split()))
+    shared = (word for word in counts if counts[word] > 1)
+    return sorted(shared, key=lambda word: (-counts[word], word))[:COMMON_WORDS]
 
 
 def read_bundle(folder: Path, *, sha256: str) -> Bundle:
-    """The bundle in `folder`, after its hash and its golden rows were checked.
+    """Read the bundle in `folder`, and check its hash and its golden rows.
 
-    Raises: IntegrityError where the bytes are not those of `sha256`, or the model does not predict as recorded.
+    Raises: IntegrityError if the hash is not `sha256`, or if the predictions differ from the recorded ones.
     """
-    if (found := bundle_hash(folder)) != sha256:
-        raise IntegrityError(what=f"model folder {folder.name}", expected=f"SHA-256 {sha256[:12]}", found=found[:12])
+    if (actual := bundle_hash(folder)) != sha256:
+        raise IntegrityError(what=f"model folder {folder.name}", expected=f"SHA-256 {sha256[:12]}", found=actual[:12])
     spec = ModelSpec.parse(json.loads((folder / "spec.json").read_text(encoding="utf-8")), file="spec.json")
     model = learner.load(folder / "model.cb", spec=spec)
-    bundle = Bundle(model, spec, json.loads((folder / "golden.json").read_text(encoding="utf-8")), found)
+    bundle = Bundle(model, spec, json.loads((folder / "golden.json").read_text(encoding="utf-8")), actual)
     check_golden(bundle)
     return bundle
 
 
 def check_golden(bundle: Bundle) -> None:
-    """Score the golden rows again.
+    """Score the golden rows again and compare the results with the recorded ones.
 
-    Raises: IntegrityError where a score differs by more than 1e-9 of its size.
+    Raises: IntegrityError if a score differs by more than 1e-9, relative and absolute.
     """
-    again = _scores(score(bundle.model, pool_from_rows(bundle.golden["rows"], spec=bundle.spec), spec=bundle.spec))
+    scores = _scores(score(bundle.model, pool_from_rows(bundle.golden["rows"], spec=bundle.spec), spec=bundle.spec))
     recorded = bundle.golden["scores"]
-    if not np.allclose(again, recorded, rtol=TOLERANCE, atol=TOLERANCE):
-        apart = float(np.max(np.abs(np.asarray(again) - np.asarray(recorded))))
+    if not np.allclose(scores, recorded, rtol=TOLERANCE, atol=TOLERANCE):
+        difference = float(np.max(np.abs(np.asarray(scores) - np.asarray(recorded))))
         raise IntegrityError(
-            what="golden rows", expected="the recorded predictions", found=f"a difference of {apart:.2g}"
+            what="golden rows", expected="the recorded predictions", found=f"a difference of {difference:.2g}"
         )
 
 
 def _scores(scores: Scores) -> list[Any]:
-    """n × classes probabilities, or n predictions for regression."""
-    listed: list[Any] = list(scores.predictions) if scores.probabilities is None else scores.probabilities.tolist()
-    return listed
+    """JSON-ready scores of n rows: n × classes probabilities, or n predictions for regression."""
+    values: list[Any] = list(scores.predictions) if scores.probabilities is None else scores.probabilities.tolist()
+    return values

@@ -1,4 +1,4 @@
-"""The files of a bundle and the hash over them. Apart from `bundle`, for reading one takes CatBoost."""
+"""The files of a bundle and their hash. This module is separate from `bundle`, which imports CatBoost."""
 
 import hashlib
 from pathlib import Path
@@ -11,7 +11,7 @@ FILES = ("model.cb", "spec.json", "profile.json", "golden.json")
 def bundle_hash(folder: Path) -> str:
     """SHA-256 in hex over the names and bytes of the bundle's files.
 
-    Raises: IntegrityError where one is missing.
+    Raises: IntegrityError if a file is missing.
     """
     digest = hashlib.sha256()
     for name in FILES:

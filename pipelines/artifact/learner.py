@@ -1,7 +1,7 @@
-"""The learner: all that knows CatBoost, from rows to a fitted model and from its scores to predictions.
+"""The learner: all code that depends on CatBoost, from rows to a fitted model and from scores to predictions.
 
-The same code trains, evaluates and serves. The ranges that a search draws its parameters from are in the model file
-(`spec.sections.Space`); nothing else knows one learner from another.
+Training, evaluation and serving use the same code. The only other code for a particular learner is the search space
+in the model file (`spec.sections.Space`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,40 +16,44 @@ from catboost import CatBoost, CatBoostClassifier, CatBoostRegressor, Pool
 from pipelines.spec import ModelSpec
 from utils.errors import DataRefused
 
-# CatBoost takes no null in a categorical or text column; the loader stores blanks as null, so nothing else is "".
+# CatBoost rejects null in categorical and text columns. The loader stores blanks as null, so no value is "".
 MISSING_TEXT = ""
-FIT_SEED = 7  # the same rows and parameters then give the same predictions
-EARLY_STOPPING_TREES = 30  # trees without a better validation score before a fit stops
+FIT_SEED = 7  # makes the predictions reproducible
+EARLY_STOPPING_TREES = 30  # a fit stops after this many trees without a better validation score
 LOSS = {"multiclass": "MultiClass", "binary": "Logloss", "regression": "RMSE"}
-LIBRARY = "catboost"  # and the name of its flavour in MLflow
+LIBRARY = "catboost"  # also the name of the flavour in MLflow
 
 type Model = CatBoost
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """`predictions`: n class names or floats. `probabilities`: n × classes in the spec's order, None for regression."""
+    """The scores of n rows.
+
+    predictions: n class names or floats.
+    probabilities: n × classes in the order of the spec. None for regression.
+    """
 
     predictions: list[str] | list[float]
     probabilities: np.ndarray | None
 
 
 def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: int = -1) -> Pool:
-    """A pool of `rows`, each with one value a feature in the model file's order; None is missing.
+    """Build a pool of `rows`, with one value a feature in the order of the model file. None is missing.
 
-    Takes a fifth of the time that a DataFrame takes for one row. More threads than one go on asking for work for a
-    while after each pool, which for one row takes more of the processor than anything else.
+    For one row this takes a fifth of the time of a DataFrame. With more than one thread, idle threads keep spinning
+    for a while after each pool. For one row they take more CPU time than all other work.
     """
-    values = np.array(rows, dtype=object)  # CatBoost takes it faster than lists, and None in it as a missing number
-    textual = [place for place, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
-    texts = values[:, textual]
+    values = np.array(rows, dtype=object)  # faster than lists, and CatBoost reads None as a missing number
+    text_columns = [index for index, feature in enumerate(spec.features.columns.values()) if feature.type != "numeric"]
+    texts = values[:, text_columns]
     texts[texts == np.array(None)] = MISSING_TEXT
-    values[:, textual] = texts
+    values[:, text_columns] = texts
     return Pool(values, thread_count=threads, **_roles(spec))
 
 
 def pool_from_frame(frame: pd.DataFrame, *, spec: ModelSpec, label: bool) -> Pool:
-    """A pool of the feature columns of `frame`, with the label column where `label` is true."""
+    """Build a pool of the feature columns of `frame`, with the label column if `label` is true."""
     columns = {
         name: frame[name].astype("float64")
         if feature.type == "numeric"
@@ -68,20 +72,20 @@ def _roles(spec: ModelSpec) -> dict[str, list[str]]:
 
 
 def rows_of(frame: pd.DataFrame, *, spec: ModelSpec) -> list[list[Any]]:
-    """The feature values of `frame` as JSON-ready rows in the model file's order; missing is None."""
+    """The feature values of `frame` as JSON-ready rows in the order of the model file. Missing is None."""
     features = frame[list(spec.features.columns)].astype(object)
     rows: list[list[Any]] = features.where(features.notna(), None).to_numpy().tolist()
     return rows
 
 
 def score(model: Model, pool: Pool, *, spec: ModelSpec, threads: int = -1) -> Scores:
-    """Predictions for the rows of `pool`. A class wins by the highest probability, the first one on a tie."""
+    """Score the rows of `pool`. The predicted class has the highest probability, and is the first one on a tie."""
     if spec.task == "regression":
         return Scores(model.predict(pool, thread_count=threads).tolist(), None)
     raw = model.predict(pool, prediction_type="Probability", thread_count=threads)
-    # CatBoost orders classes by its own rule, not by the model file.
-    known = list(model.classes_)  # once: each look takes as long as the trees of a row
-    order = [known.index(name) for name in spec.label.classes]
+    # CatBoost has its own order of classes.
+    classes = list(model.classes_)  # read once: each access takes as long as scoring a row
+    order = [classes.index(name) for name in spec.label.classes]
     probabilities = np.asarray(raw)[:, order]
     return Scores([spec.label.classes[i] for i in probabilities.argmax(axis=1)], probabilities)
 
@@ -94,24 +98,29 @@ def fit(
     trees: int,
     validation: pd.DataFrame | None = None,
 ) -> Model:
-    """A CatBoost model of `train`. With `validation` it stops early and keeps its best trees; without, all `trees`."""
-    kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
-    fixed = {"loss_function": LOSS[spec.task], "random_seed": FIT_SEED, "allow_writing_files": False, "verbose": False}
-    model = kind(iterations=trees, **fixed, **_text_processing(train, spec=spec), **params)
-    stopping: dict[str, Any] = {}
+    """Fit a model on `train`. With `validation`, stop early and keep the best trees. Otherwise fit all `trees`."""
+    model_class = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
+    fixed_params = {
+        "loss_function": LOSS[spec.task],
+        "random_seed": FIT_SEED,
+        "allow_writing_files": False,
+        "verbose": False,
+    }
+    model = model_class(iterations=trees, **fixed_params, **_text_processing(train, spec=spec), **params)
+    early_stopping: dict[str, Any] = {}
     if validation is not None:
-        stopping = {
+        early_stopping = {
             "eval_set": pool_from_frame(validation, spec=spec, label=True),
             "early_stopping_rounds": EARLY_STOPPING_TREES,
         }
-    model.fit(pool_from_frame(train, spec=spec, label=True), **stopping)
+    model.fit(pool_from_frame(train, spec=spec, label=True), **early_stopping)
     return model
 
 
 def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
-    """Words and nothing else: CatBoost's own setting refuses a column without pairs of words that occur often.
+    """The text settings, for single words only. CatBoost's default rejects a column without frequent pairs of words.
 
-    Raises: DataRefused where a text feature has no words to learn from.
+    Raises: DataRefused if a text feature has no words.
     """
     if empty := [name for name in spec.columns_of("text") if not train[name].fillna("").str.strip().any()]:
         raise DataRefused(
@@ -133,42 +142,43 @@ def _text_processing(train: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
 
 
 def load(file: Path, *, spec: ModelSpec) -> Model:
-    """The model in CatBoost's own format in `file`."""
+    """Load the model from `file`, in CatBoost's format."""
     model = CatBoostRegressor() if spec.task == "regression" else CatBoostClassifier()
     model.load_model(str(file))
     return model
 
 
 def trees(model: Model) -> int:
-    """How many trees it kept."""
+    """The number of trees of `model`."""
     return int(model.tree_count_)
 
 
 def curves(model: Model) -> dict[str, list[float]]:
-    """The loss by tree on what it was fitted on and on the rows it stopped by, by CatBoost's names for both."""
+    """The loss after each tree on the training and the validation rows, by CatBoost's names of both."""
     return {name: next(iter(losses.values())) for name, losses in model.get_evals_result().items()}
 
 
 def importance(model: Model) -> dict[str, float]:
-    """By feature, its share of the prediction's changes (CatBoost's PredictionValuesChange), in percent."""
+    """The importance of each feature in percent (CatBoost's PredictionValuesChange)."""
     return dict(zip(model.feature_names_, model.get_feature_importance(), strict=True))
 
 
 def contributions(
     model: Model, rows: Sequence[Sequence[Any]], predicted: Sequence[str | float], *, spec: ModelSpec
 ) -> np.ndarray:
-    """How much each feature moved the score of what was `predicted` for each row: rows × features.
+    """The contribution of each feature to the score of each row's prediction, relative to the average: rows × features.
 
-    `rows` have one value a feature in the model file's order. What a feature moved is counted from the average; they
-    are SHAP values, which CatBoost computes exactly (Lundberg et al. 2018, "Consistent Individualized Feature
-    Attribution for Tree Ensembles").
+    `rows` have one value a feature in the order of the model file. `predicted` has the prediction for each row. The
+    contributions are SHAP values, which CatBoost computes exactly (Lundberg et al. 2018, "Consistent Individualized
+    Feature Attribution for Tree Ensembles").
     """
     pool = pool_from_rows(rows, spec=spec, threads=1)
     shap = np.asarray(model.get_feature_importance(pool, type="ShapValues", thread_count=1))[..., :-1]
     if spec.task == "regression":
         return shap
-    known = list(model.classes_)
-    place = [known.index(name) for name in predicted]
+    classes = list(model.classes_)
+    class_index = [classes.index(name) for name in predicted]
     if spec.task == "multiclass":
-        return np.asarray(shap[np.arange(len(rows)), place])
-    return np.asarray(shap * np.where(np.array(place) == 1, 1.0, -1.0)[:, None])  # of two classes it scores the second
+        return np.asarray(shap[np.arange(len(rows)), class_index])
+    # Of two classes, CatBoost scores the second.
+    return np.asarray(shap * np.where(np.array(class_index) == 1, 1.0, -1.0)[:, None])

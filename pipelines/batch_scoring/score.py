@@ -1,7 +1,7 @@
-"""Score: predictions for many rows at once, from a file or a query, by the version that serves.
+"""Score: predict many rows at once, from a file or a query, with the champion.
 
-A row is checked as the loader checks it and logged as the service logs it. No result is written that is not in
-`prediction_log`, so each can be traced back, and what monitoring sees does not depend on how a model was asked.
+Rows are checked by the loader's checks and logged like requests. Every result is in `prediction_log` before it is
+written, so every result can be traced. Monitoring treats the predictions of files, queries and requests alike.
 """
 
 import json
@@ -41,14 +41,18 @@ from utils.errors import DataRefused, NotFound, RowsRefused
 from utils.settings import RESULTS_DB, Settings
 
 INSERTED = 2_000  # rows of one transaction
-MOST_REJECTS = 1_000  # reading stops there: a file as wrong as that is the wrong file
+MOST_REJECTS = 1_000  # reading stops at this number, the file is then the wrong one
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a batch scoring did.
+    """The outcome of a scoring batch.
 
-    `batch` stands in each of its rows: in `prediction_log` as `instance`, in `table` as `batch_id`.
+    version: the version that scored the rows.
+    seconds: the duration of the batch.
+    batch: the id of the batch. Each row has it, as `instance` in `prediction_log` and as `batch_id` in `table`.
+    out: the file of results, if one was named.
+    table: the table of results with its database, if one was named.
     """
 
     model: str
@@ -61,7 +65,7 @@ class Scored:
 
     @property
     def summary(self) -> str:
-        """Two lines: what was done, and where the results are."""
+        """Two lines of text: the number of rows and the speed, then the places of the results."""
         places = [
             *([str(self.out)] if self.out else []),
             *([f"{self.table} where batch_id = '{self.batch}'"] if self.table else []),
@@ -76,7 +80,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The version that serves; `seen`: by feature, the categories that it learned from."""
+    """The version that serves. `seen`: the categories in its training by feature."""
 
     version: int
     bundle: Bundle
@@ -84,7 +88,7 @@ class Serving:
 
 
 def serving(settings: Settings, model: str) -> Serving:
-    """The version that serves `model`, checked against the hash that it was deployed with.
+    """Load the version that serves `model`, and check the hash that was recorded at deployment.
 
     Raises: NotFound before the first deployment; Unreachable, AccessDenied, IntegrityError.
     """
@@ -110,15 +114,15 @@ def score_rows(
     table: str | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Score the rows of `file`, or those of the SELECT `query`, by the version of `model` that serves.
+    """Score the rows of `file` or of the SELECT `query` with the version of `model` that serves.
 
-    Raises: DataRefused where both are given or neither, or where a row, `out` or `table` can't be used; UnknownModel,
+    Raises: DataRefused if not exactly one of both is given, or if a row, `out` or `table` can't be used; UnknownModel,
     NotFound, MissingColumns, RowsRefused, IntegrityError, Unreachable, AccessDenied.
     """
     if bool(file) == bool(query):
         raise DataRefused("give either a file or a query")
     find_spec(settings.models_dir, model)
-    if out:  # before anything takes long
+    if out:  # reject a wrong name before any long step
         writer_of(out)
     if table is not None:
         table_name(table)
@@ -138,36 +142,36 @@ def score_source(
     table: str | None = None,
     progress: Progress | None = None,
 ) -> Scored:
-    """Score every row of `source`, log it, and write it to the file `out` and the table `table` where they are named.
+    """Score and log every row of `source`, and write the results to the file `out` and the table `table`, if named.
 
-    `source` is opened for the spec of `by`. `now` (UTC) is when the predictions are made. A `.csv` or `.parquet` file
-    is replaced at the end, and a table of `evergreen_results` gets all rows then; where something fails both stay as
-    they were, and rows logged by then stay too.
+    `source` has the spec of `by`. `now` (UTC) is the time of the predictions. The `.csv` or `.parquet` file is replaced
+    at the end, and the table of `evergreen_results` receives all rows at the end. After an error both are unchanged,
+    but the rows logged so far stay in the log.
 
     Raises: RowsRefused, DataRefused (nothing is scored then); Unreachable, AccessDenied.
     """
-    begun, spec, batch = time.monotonic(), by.bundle.spec, new_id(now)
-    _refuse_wrong_rows(source)
-    done = 0
+    started, spec, batch = time.monotonic(), by.bundle.spec, new_id(now)
+    _check_all(source)
+    scored_rows = 0
     timed = source.spec.timed
     with (
         results_file(out, spec=spec, timed=timed) as write,
         results_table(table, spec=spec, timed=timed, batch=batch, settings=settings) as append,
     ):
-        for rows in _checked(source):
+        for rows in _checked_rows(source):
             results, log_rows = _score(rows, by=by, batch=batch, now=now)
             _log(log_rows, settings=settings)
             write(results)
             append(results)
-            done += rows.num_rows
+            scored_rows += rows.num_rows
             if progress:
-                progress(done, None)
-    where = f"{RESULTS_DB}.{table}" if table else None
-    return Scored(spec.name, by.version, done, time.monotonic() - begun, batch, out, where)
+                progress(scored_rows, None)
+    table_path = f"{RESULTS_DB}.{table}" if table else None
+    return Scored(spec.name, by.version, scored_rows, time.monotonic() - started, batch, out, table_path)
 
 
-def _refuse_wrong_rows(source: Source) -> None:
-    """Look at every row before the first one is scored."""
+def _check_all(source: Source) -> None:
+    """Check every row before the first one is scored."""
     rows = 0
     rejects: list[Reject] = []
     for chunk in source.chunks():
@@ -182,7 +186,7 @@ def _refuse_wrong_rows(source: Source) -> None:
         raise DataRefused(f"{source.name}: holds no rows")
 
 
-def _checked(source: Source) -> Iterator[pa.Table]:
+def _checked_rows(source: Source) -> Iterator[pa.Table]:
     for chunk in source.chunks():
         checked = check(chunk.rows, spec=source.spec, columns=source.columns, lines=chunk.lines)
         if chunk.broken or checked.rejects or checked.features is None:
@@ -193,11 +197,11 @@ def _checked(source: Source) -> Iterator[pa.Table]:
 def _score(
     rows: pa.Table, *, by: Serving, batch: UUID, now: datetime
 ) -> tuple[list[dict[str, Any]], list[tuple[Any, ...]]]:
-    """The results of checked rows as `results_schema` has them, and their rows for the log."""
-    spec, begun = by.bundle.spec, time.perf_counter()
+    """Score checked rows. Return the results in the form of `results_schema`, and the rows for the log."""
+    spec, started = by.bundle.spec, time.perf_counter()
     frame = rows.to_pandas()
     scores = score(by.bundle.model, pool_from_frame(frame, spec=spec, label=False), spec=spec)
-    latency_ms = (time.perf_counter() - begun) * 1000 / len(frame)  # a row's share of the batch's
+    latency_ms = (time.perf_counter() - started) * 1000 / len(frame)  # the share of one row
     probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
     results, log_rows, warnings_of_row = [], [], warnings_of(spec, by.seen)
     for i, (key, values) in enumerate(
@@ -205,18 +209,25 @@ def _score(
     ):
         prediction_id, predicted = new_id(now), scores.predictions[i]
         by_class = dict(zip(spec.label.classes, probabilities[i], strict=True)) if probabilities else None
-        told = warnings_of_row(values)
+        warnings = warnings_of_row(values)
         common = {
             "prediction_id": str(prediction_id),
             "confidence": max(by_class.values()) if by_class else None,
             "version": by.version,
         }
-        shown = {f"probability_{name}": value for name, value in (by_class or {}).items()}
+        probability_columns = {f"probability_{name}": value for name, value in (by_class or {}).items()}
         keys = {spec.entity: key["entity_id"], str(spec.source.event_time): key["event_time"]}
         results.append(
-            {**common, **keys, **shown, "prediction": predicted, "warnings": "; ".join(told), "predicted_at": now}
+            {
+                **common,
+                **keys,
+                **probability_columns,
+                "prediction": predicted,
+                "warnings": "; ".join(warnings),
+                "predicted_at": now,
+            }
         )
-        logged = {
+        log_row = {
             **common,
             "model": spec.name,
             "role": "champion",
@@ -224,13 +235,13 @@ def _score(
             "features": _json(dict(zip(spec.features.columns, values, strict=True))),
             "prediction": str(predicted),
             "probabilities": _json(by_class) if by_class else None,
-            "warnings": _json(told),
+            "warnings": _json(warnings),
             "latency_ms": latency_ms,
             "instance": str(batch),
             "created_at": created_at(prediction_id),
             "logged_at": now,
         }
-        log_rows.append(tuple(logged[name] for name in LOG_COLUMNS))
+        log_rows.append(tuple(log_row[name] for name in LOG_COLUMNS))
     return results, log_rows
 
 

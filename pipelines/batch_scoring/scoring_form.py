@@ -1,4 +1,4 @@
-"""Batch scoring as it is asked for by a form: names of files and tables as text, empty ones None."""
+"""Batch scoring by a form: the names of files and tables as text, or None if empty."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,11 +8,11 @@ from utils.settings import Settings
 
 
 def score_form(settings: Settings, model: str, form: Mapping[str, str | None], *, now: datetime) -> str:
-    """Score the rows of the form's `query` or `file` into its `table` or `out`; says in two lines what was done.
+    """Score the rows of the form's `query` or `file` into its `table` or `out`. Return a summary in two lines.
 
-    Raises: as `score.score_rows`.
+    Raises: the errors of `score.score_rows`.
     """
-    from pipelines.batch_scoring.score import score_rows  # CatBoost: the DAG file imports this one at every parse
+    from pipelines.batch_scoring.score import score_rows  # imports CatBoost; the DAG file is parsed often
 
     file, out = (Path(path) if (path := form[name]) else None for name in ("file", "out"))
     return score_rows(settings, model, now=now, query=form["query"], file=file, table=form["table"], out=out).summary

@@ -1,4 +1,4 @@
-"""What batch scoring reads and writes: rows of a file or a query, and the file or table with their results."""
+"""Input and output of batch scoring: rows of a file or a query, and the file or table of results."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +22,19 @@ from pipelines.spec import IDENTIFIER, ModelSpec
 from utils.errors import DataRefused, NotFound
 from utils.settings import STORE_DB, Settings
 
-type Write = Callable[[list[dict[str, Any]]], None]  # takes rows with the columns of `results_schema` by their names
+type Write = Callable[[list[dict[str, Any]]], None]  # writes rows, which map the columns of `results_schema` to values
 
 WRITERS: dict[str, Any] = {".csv": pyarrow.csv.CSVWriter, ".parquet": pyarrow.parquet.ParquetWriter}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows to score, as often as `chunks` is called. `spec` and `columns` say how `check` takes them."""
+    """Rows to score.
+
+    name: the name of the source in messages.
+    spec, columns: the arguments with which `check` checks the rows.
+    chunks: returns the rows. Can be called repeatedly.
+    """
 
     name: str
     spec: ModelSpec
@@ -45,45 +50,51 @@ class Source:
         *,
         spec: ModelSpec,
     ) -> "Source":
-        """Rows with the columns `names`. A label is not read; a time is needed only where an entity comes twice.
+        """Build the source of rows with the columns `names`.
+
+        The label is not read. A time is needed only if an entity occurs twice.
 
         Raises: MissingColumns.
         """
-        renamed = {each: spec.source.map.get(each, each) for each in names}
+        renamed = {column: spec.source.map.get(column, column) for column in names}
         date, hour = (
-            each if each in renamed.values() else None for each in (spec.source.event_time, spec.source.time_of_day)
+            column if column in renamed.values() else None
+            for column in (spec.source.event_time, spec.source.time_of_day)
         )
-        plain = _with_times(spec, event_time=date, time_of_day=hour if date else None)
-        unlabelled = [each for each in names if renamed[each] != spec.label.column]
-        columns = Columns.of(unlabelled, spec=plain, source=name)
-        return cls(name, plain, columns, lambda: chunks(list(columns.taken)))
+        scoring_spec = _with_times(spec, event_time=date, time_of_day=hour if date else None)
+        unlabelled = [column for column in names if renamed[column] != spec.label.column]
+        columns = Columns.of(unlabelled, spec=scoring_spec, source=name)
+        return cls(name, scoring_spec, columns, lambda: chunks(list(columns.taken)))
 
 
 def file_source(path: Path, *, spec: ModelSpec) -> Source:
-    """The rows of a `.csv`, `.csv.gz` or `.parquet` file. Raises: NotFound, DataRefused, MissingColumns."""
+    """The rows of a `.csv`, `.csv.gz` or `.parquet` file.
 
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
+    Raises: NotFound, DataRefused, MissingColumns.
+    """
+
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
         with readable(path) as file:
-            yield from file.chunks(wanted)
+            yield from file.chunks(columns)
 
     with readable(path) as file:
         return Source.of(path.name, file.names, chunks, spec=spec)
 
 
 def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
-    """The rows of a query on `evergreen_store`, run as the user who may only read.
+    """The rows of a query on `evergreen_store`, run as the read-only user.
 
-    The store's own names, entity_id and event_time, stand for the model file's.
+    The store's column names entity_id and event_time are accepted instead of the names in the model file.
 
     Raises: DataRefused, MissingColumns, NotFound, Unreachable, AccessDenied.
     """
-    found, tables = _queried(query, settings=settings)
-    stored = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
-    names = [each if stored.get(each, each) in found else stored.get(each, each) for each in found]
+    columns, tables = _run_query(query, settings=settings)
+    store_names = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
+    names = [name if store_names.get(name, name) in columns else store_names.get(name, name) for name in columns]
     tables = [table.rename_columns(names) for table in tables]
-    if "event_time" in found:  # date and hour in one, in UTC
+    if "event_time" in columns:  # the store has date and hour in one column, in UTC
         spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None, time_zone=None)
-    return Source.of("query", names, lambda wanted: numbered(table.select(wanted) for table in tables), spec=spec)
+    return Source.of("query", names, lambda selected: numbered(table.select(selected) for table in tables), spec=spec)
 
 
 def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:
@@ -91,12 +102,12 @@ def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:
     return spec.model_copy(update={"source": source})
 
 
-def _queried(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Table]]:
+def _run_query(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Table]]:
     try:
         with session(settings, "reader", STORE_DB) as connection:
-            streamed = connection.execution_options(stream_results=True)
-            # Not `text`, which would take the colons of a time for parameters; the driver looks at percent signs.
-            with streamed.exec_driver_sql(query.replace("%", "%%")) as result:
+            streaming = connection.execution_options(stream_results=True)
+            # `text` would read the colons of a time as parameters. The driver interprets percent signs.
+            with streaming.exec_driver_sql(query.replace("%", "%%")) as result:
                 if not result.returns_rows:
                     raise DataRefused("the query gives no rows: expected a SELECT")
                 names = list(result.keys())
@@ -105,57 +116,62 @@ def _queried(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Tabl
                 parts = [list(zip(*part, strict=True)) for part in result.partitions(CHUNK_ROWS)]
         return names, [pa.table(dict(zip(names, map(pa.array, part), strict=True))) for part in parts]
     except DBAPIError as error:
-        said = error.orig.args[-1] if error.orig and error.orig.args else error
-        raise DataRefused(f"the query can't be run: {str(said)[:200]}") from None
+        reason = error.orig.args[-1] if error.orig and error.orig.args else error
+        raise DataRefused(f"the query can't be run: {str(reason)[:200]}") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataRefused(f"the query's rows can't be read as a table: {str(error)[:200]}") from None
 
 
 @contextmanager
 def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[Write]:
-    """What writes rows of results to `out`, which is replaced at the end, whole or not at all; without `out` none does.
+    """Yield a function that writes rows of results to `out`, or that does nothing if `out` is None.
 
-    Raises: DataRefused where it is no `.csv` or `.parquet` file; NotFound where its folder is none.
+    The file is replaced at the end, as a whole or not at all.
+    Raises: DataRefused if `out` is not a `.csv` or `.parquet` file; NotFound if its folder does not exist.
     """
     if out is None:
         yield lambda rows: None
         return
-    aside, schema = out.with_name(f".{out.name}"), results_schema(spec, timed=timed)
+    temporary, schema = out.with_name(f".{out.name}"), results_schema(spec, timed=timed)
     try:
-        with _opened(writer_of(out), aside, schema) as file:
+        with _open_writer(writer_of(out), temporary, schema) as file:
             yield lambda rows: file.write_table(pa.Table.from_pylist(rows, schema=schema))
-        aside.replace(out)
+        temporary.replace(out)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def results_table(
     name: str | None, *, spec: ModelSpec, timed: bool, batch: UUID, settings: Settings
 ) -> Iterator[Write]:
-    """What adds rows of results to table `name` of `evergreen_results`, all of them at the end, or none; or nowhere.
+    """Yield a function that adds rows of results to the table `name`, or that does nothing if `name` is None.
 
-    The table has an event time wherever the model has one; it is NULL where what was scored had none (`timed`).
+    The table is in `evergreen_results`. All rows are added at the end, or none of them. The table has an event time
+    if the model has one, which is NULL if the scored rows had none (`timed` is False).
 
-    Raises: DataRefused where the name is none, or the table holds anything else; Unreachable, AccessDenied.
+    Raises: DataRefused if the name is invalid or the table holds other data; Unreachable, AccessDenied.
     """
     if name is None:
         yield lambda rows: None
         return
-    shown = results_schema(spec, timed=timed).names
+    names = results_schema(spec, timed=timed).names
     columns = results_schema(spec, timed=spec.timed)
     with appended(settings, table_name(name), model=spec.name, columns=columns) as append:
-        yield lambda rows: append([{"batch_id": batch, **{each: row[each] for each in shown}} for row in rows])
+        yield lambda rows: append([{"batch_id": batch, **{column: row[column] for column in names}} for row in rows])
 
 
 def table_name(name: str) -> str:
-    """`name`, where a table of results may have it. Raises: DataRefused."""
+    """Return `name` if it is valid for a table of results.
+
+    Raises: DataRefused.
+    """
     if not re.fullmatch(IDENTIFIER, name):
         raise DataRefused(f"{name!r} can't name a table: up to 48 of a-z, 0-9 and _, a letter first")
     return name
 
 
-def _opened(writer: Any, path: Path, schema: pa.Schema) -> Any:
+def _open_writer(writer: Any, path: Path, schema: pa.Schema) -> Any:
     try:
         return writer(path, schema)
     except OSError as error:
@@ -163,9 +179,9 @@ def _opened(writer: Any, path: Path, schema: pa.Schema) -> Any:
 
 
 def writer_of(out: Path) -> Any:
-    """What writes a file of that name.
+    """The PyArrow class that writes files like `out`.
 
-    Raises: DataRefused where it is no `.csv` or `.parquet` file; NotFound where its folder is none.
+    Raises: DataRefused if `out` is not a `.csv` or `.parquet` file; NotFound if its folder does not exist.
     """
     if out.suffix not in WRITERS:
         raise DataRefused(f"{out.name}: results go to a file that ends in {' or '.join(WRITERS)}")
@@ -175,7 +191,7 @@ def writer_of(out: Path) -> Any:
 
 
 def results_schema(spec: ModelSpec, *, timed: bool) -> pa.Schema:
-    """The columns of results; `timed`: with the event time of what was scored."""
+    """The columns of results. With `timed` they include the event time of the scored rows."""
     kind = pa.float64() if spec.task == "regression" else pa.string()
     columns: dict[str, pa.DataType] = {
         spec.entity: pa.string(),

@@ -1,1 +1,1 @@
-"""A first model file, guessed from a file of rows."""
+"""Guess a first model file from a file of rows."""

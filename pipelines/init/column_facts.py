@@ -1,4 +1,4 @@
-"""What a column of an unknown file looks like, and what it could be in a model file."""
+"""Describe the columns of an unknown file, and guess their roles in a model file."""
 
 import re
 import unicodedata
@@ -27,9 +27,9 @@ PRIVATE_SHAPES = {
 }
 OTHER_DATES = r"^\d{1,2}[./-]\d{1,2}[./-]\d{2,4}"
 LEADING_ZERO = r"^0\d"
-MANY = 50  # distinct values; more than these are neither a short list nor seen often enough to say much
-CLOSED = 6  # the longest list of values that is closed
-OFTEN = 10  # rows that each value of a closed list has
+MANY = 50  # distinct values; with more, a column is no short list, and its values are too rare to judge
+CLOSED = 6  # the length of the longest closed list of values
+OFTEN = 10  # least number of rows of each value in a closed list
 MOSTLY = 0.9
 
 Floats = NDArray[np.float64]
@@ -37,20 +37,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """A column of the sample. `text`, `numbers` and `times` are its values, blanks null, as far as they can be read so.
+    """A column of the sample.
 
-    `counts`: value to rows, the most frequent first, values as text.
+    file_name, name: the names of the column in the file and in the model file.
+    rows, blank: the numbers of all rows and of blank rows.
+    text: the values as text. Blanks are null.
+    numbers: the values as numbers, blanks as NaN. None if the column is not numeric.
+    times: the values as times, blanks as null. None if the column has no times.
+    counts: value as text to number of rows, the most frequent first.
+    unreadable: the type of the values if they can't be read, else empty.
     """
 
     file_name: str
-    name: str  # in the model file
+    name: str
     rows: int
     blank: int
     text: pa.Array
     numbers: Floats | None
     times: pa.Array | None
     counts: Mapping[str, int]
-    readable: str = ""  # the type of values that can't be read
+    unreadable: str = ""
 
     @property
     def distinct(self) -> int:
@@ -58,7 +64,7 @@ class Facts:
 
     @property
     def whole(self) -> bool:
-        """Whether all its numbers are whole."""
+        """Whether all numbers of the column are whole."""
         return self.numbers is not None and bool((np.mod(self.numbers[~np.isnan(self.numbers)], 1) == 0).all())
 
     @property
@@ -66,14 +72,19 @@ class Facts:
         return set(self.name.split("_"))
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         blank = f", {self.blank:,} of {self.rows:,} blank" if self.blank else ""
         return f"{self.distinct:,} distinct values in {self.rows:,} rows{blank}"
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What a column is guessed to be, and from what. `keys`: those of the feature, also of one that is left out."""
+    """The guessed role of a column.
+
+    role: what the column is in the model file.
+    why: the evidence for the guess.
+    keys: the keys of the feature, also if it is left out.
+    """
 
     role: Literal["feature", "left out", "private"]
     why: str
@@ -81,7 +92,7 @@ class Guess:
 
 
 def facts_of(file_name: str, name: str, values: pa.ChunkedArray) -> Facts:
-    """The facts of one column; `name` is its name in the model file."""
+    """Collect the facts of one column. `name` is its name in the model file."""
     column, rows = values.combine_chunks(), len(values)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -108,9 +119,9 @@ def facts_of(file_name: str, name: str, values: pa.ChunkedArray) -> Facts:
 
 
 def guess(column: Facts) -> Guess:
-    """What a column that is neither entity, time nor label could be."""
-    if column.readable:
-        return Guess("left out", f"holds {column.readable}, which no feature can be")
+    """Guess the role of a column that is neither entity, time nor label."""
+    if column.unreadable:
+        return Guess("left out", f"holds {column.unreadable}, which no feature can be")
     if not column.counts:
         return Guess("left out", "blank in every row", {"type": "categorical"})
     if column.distinct == 1 and not column.blank and column.rows > 1:
@@ -118,7 +129,7 @@ def guess(column: Facts) -> Guess:
     if why := _private(column):
         return Guess("private", why)
     if column.times is not None:
-        why = f"times, {span_said(column)}: give the days since then as a number, to learn from it"
+        why = f"times, {span_text(column)}: give the days since then as a number, to learn from it"
         return Guess("left out", why)
     keys, why = _type_of(column)
     return Guess("feature" if keys.get("type") else "left out", why, keys) if why != IDENTIFIER else _identifier(column)
@@ -129,96 +140,100 @@ IDENTIFIER = "an identifier"
 
 def _identifier(column: Facts) -> Guess:
     if column.numbers is not None:
-        why = f"{column.said}: a row's number or an identifier, nothing to learn from"
+        why = f"{column.summary}: a row's number or an identifier, nothing to learn from"
         return Guess("left out", why, {"type": "numeric"})
-    return Guess("private", f"{column.said}: an identifier, nothing to learn from")
+    return Guess("private", f"{column.summary}: an identifier, nothing to learn from")
 
 
 def _type_of(column: Facts) -> tuple[dict[str, Any], str]:
-    """The keys of the feature, and why; `IDENTIFIER` where it is none."""
+    """The keys of the feature, and the evidence. An identifier has no keys, and `IDENTIFIER` as evidence."""
     if column.numbers is not None and not _is_code(column):
         return ({}, IDENTIFIER) if _is_row_number(column) else _numeric(column)
-    longest = int(pc.max(pc.utf8_length(column.text)).as_py() or 0)
-    if longest > TEXT_LENGTH:
-        return {}, f"up to {longest:,} characters: longer than the {TEXT_LENGTH:,} that a text may have"
-    words = float(pc.mean(pc.count_substring(pc.utf8_trim_whitespace(column.text), " ")).as_py() or 0) + 1
-    filled = column.rows - column.blank
-    if longest > CATEGORY_LENGTH or (column.distinct > MANY and words >= (2.5 if column.distinct > filled / 2 else 4)):
-        return {"type": "text"}, f"{column.said}, {words:.0f} words on average"
-    if column.distinct > MANY and column.distinct > filled / 2:
+    longest_text = int(pc.max(pc.utf8_length(column.text)).as_py() or 0)
+    if longest_text > TEXT_LENGTH:
+        return {}, f"up to {longest_text:,} characters: longer than the {TEXT_LENGTH:,} that a text may have"
+    mean_words = float(pc.mean(pc.count_substring(pc.utf8_trim_whitespace(column.text), " ")).as_py() or 0) + 1
+    filled_rows = column.rows - column.blank
+    if longest_text > CATEGORY_LENGTH or (
+        column.distinct > MANY and mean_words >= (2.5 if column.distinct > filled_rows / 2 else 4)
+    ):
+        return {"type": "text"}, f"{column.summary}, {mean_words:.0f} words on average"
+    if column.distinct > MANY and column.distinct > filled_rows / 2:
         return {}, IDENTIFIER
-    why = column.said + (", some numbers begin with 0: a code" if column.numbers is not None else "")
-    most = next(iter(column.counts.values()))
+    why = column.summary + (", some numbers begin with 0: a code" if column.numbers is not None else "")
+    highest_count = next(iter(column.counts.values()))
     if column.distinct <= CLOSED and min(column.counts.values()) >= OFTEN:
         why += f", the rarest in {min(column.counts.values()):,}"
         return {"type": "categorical", "values": sorted(column.counts)}, why
     if _share(column.text, OTHER_DATES) > MOSTLY:
         why += "; dates in another form than 2026-11-21 are only words"
-    elif most < filled and (not_numbers := _nearly_numbers(column)):
+    elif highest_count < filled_rows and (not_numbers := _nearly_numbers(column)):
         why += f"; numbers but for {not_numbers}: leave those blank in the file to make it numeric"
     return {"type": "categorical"}, why
 
 
 def _numeric(column: Facts) -> tuple[dict[str, Any], str]:
-    least, most = value_range(column)
-    why = f"{column.distinct:,} different {'whole numbers' if column.whole else 'numbers'} from {least:g} to {most:g}"
+    lowest, highest = value_range(column)
+    why = (
+        f"{column.distinct:,} different {'whole numbers' if column.whole else 'numbers'} from {lowest:g} to {highest:g}"
+    )
     blank = f", {column.blank:,} of {column.rows:,} blank" if column.blank else ""
-    if column.whole and (least, most) == (0, 1):
+    if column.whole and (lowest, highest) == (0, 1):
         return {"type": "numeric", "min": 0, "max": 1}, f"only 0 and 1{blank}"
-    keys: dict[str, Any] = {"type": "numeric", "min": 0} if least >= 0 else {"type": "numeric"}
-    return keys, f"{why}{', never negative' if least >= 0 else ''}{blank}"
+    keys: dict[str, Any] = {"type": "numeric", "min": 0} if lowest >= 0 else {"type": "numeric"}
+    return keys, f"{why}{', never negative' if lowest >= 0 else ''}{blank}"
 
 
 def value_range(column: Facts) -> tuple[float, float]:
-    """The least and the greatest number of a numeric column."""
-    assert column.numbers is not None  # noqa: S101  callers look first
+    """The lowest and the highest number of a numeric column."""
+    assert column.numbers is not None  # noqa: S101  callers check this first
     return float(np.nanmin(column.numbers)), float(np.nanmax(column.numbers))
 
 
-def span_said(column: Facts) -> str:
-    """From when to when the times of a column are."""
+def span_text(column: Facts) -> str:
+    """The first and last time of a column, as text."""
     ends = pc.min_max(column.times)
     return f"{ends['min'].as_py():%Y-%m-%d %H:%M} to {ends['max'].as_py():%Y-%m-%d %H:%M}"
 
 
 def is_time_of_day(column: Facts) -> bool:
-    """Whether each row has an hour from 0 to 23 or a time like 17:30, under a name that says so."""
-    named = bool(column.words & {"hr", "hour", "time"})
-    return named and not column.blank and all(re.fullmatch(TIME_OF_DAY, value.strip()) for value in column.counts)
+    """Whether the name suggests a time of day, and each row has an hour from 0 to 23 or a time like 17:30."""
+    name_fits = bool(column.words & {"hr", "hour", "time"})
+    return name_fits and not column.blank and all(re.fullmatch(TIME_OF_DAY, value.strip()) for value in column.counts)
 
 
 def like_an_id(column: Facts) -> bool:
-    """Whether its name says that it names things."""
+    """Whether the name of the column suggests an identifier."""
     return bool(column.words & ID_WORDS)
 
 
 def model_names(names: Sequence[str]) -> dict[str, str]:
-    """For each column of a file its name in the model file: small letters, digits and _; each of them once."""
-    named = {name: name for name in names if re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name)}
+    """Map each column of a file to its name in the model file: unique, of small letters, digits and _."""
+    new_names = {name: name for name in names if re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name)}
     for name in names:
-        if name in named:
+        if name in new_names:
             continue
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
         plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain)
         plain = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_") or "column"
         plain = (plain if plain[0].isalpha() else f"n_{plain}")[:40]
-        taken, new, number = set(named.values()), plain, 2
-        while new in taken:
-            new, number = f"{plain}_{number}", number + 1
-        named[name] = new
-    return {name: named[name] for name in names}
+        used, candidate, number = set(new_names.values()), plain, 2
+        while candidate in used:
+            candidate, number = f"{plain}_{number}", number + 1
+        new_names[name] = candidate
+    return {name: new_names[name] for name in names}
 
 
 def _private(column: Facts) -> str:
-    """Why a column is likely to tell who somebody is; empty where it isn't."""
-    for what, shape in PRIVATE_SHAPES.items():
+    """The evidence that a column identifies a person, or an empty text."""
+    for kind, shape in PRIVATE_SHAPES.items():
         if _share(column.text, shape) > MOSTLY:
-            return f"{column.said}: {what}"
-    many = column.distinct > MANY or column.distinct > (column.rows - column.blank) / 5 > 1
+            return f"{column.summary}: {kind}"
+    many_values = column.distinct > MANY or column.distinct > (column.rows - column.blank) / 5 > 1
     if column.words <= PRIVATE_WORDS | {"first", "last", "full", "number", "no"}:  # not a phone_service
-        many = many or (column.numbers is None and column.distinct > CLOSED)
-    if many and (words := column.words & PRIVATE_WORDS):
-        return f"{column.said}, and it is called {min(words)}"
+        many_values = many_values or (column.numbers is None and column.distinct > CLOSED)
+    if many_values and (words := column.words & PRIVATE_WORDS):
+        return f"{column.summary}, and it is called {min(words)}"
     return ""
 
 
@@ -229,15 +244,15 @@ def _is_code(column: Facts) -> bool:
 def _is_row_number(column: Facts) -> bool:
     if not column.whole or column.blank or column.distinct != column.rows or column.rows <= MANY:
         return False
-    least, most = value_range(column)
-    return like_an_id(column) or most - least + 1 == column.rows
+    lowest, highest = value_range(column)
+    return like_an_id(column) or highest - lowest + 1 == column.rows
 
 
 def _nearly_numbers(column: Facts) -> str:
-    others = [value for value in column.counts if not re.fullmatch(NUMBER[1:-1], value.strip())]
-    rows = sum(column.counts[value] for value in others)
-    few = len(others) <= 3 and all(len(value) <= 10 for value in others)
-    return ", ".join(others) if few and rows < (1 - MOSTLY) * (column.rows - column.blank) else ""
+    exceptions = [value for value in column.counts if not re.fullmatch(NUMBER[1:-1], value.strip())]
+    rows = sum(column.counts[value] for value in exceptions)
+    is_few = len(exceptions) <= 3 and all(len(value) <= 10 for value in exceptions)
+    return ", ".join(exceptions) if is_few and rows < (1 - MOSTLY) * (column.rows - column.blank) else ""
 
 
 def _share(text: pa.Array, shape: str) -> float:
@@ -245,8 +260,8 @@ def _share(text: pa.Array, shape: str) -> float:
 
 
 def _counts(text: pa.Array) -> dict[str, int]:
-    counted = pc.value_counts(text.drop_null()).sort(order="descending", by="counts")
-    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    counts = pc.value_counts(text.drop_null()).sort(order="descending", by="counts")
+    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
 
 
 def _numbers_in(text: pa.Array) -> Floats | None:
@@ -264,8 +279,10 @@ def _times_in(counts: Mapping[str, int], text: pa.Array) -> pa.Array | None:
             parsed[value] = as_utc(datetime.fromisoformat(value.strip()))
         except (ValueError, OverflowError):
             return None
-    coded = text.dictionary_encode()
-    return pa.array([parsed[value] for value in coded.dictionary.to_pylist()], pa.timestamp("us")).take(coded.indices)
+    encoded = text.dictionary_encode()
+    return pa.array([parsed[value] for value in encoded.dictionary.to_pylist()], pa.timestamp("us")).take(
+        encoded.indices
+    )
 
 
 def _floats(values: pa.Array) -> Floats:

@@ -1,4 +1,4 @@
-"""The first rows of a file, which a model file is guessed from."""
+"""The first rows of a file, from which a model file is guessed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ import pyarrow as pa
 from pipelines.loading.files import readable
 from utils.errors import DataRefused
 
-ROWS, BYTES = 200_000, 256 << 20  # that are read of a file, at most
+ROWS, BYTES = 200_000, 256 << 20  # the limits of a sample
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The first rows of a file; `whole` says whether they are all of it."""
+    """The first rows of a file. `whole`: whether these are all rows of the file."""
 
     source: str
     rows: pa.Table
@@ -21,15 +21,16 @@ class Sample:
 
     @property
     def said(self) -> str:
+        """The number of rows, in words."""
         return f"all {self.rows.num_rows:,} rows" if self.whole else f"the first {self.rows.num_rows:,} rows"
 
 
 def sample_of(path: Path, *, rows: int = ROWS) -> Sample:
-    """The first `rows` rows of the file at `path`, or as many as fit 256 MB.
+    """Read the first `rows` rows of the file at `path`, or as many as fit into 256 MB.
 
     Raises: NotFound, DataRefused.
     """
-    taken: list[pa.Table] = []
+    tables: list[pa.Table] = []
     count = size = 0
     whole = True
     with readable(path) as file:
@@ -37,9 +38,9 @@ def sample_of(path: Path, *, rows: int = ROWS) -> Sample:
             if count >= rows or size >= BYTES:
                 whole = False
                 break
-            taken.append(chunk.rows.slice(0, rows - count))
-            count, size = count + taken[-1].num_rows, size + taken[-1].nbytes
-            whole = taken[-1].num_rows == chunk.rows.num_rows
+            tables.append(chunk.rows.slice(0, rows - count))
+            count, size = count + tables[-1].num_rows, size + tables[-1].nbytes
+            whole = tables[-1].num_rows == chunk.rows.num_rows
     if not count:
         raise DataRefused(f"{path.name}: holds no rows to guess from")
-    return Sample(path.name, pa.concat_tables(taken), whole)
+    return Sample(path.name, pa.concat_tables(tables), whole)

@@ -1,4 +1,4 @@
-"""`evergreen init`: a first model file, guessed from a file of rows and held against them before it is written."""
+"""`evergreen init`: guess a first model file from a file of rows, check it against the rows, and write it."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,13 @@ from utils.errors import SpecInvalid
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A model file that was written; `notes` are what its user should look at first."""
+    """The outcome of `write_model_file`.
+
+    path: the model file.
+    said: one line on the guesses.
+    notes: what the user should check first.
+    summary: the guesses by key.
+    """
 
     path: Path
     said: str
@@ -27,10 +33,10 @@ class Written:
 
 
 def write_model_file(path: Path, *, model: str, folder: Path, asked: Asked, force: bool = False) -> Written:
-    """Write `folder`/`model`.yaml, guessed from the file at `path`; whole or not at all.
+    """Guess `folder`/`model`.yaml from the file at `path`, and write it as a whole or not at all.
 
-    Raises: SpecInvalid where the name can't be one or the model file is there already and `force` is not given;
-    NotFound; DataRefused, also where something can't be guessed and `asked` does not say it.
+    Raises: SpecInvalid if the name is invalid, or if the model file exists and `force` is not set; NotFound;
+    DataRefused, also if a key can't be guessed and is not in `asked`.
     """
     target = folder / f"{model}.yaml"
     if not re.fullmatch(IDENTIFIER, model):
@@ -39,60 +45,60 @@ def write_model_file(path: Path, *, model: str, folder: Path, asked: Asked, forc
     if target.exists() and not force:
         raise SpecInvalid(file=str(target), problems=[("the file", "is there already: --force writes over it")])
     sample = sample_of(path)
-    found = draft(sample, model=model, asked=asked)
-    content = model_file(found)
+    guesses = draft(sample, model=model, asked=asked)
+    content = model_file(guesses)
     spec = ModelSpec.parse(yaml.safe_load(content), file=target.name)
-    notes = tuple(_notes(found, refused(sample, spec)))
+    notes = tuple(_notes(guesses, refused(sample, spec)))
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{model}.yaml.new"
-    aside.write_text(content, encoding="utf-8")
-    aside.replace(target)
-    return Written(target, _said(found), notes, _summary(found, target, notes))
+    temporary = folder / f".{model}.yaml.new"
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(target)
+    return Written(target, _headline(guesses), notes, _summary(guesses, target, notes))
 
 
 def refused(sample: Sample, spec: ModelSpec) -> tuple[int, str]:
-    """How many rows of the sample a load would refuse, and the first reason."""
+    """The number of rows of the sample that a load would reject, and the first reason."""
     columns = Columns.of(sample.rows.column_names, spec=spec, source=sample.source)
-    taken = sample.rows.select(list(columns.taken))
-    rejects = check(taken, spec=spec, columns=columns, lines=range(1, len(taken) + 1)).rejects
+    loaded = sample.rows.select(list(columns.taken))
+    rejects = check(loaded, spec=spec, columns=columns, lines=range(1, len(loaded) + 1)).rejects
     if not rejects:
         return 0, ""
     line, column, value, reason = rejects[0]
     return len(rejects), f"row {line}, {column} = {value!r}: {reason}"
 
 
-def _said(found: Draft) -> str:
-    features, private, out = (len(found.having(role)) for role in ("feature", "private", "left out"))
-    timed = f"at each {found.event_time.file_name}" if found.event_time else "without time"
+def _headline(guesses: Draft) -> str:
+    features, private, left_out = (len(guesses.having(role)) for role in ("feature", "private", "left out"))
+    time_text = f"at each {guesses.event_time.file_name}" if guesses.event_time else "without time"
     return (
-        f"{found.task} of {found.label.file_name} by {found.entity.file_name}, {timed}; {features} features,"
-        f" {private} private, {out} left out; guessed from {found.sample.said}"
+        f"{guesses.task} of {guesses.label.file_name} by {guesses.entity.file_name}, {time_text}; {features} features,"
+        f" {private} private, {left_out} left out; guessed from {guesses.sample.said}"
     )
 
 
-def _notes(found: Draft, wrong: tuple[int, str]) -> list[str]:
+def _notes(guesses: Draft, rejects: tuple[int, str]) -> list[str]:
     notes = [
-        f"{column.file_name} is left out: {guessed.why}"
-        for column, guessed in found.columns
-        if guessed.role == "left out" and "a leak" in guessed.why
+        f"{column.file_name} is left out: {guess.why}"
+        for column, guess in guesses.columns
+        if guess.role == "left out" and "a leak" in guess.why
     ]
-    if wrong[0]:
-        notes.append(f"a load would refuse {wrong[0]:,} of these rows: {wrong[1]}")
+    if rejects[0]:
+        notes.append(f"a load would refuse {rejects[0]:,} of these rows: {rejects[1]}")
     return notes
 
 
-def _summary(found: Draft, target: Path, notes: tuple[str, ...]) -> dict[str, Any]:
+def _summary(guesses: Draft, target: Path, notes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "file": target,
-        "model": found.model,
-        "rows": found.sample.rows.num_rows,
-        "whole_file": found.sample.whole,
-        "task": found.task,
-        "label": found.label.file_name,
-        "entity": found.entity.file_name,
-        "event_time": found.event_time.file_name if found.event_time else None,
+        "model": guesses.model,
+        "rows": guesses.sample.rows.num_rows,
+        "whole_file": guesses.sample.whole,
+        "task": guesses.task,
+        "label": guesses.label.file_name,
+        "entity": guesses.entity.file_name,
+        "event_time": guesses.event_time.file_name if guesses.event_time else None,
         **{
-            key: [column.file_name for column in found.having(role)]
+            key: [column.file_name for column in guesses.having(role)]
             for key, role in (("features", "feature"), ("private", "private"), ("left_out", "left out"))
         },
         "notes": notes,

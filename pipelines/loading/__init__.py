@@ -1,1 +1,1 @@
-"""Rows of files and queries into the store: read, checked, and refused where they are wrong."""
+"""Load rows of files and queries into the store: read them, check them, and reject the wrong ones."""

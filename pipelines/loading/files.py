@@ -1,4 +1,4 @@
-"""Reading files of rows in chunks of bounded size: CSV (plain, gzip or standard input) and Parquet."""
+"""Read files of rows in chunks of bounded size: CSV (plain, gzip or standard input) and Parquet."""
 
 import codecs
 import csv
@@ -28,25 +28,28 @@ CHUNK_BYTES = 16 << 20  # of CSV
 LONGEST_ROW = 16 << 20  # bytes
 STDIN = Path("-")
 ENDINGS = (".csv", ".csv.gz", ".parquet")
-BOMS = (  # the longer one first: a mark of UTF-32 begins like one of UTF-16
+BOMS = (  # UTF-32 before UTF-16: its mark begins with the mark of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-QUOTED = re.compile(rb'"(?<![^,\n\r]")[^"]*+(?:""[^"]*+)*+("?)')  # only a quote that begins a value opens one
-BESIDE_A_QUOTE = np.isin(np.arange(256), list(b',\n\r"\0'))  # the last one stands for the end of a file
+# A quote opens a quoted value only at the start of the value.
+QUOTED = re.compile(rb'"(?<![^,\n\r]")[^"]*+(?:""[^"]*+)*+("?)')
+BESIDE_A_QUOTE = np.isin(np.arange(256), list(b',\n\r"\0'))  # NUL stands for the end of the file
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of a file. `lines` says where each of them begins; in Parquet or a query it is the row's number.
+    """Some rows of a file or a query.
 
-    `broken`: rows that have another number of values than the first line, and are not among `rows`.
-    `share`: how much of the file has been read (0 to 1), None where its size is not known.
+    rows: the rows that can be read.
+    lines: the line where each row begins. In Parquet or a query, the number of the row.
+    broken: rejects whose number of values differs from the first line. They are not in `rows`.
+    share: the part of the file that has been read (0 to 1). None if the size of the file is unknown.
     """
 
     rows: pa.Table
@@ -57,7 +60,12 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class RowsFile:
-    """An open file: its columns, its rows (to be read once), and after that the SHA-256 of its bytes in hex."""
+    """An open file of rows.
+
+    names: the columns of the file.
+    chunks: returns the rows of the given columns. Can be called once.
+    sha256: returns the SHA-256 of the file's bytes in hex, once all rows have been read.
+    """
 
     names: list[str]
     chunks: Callable[[list[str]], Iterator[Chunk]]
@@ -65,18 +73,18 @@ class RowsFile:
 
 
 def numbered(tables: Iterable[pa.Table]) -> Iterator[Chunk]:
-    """`tables` as chunks, their rows numbered from 1."""
-    done = 0
+    """Yield `tables` as chunks with rows numbered from 1."""
+    count = 0
     for rows in tables:
-        yield Chunk(rows, range(done + 1, done + 1 + rows.num_rows))
-        done += rows.num_rows
+        yield Chunk(rows, range(count + 1, count + 1 + rows.num_rows))
+        count += rows.num_rows
 
 
 @contextmanager
 def readable(path: Path, *, encoding: str | None = None) -> Iterator[RowsFile]:
-    """The file at `path`, or standard input where it is `-`; errors of reading it say which file it was.
+    """Open the file at `path`, or standard input if `path` is `-`. Read errors name the file.
 
-    CSV is UTF-8, or what its byte order mark says, unless `encoding` names another one.
+    The encoding of CSV is `encoding`, else the one of its byte order mark, else UTF-8.
     Raises: NotFound, DataRefused.
     """
     name = "standard input" if path == STDIN else path.name
@@ -100,38 +108,38 @@ def readable(path: Path, *, encoding: str | None = None) -> Iterator[RowsFile]:
 
 
 class _Raw(io.RawIOBase):
-    """The bytes of a file or of standard input, hashed as they are read."""
+    """The bytes of a file or of standard input. Hashes the bytes as they are read."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
         self._size = path.stat().st_size if path != STDIN else None
-        self._sha256, self._done = hashlib.sha256(), 0
+        self._sha256, self._bytes_read = hashlib.sha256(), 0
         self.packed = path.suffix.lower() == ".gz"
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        found = self._file.read(size)
-        self._sha256.update(found)
-        self._done += len(found)
-        return found
+        content = self._file.read(size)
+        self._sha256.update(content)
+        self._bytes_read += len(content)
+        return content
 
     @property
     def share(self) -> float | None:
-        return self._done / self._size if self._size else None
+        return self._bytes_read / self._size if self._size else None
 
     def sha256(self) -> str:
         return self._sha256.hexdigest()
 
 
 def _parquet(path: Path, file: pyarrow.parquet.ParquetFile) -> RowsFile:
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
-        done = 0
-        for batch in file.iter_batches(CHUNK_ROWS, columns=wanted):
-            lines = range(done + 1, done + 1 + batch.num_rows)
-            done += batch.num_rows
-            yield Chunk(pa.Table.from_batches([batch]), lines, share=done / file.metadata.num_rows)
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
+        count = 0
+        for batch in file.iter_batches(CHUNK_ROWS, columns=columns):
+            lines = range(count + 1, count + 1 + batch.num_rows)
+            count += batch.num_rows
+            yield Chunk(pa.Table.from_batches([batch]), lines, share=count / file.metadata.num_rows)
 
     def sha256() -> str:
         with path.open("rb") as opened:
@@ -142,7 +150,12 @@ def _parquet(path: Path, file: pyarrow.parquet.ParquetFile) -> RowsFile:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Whole rows of a CSV file as UTF-8: where each begins in `content`, and on which line of the file."""
+    """Whole rows of a CSV file.
+
+    content: the rows as UTF-8.
+    starts: the offset of each row in `content`.
+    lines: the line of the file on which each row begins.
+    """
 
     content: bytes
     starts: Ints
@@ -157,29 +170,30 @@ def _csv(raw: _Raw, name: str, *, encoding: str | None) -> RowsFile:
         raise DataRefused(f"{name}: is empty: expected a first line that names the columns")
     second = int(first.starts[1]) if len(first.starts) > 1 else len(first.content)
     names = next(csv.reader(io.StringIO(first.content[first.starts[0] : second].decode(), newline="")))
-    seen: dict[str, int] = {}
-    for place, each in enumerate(names, start=1):
-        if seen.setdefault(each, place) != place:  # told by its place: where that line is missing it is a value
-            raise DataRefused(f"{name}: its first line names a column twice: columns {seen[each]} and {place}")
+    places: dict[str, int] = {}
+    for position, column in enumerate(names, start=1):
+        if places.setdefault(column, position) != position:
+            # The message has no names. In a file without a header they would be values.
+            raise DataRefused(f"{name}: its first line names a column twice: columns {places[column]} and {position}")
 
-    def chunks(wanted: list[str]) -> Iterator[Chunk]:
-        rest = _Piece(first.content[second:], first.starts[1:] - second, first.lines[1:])
-        for piece in itertools.chain([rest], pieces):
+    def chunks(columns: list[str]) -> Iterator[Chunk]:
+        tail = _Piece(first.content[second:], first.starts[1:] - second, first.lines[1:])
+        for piece in itertools.chain([tail], pieces):
             if len(piece.starts):
-                yield _parsed(piece, names=names, wanted=wanted, share=raw.share, source=name)
+                yield _parse(piece, names=names, columns=columns, share=raw.share, source=name)
 
     return RowsFile(names, chunks, raw.sha256)
 
 
 def _utf8(read: Callable[[int], bytes], encoding: str | None) -> Iterator[bytes]:
-    """The content of a text file as UTF-8, without a byte order mark."""
+    """Yield the content of a text file as UTF-8, without a byte order mark."""
     content = read(CHUNK_BYTES)
     try:
         "".encode(encoding or "utf-8")
     except LookupError:
         raise DataRefused(f"there is no encoding {encoding!r}: try utf-8, utf-16, latin-1 or cp1252") from None
-    marked = next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
-    codec = codecs.lookup(encoding or marked).name
+    bom_encoding = next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
+    codec = codecs.lookup(encoding or bom_encoding).name
     if codec in {"utf-8", "utf-8-sig"}:
         content = content.removeprefix(codecs.BOM_UTF8)
         while content:
@@ -194,7 +208,7 @@ def _utf8(read: Callable[[int], bytes], encoding: str | None) -> Iterator[bytes]
 
 
 def _pieces(blocks: Iterable[bytes], *, name: str) -> Iterator[_Piece]:
-    """The content of a CSV file, cut between rows."""
+    """Yield the content of a CSV file, cut between rows."""
     rest, line = b"", 1
     for block in itertools.chain(blocks, [None]):
         content = rest + (block or b"")
@@ -217,7 +231,7 @@ def _pieces(blocks: Iterable[bytes], *, name: str) -> Iterator[_Piece]:
 
 
 def _line_ends(content: bytes, *, final: bool) -> tuple[Ints, "np.ndarray[Any, np.dtype[np.bool_]]", bool]:
-    """Where lines end, which of these ends stand inside a quoted value, and whether a quote is open at the end."""
+    """Return the ends of lines, a mask of the ends inside quoted values, and whether a quote is open at the end."""
     around = np.frombuffer(b"\n" + content + (b"\0" if final else b"\n"), np.uint8)
     text, after = around[1:-1], around[2:]
     ends = np.flatnonzero(text == ord("\n"))
@@ -225,7 +239,7 @@ def _line_ends(content: bytes, *, final: bool) -> tuple[Ints, "np.ndarray[Any, n
         ends = np.flatnonzero((text == ord("\n")) | ((text == ord("\r")) & (after != ord("\n"))))
     quotes = np.flatnonzero(text == ord('"'))
     if BESIDE_A_QUOTE[around[quotes[0::2]]].all() and BESIDE_A_QUOTE[after[quotes[1::2]]].all():
-        # Every other quote opens or closes: none stands in the middle of a value without being doubled.
+        # Quotes open and close in turn. Every quote inside a value is doubled.
         return ends, np.searchsorted(quotes, ends) % 2 == 1, len(quotes) % 2 == 1
     values = list(QUOTED.finditer(content))
     opened, closed = np.array([value.span() for value in values] or [(0, 0)]).T
@@ -234,20 +248,21 @@ def _line_ends(content: bytes, *, final: bool) -> tuple[Ints, "np.ndarray[Any, n
 
 
 def _row_starts(content: bytes, row_ends: Ints, cut: int) -> Ints:
-    """Where the rows before `cut` begin; an empty line is none."""
+    """The offsets at which the rows before `cut` begin. Empty lines are not rows."""
     starts = np.concatenate([[0], row_ends + 1])
     ends = np.append(row_ends, cut)
     text = np.frombuffer(content, np.uint8)
     length = ends - starts
     only_return = (length == 1) & (text[np.minimum(starts, len(text) - 1)] == ord("\r"))
-    kept: Ints = starts[(length > 0) & ~only_return & (starts < cut)]
-    return kept
+    row_starts: Ints = starts[(length > 0) & ~only_return & (starts < cut)]
+    return row_starts
 
 
-def _parsed(piece: _Piece, *, names: list[str], wanted: list[str], share: float | None, source: str) -> Chunk:
+def _parse(piece: _Piece, *, names: list[str], columns: list[str], share: float | None, source: str) -> Chunk:
     broken: dict[int, Reject] = {}
 
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:  # without the row's text: it may hold private values
+    def reject(row: pyarrow.csv.InvalidRow) -> str:
+        # The reason has no text of the row, which may hold private values.
         index = row.number - 1
         reason = f"its first line has {row.expected_columns}"
         broken[index] = (int(piece.lines[index]), "number of values", str(row.actual_columns), reason)
@@ -256,20 +271,20 @@ def _parsed(piece: _Piece, *, names: list[str], wanted: list[str], share: float 
     try:
         rows = pyarrow.csv.read_csv(
             pa.BufferReader(piece.content),
-            # One block, one thread: otherwise the rows have no numbers.
+            # PyArrow numbers the rows only with one block and one thread.
             read_options=pyarrow.csv.ReadOptions(
                 column_names=names, block_size=len(piece.content) + 1, use_threads=False
             ),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=reject),
             convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=wanted,
-                column_types=dict.fromkeys(wanted, pa.string()),
+                include_columns=columns,
+                column_types=dict.fromkeys(columns, pa.string()),
                 strings_can_be_null=True,
                 null_values=[""],
             ),
         )
     except pa.ArrowInvalid:
-        piece.content.decode()  # where this is what is wrong, it says so
+        piece.content.decode()  # raises the clearer error if the encoding is wrong
         raise
     lines = np.delete(piece.lines, list(broken))
     if len(lines) != rows.num_rows:

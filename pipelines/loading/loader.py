@@ -1,4 +1,4 @@
-"""Loading a file into the store: every row is checked first, and a load is visible whole or not at all."""
+"""Load a file into the store. Every row is checked first. A load becomes visible as a whole or not at all."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,13 +23,18 @@ from utils.settings import Settings
 NOT_GIVEN = "available_at was not given: each row counts as known from its event time on"
 NO_TIME = "the data has no time: each row counts as known from the beginning on"
 
-Part = tuple[Chunk, Checked, Mapping[Table, Prepared]]  # some rows of a file, what is good of them, ready for the store
-Progress = Callable[[int, float | None], None]  # told how many rows, and which share of the file, have been read
+Part = tuple[Chunk, Checked, Mapping[Table, Prepared]]  # a chunk, its checked rows, and these rows ready for the store
+Progress = Callable[[int, float | None], None]  # called with the rows read so far and their share of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to load: how many rows may be refused, whether only to show what would happen, how a file is encoded."""
+    """The options of a load.
+
+    max_rejects: the number or share of rows that may be rejected.
+    dry_run: check the rows without loading them.
+    encoding: of a CSV file. None: the encoding of its byte order mark, else UTF-8.
+    """
 
     max_rejects: MaxRejects = NONE
     dry_run: bool = False
@@ -42,18 +47,19 @@ STRICT = Options()
 def overlaid(
     spec: ModelSpec, *, names: Mapping[str, str], event_time: str | None = None, available_at: str | None = None
 ) -> ModelSpec:
-    """`spec` with other names for the columns of one file: `names` go before `source.map`, the times replace its own.
+    """Return `spec` with the column names of one file.
 
-    Raises: SpecInvalid; DataRefused where data without time is given one.
+    `names` override `source.map`. `event_time` and `available_at` replace the keys of `source`.
+    Raises: SpecInvalid; DataRefused if `event_time` is set for data without time.
     """
     if event_time and not spec.timed:
         raise DataRefused(f"{spec.name}: its tables were made for data without time: set source.event_time in its file")
-    given = spec.to_json()
-    source = given.get("source", {})
+    content = spec.to_json()
+    source = content.get("source", {})
     renamed = {**source.get("map", {}), **names}
     times = {"event_time": event_time, "available_at": available_at}
     source = {**source, "map": renamed, **{key: renamed.get(name, name) for key, name in times.items() if name}}
-    return ModelSpec.parse({**given, "source": source}, file=f"{spec.name}.yaml with the options of this load")
+    return ModelSpec.parse({**content, "source": source}, file=f"{spec.name}.yaml with the options of this load")
 
 
 def load_file(
@@ -68,7 +74,7 @@ def load_file(
 ) -> LoadReport:
     """Load a `.csv`, `.csv.gz` or `.parquet` file, or CSV from standard input (`-`), as one batch.
 
-    `now` (UTC) is when its corrections become known.
+    `now` (UTC) is the availability time of its corrections.
     Raises: NotFound, MissingColumns, RowsRefused (nothing is loaded then), DataRefused, Unreachable, AccessDenied.
     """
     source = "standard input" if path == STDIN else str(path)
@@ -99,15 +105,15 @@ def load_rows(
     max_rejects: MaxRejects = NONE,
     sha256: Callable[[], str] | None = None,
 ) -> LoadReport:
-    """Check `chunks`, whose columns are those that `columns` takes, and load their good rows as one batch.
+    """Check `chunks`, which have the columns of `columns.taken`, and load their valid rows as one batch.
 
-    `sha256` gives the hash of the content once it has been read, where `origin` can't know it.
-    Raises: RowsRefused (nothing is loaded then); DataRefused, also where there are no rows and `empty` is not allowed.
+    `sha256` returns the hash of the content after the last row, if `origin` does not have the hash.
+    Raises: RowsRefused (nothing is loaded then); DataRefused, also if there are no rows and `empty` is False.
     """
     started = time.monotonic()
     path = rejects_path(settings, model=spec.name, source=origin.source)
     with open_batch(settings, spec.store, origin) as batch, RejectList(path) as rejects:
-        with closing(ahead(_checked(chunks, columns, batch, spec=spec))) as parts:
+        with closing(ahead(_check_chunks(chunks, columns, batch, spec=spec))) as parts:
             rows = _rows_read(parts, batch, rejects, max_rejects=max_rejects, progress=progress)
         batch.record(rejects=rejects.count, **({"content_sha256": sha256()} if sha256 else {}))
         if rejects.first and max_rejects.exceeded(rejects.count, rows=rows):
@@ -136,18 +142,18 @@ def load_rows(
 def _rows_read(
     parts: Iterable[Part], batch: Batch, rejects: RejectList, *, max_rejects: MaxRejects, progress: Progress | None
 ) -> int:
-    """How many rows `parts` had, of which the good ones are now in `batch`, the others in `rejects`.
+    """Add the valid rows of `parts` to `batch` and the others to `rejects`. Return the number of all rows.
 
-    Once too many are refused, no more go in; reading ends where there are `MOST` of them.
+    Once there are too many rejects, no more rows are added. Reading stops at `MOST` rejects.
     """
     rows = 0
     for chunk, checked, prepared in parts:
         rows += chunk.rows.num_rows + len(chunk.broken)
         rejects.add([*chunk.broken, *checked.rejects])
-        hopeless = max_rejects.hopeless(rejects.count, rows=rows)
-        if hopeless and rejects.count >= MOST:
+        over_limit = max_rejects.hopeless(rejects.count, rows=rows)
+        if over_limit and rejects.count >= MOST:
             break
-        if not hopeless:  # else the rest of the file is only checked
+        if not over_limit:  # otherwise the rest of the file is only checked
             batch.add(prepared)
         if progress:
             progress(rows, chunk.share)
@@ -155,8 +161,8 @@ def _rows_read(
 
 
 def _origin(source: str, spec: ModelSpec, *, caused_by: str, now: datetime, options: Options) -> Origin:
-    given = spec.source.available_column is not None
-    return Origin(source, "", caused_by, now, available_at_given=given, dry_run=options.dry_run)
+    has_availability = spec.source.available_column is not None
+    return Origin(source, "", caused_by, now, available_at_given=has_availability, dry_run=options.dry_run)
 
 
 def _notes(spec: ModelSpec) -> tuple[str, ...]:
@@ -165,7 +171,7 @@ def _notes(spec: ModelSpec) -> tuple[str, ...]:
     return (NOT_GIVEN if spec.timed else NO_TIME,)
 
 
-def _checked(chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec) -> Iterator[Part]:
+def _check_chunks(chunks: Iterator[Chunk], columns: Columns, batch: Batch, *, spec: ModelSpec) -> Iterator[Part]:
     for chunk in chunks:
         checked = check(chunk.rows, spec=spec, columns=columns, lines=chunk.lines)
         yield chunk, checked, batch.prepare(features=checked.features, labels=checked.labels)

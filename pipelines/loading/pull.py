@@ -1,4 +1,4 @@
-"""Pull: new rows of a query of the model file (`source.query`) as a batch, through the same checks as a file's."""
+"""Pull: load the new rows of the model file's query (`source.query`) as a batch, with the same checks as for a file."""
 
 import hashlib
 import re
@@ -21,8 +21,8 @@ from utils.errors import AccessDenied, DataRefused, Unreachable
 from utils.settings import Settings
 
 SINCE = re.compile(r"(?<![:\w]):since\b")
-# A row may be committed after a query that began before it: the next one looks back a little. What is there already
-# is not added again.
+# A row may be committed after a query that ran while the row was written. So the next query looks back a little. Rows
+# that the store has already are not added again.
 OVERLAP = timedelta(hours=1)
 BEGINNING = datetime(1970, 1, 1)
 
@@ -36,13 +36,13 @@ def pull(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> LoadReport:
-    """Run the model's query and load its rows as one batch; `now` (UTC) is when corrections become known.
+    """Run the model's query and load its rows as one batch.
 
-    `:since` in the query is the start of the last pull that brought something new, less an hour; before the first one
-    it is 1970. The query runs as `evergreen_loader` on the MariaDB of the settings, or at `address`, a database URL;
-    in both cases it can read only.
+    `now` (UTC) is the availability time of corrections. `:since` in the query is the start of the last pull with new
+    rows, less an hour, or 1970 before the first pull. The query runs as `evergreen_loader` on the MariaDB of the
+    settings, or at the database URL `address`. In both cases it is read-only.
 
-    Raises: DataRefused where there is no query, it fails, or brings unusable rows; MissingColumns, RowsRefused,
+    Raises: DataRefused if there is no query, it fails, or its rows are unusable; MissingColumns, RowsRefused,
     Unreachable, AccessDenied.
     """
     query = spec.source.query
@@ -55,32 +55,32 @@ def pull(
         )
     source = f"query over {spec.source.connection}" if spec.source.connection else "query"
     since = last_pull(settings, spec.name, source=source) - OVERLAP
-    bound = _engine(settings, address)
+    database = _engine(settings, address)
     try:
-        with bound.connect() as connection:
+        with database.connect() as connection:
             if connection.dialect.name in {"mysql", "mariadb"}:
                 connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
                 connection.rollback()
-            wanted = text(query).bindparams(since=since) if SINCE.search(query) else text(query)
-            with closing(connection.execution_options(yield_per=CHUNK_ROWS).execute(wanted)) as rows:
+            statement = text(query).bindparams(since=since) if SINCE.search(query) else text(query)
+            with closing(connection.execution_options(yield_per=CHUNK_ROWS).execute(statement)) as rows:
                 columns = Columns.of(list(rows.keys()), spec=spec, source=source)
                 digest = hashlib.sha256(f"{query}\0{since}".encode()).hexdigest()
-                given = spec.source.available_column is not None
-                origin = Origin(source, digest, caused_by, now, available_at_given=given)
+                has_availability = spec.source.available_column is not None
+                origin = Origin(source, digest, caused_by, now, available_at_given=has_availability)
                 chunks = numbered(_chunks(rows, columns, settings=settings, spec=spec))
                 return load_rows(chunks, columns, origin, spec=spec, settings=settings, progress=progress, empty=True)
     except SQLAlchemyError as error:
-        raise _explained(error, settings=settings, spec=spec) from None
+        raise _project_error(error, settings=settings, spec=spec) from None
     finally:
-        bound.dispose()
+        database.dispose()
 
 
 def last_pull(settings: Settings, model: str, *, source: str) -> datetime:
-    """When the last pull that brought something new began, UTC; an hour into 1970 before the first."""
+    """The start (UTC) of the last pull with new rows. One hour after the start of 1970 before the first pull."""
     committed = (load_batch.c.model == model) & (load_batch.c.source == source) & (load_batch.c.state == "committed")
     with session(settings, "loader") as connection:
-        found: datetime | None = connection.scalar(select(func.max(load_batch.c.opened_at)).where(committed))
-    return found or BEGINNING + OVERLAP
+        opened_at: datetime | None = connection.scalar(select(func.max(load_batch.c.opened_at)).where(committed))
+    return opened_at or BEGINNING + OVERLAP
 
 
 def _engine(settings: Settings, address: str | None) -> Engine:
@@ -91,27 +91,28 @@ def _engine(settings: Settings, address: str | None) -> Engine:
 
 
 def _chunks(rows: CursorResult[object], columns: Columns, *, settings: Settings, spec: ModelSpec) -> Iterator[pa.Table]:
-    """The wanted columns of `rows`, in the types that the database gave them."""
+    """Yield the columns of `rows` that the load reads, in the types of the database."""
     places = [list(rows.keys()).index(name) for name in columns.taken]
     try:
         for part in rows.partitions(CHUNK_ROWS):
             values = [[row[place] for row in part] for place in places]
             yield pa.table([pa.array(column) for column in values], names=list(columns.taken))
     except SQLAlchemyError as error:
-        raise _explained(error, settings=settings, spec=spec) from None
+        raise _project_error(error, settings=settings, spec=spec) from None
     except pa.ArrowException as error:
         raise DataRefused(f"{spec.name}: source.query: {' '.join(str(error).split())[:200]}") from None
 
 
-def _explained(error: SQLAlchemyError, *, settings: Settings, spec: ModelSpec) -> Exception:
-    """The project's error, without the address: it may hold a password."""
-    facts = getattr(getattr(error, "orig", None), "args", ())
-    code, reason = (facts[0] if facts else None), " ".join(str(facts[-1] if facts else error).split())[:300]
-    own = spec.source.connection is None
-    where = settings.mariadb_address if own else f"connection {spec.source.connection}"
+def _project_error(error: SQLAlchemyError, *, settings: Settings, spec: ModelSpec) -> Exception:
+    """Return the project's error, without the address, which may hold a password."""
+    arguments = getattr(getattr(error, "orig", None), "args", ())
+    code = arguments[0] if arguments else None
+    reason = " ".join(str(arguments[-1] if arguments else error).split())[:300]
+    own_database = spec.source.connection is None
+    place = settings.mariadb_address if own_database else f"connection {spec.source.connection}"
     if code in AWAY:
-        return Unreachable(service="the database of source.query", address=where, reason=reason.split("(")[0].strip())
+        return Unreachable(service="the database of source.query", address=place, reason=reason.split("(")[0].strip())
     if code in DENIED:
-        user = settings.db_user("loader") if own else "of the connection"
-        return AccessDenied(service="the database of source.query", address=where, user=user, reason=reason)
+        user = settings.db_user("loader") if own_database else "of the connection"
+        return AccessDenied(service="the database of source.query", address=place, user=user, reason=reason)
     return DataRefused(f"{spec.name}: source.query fails: {reason}")

@@ -1,4 +1,4 @@
-"""Rows that a load refuses: written to a file of their own, counted by reason, and too many or not."""
+"""The rejects of a load: their file, their counts by reason, and the limit on their number."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from typing import TextIO
 from utils.settings import Settings
 
 HEADER = ("line", "column", "value", "reason")
-# A load that refuses so many rows, more than its share so far, is given up before its end: it is the wrong file.
+# A load above its limit stops early at this number of rejects. The file is then the wrong one.
 MOST = 10_000
 
 Reject = tuple[int, str, str, str]  # line, column, value, reason
@@ -21,14 +21,14 @@ Reject = tuple[int, str, str, str]  # line, column, value, reason
 
 @dataclass(frozen=True, slots=True)
 class MaxRejects:
-    """How many rows a load may refuse and still go in: a `share` of its rows, or a `count` of them."""
+    """The limit on the rejects of a load: a `share` of its rows, or a `count` if `share` is None."""
 
     share: float | None = None
     count: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "MaxRejects":
-        """`20` rows, or `0.5%` of them.
+        """Parse a number of rows like `20`, or a share like `0.5%`.
 
         Raises: ValueError.
         """
@@ -40,11 +40,11 @@ class MaxRejects:
         return f"{self.count:,}" if self.share is None else f"{self.share * 100:g}%"
 
     def exceeded(self, rejects: int, *, rows: int) -> bool:
-        """Whether `rejects` of all the `rows` of a load are too many."""
+        """Whether a load of `rows` rows has too many `rejects`."""
         return rejects > (self.count if self.share is None else self.share * rows)
 
     def hopeless(self, rejects: int, *, rows: int) -> bool:
-        """Whether they are too many already, after the first `rows`: a share may still recover, up to `MOST`."""
+        """Whether a load has failed after its first `rows` rows. A share may still fall, up to `MOST` rejects."""
         return self.exceeded(rejects, rows=rows) and (self.share is None or rejects >= MOST)
 
 
@@ -52,10 +52,10 @@ NONE = MaxRejects()
 
 
 class RejectList:
-    """The refused rows of one load: counted, and written to the file at `path` from the first one on.
+    """Counts the rejects of one load, and writes them to the file at `path`.
 
-    The file is the user's alone (mode 600). It is replaced by the next load from the same place, and gone where that
-    one refuses nothing.
+    Only the user can read the file (mode 600). The next load from the same source replaces the file, or deletes it if
+    there are no rejects.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,26 +74,27 @@ class RejectList:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Rows by `column: reason`, the most frequent one first."""
+        """The number of rows by `column: reason`, the most frequent first."""
         return dict(self._reasons.most_common())
 
     def add(self, rejects: Iterable[Reject]) -> None:
-        """Write down some more, those of later lines."""
-        found = sorted(rejects)
-        if not found:
+        """Add the rejects of later lines."""
+        ordered = sorted(rejects)
+        if not ordered:
             return
         if self._file is None:
-            self.first = found[0]
+            self.first = ordered[0]
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = open(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", newline="")  # noqa: PTH123, SIM115 - mode 600 from its first byte on
+            self._file = open(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", newline="")  # noqa: PTH123, SIM115 - mode 600 from the first byte on
             csv.writer(self._file).writerow(HEADER)
-        csv.writer(self._file).writerows(found)
-        self.count += len(found)
-        self._reasons.update(f"{column}: {reason}" for _, column, _, reason in found)
+        csv.writer(self._file).writerows(ordered)
+        self.count += len(ordered)
+        self._reasons.update(f"{column}: {reason}" for _, column, _, reason in ordered)
 
 
 def rejects_path(settings: Settings, *, model: str, source: str) -> Path:
-    """Where the refused rows of a load from `source`, a path or another name, are written."""
-    place = hashlib.sha256(str(Path(source).absolute()).encode()).hexdigest()[:8]  # files of one name, many folders
+    """The path of the rejects of a load from `source`, a path or another name."""
+    # Files in different folders may share a name.
+    path_hash = hashlib.sha256(str(Path(source).absolute()).encode()).hexdigest()[:8]
     name = re.sub(r"[^\w.-]+", "_", Path(source).name)[:100]
-    return settings.rejects / model / f"{name}.{place}.csv"
+    return settings.rejects / model / f"{name}.{path_hash}.csv"

@@ -1,1 +1,1 @@
-"""A training run: its row, and the snapshot that it learns from."""
+"""Training runs and their snapshots."""

@@ -1,7 +1,7 @@
-"""Extract: point-in-time rows from the store into an immutable snapshot.
+"""Extract: read point-in-time rows from the store into an immutable snapshot.
 
-A snapshot is a Parquet file and a manifest. (spec hash, window_end, commit_seq) defines its rows, no clock does, so it
-can be read from the store again exactly; its SHA-256 says whether it was (`evergreen snapshot verify`).
+A snapshot is a Parquet file and a manifest. Its rows depend on (spec hash, window_end, commit_seq) and on no clock, so
+they can be read from the store again exactly. `evergreen snapshot verify` checks that with the snapshot's SHA-256.
 """
 
 import json
@@ -26,20 +26,20 @@ from utils.settings import Settings
 
 
 def extract(run: Run, *, settings: Settings, now: datetime) -> Manifest:
-    """The run's snapshot, read from the store the first time; a retry finds it.
+    """Write the run's snapshot and return its manifest. A retry returns the existing one.
 
-    The rows pass through in chunks, so memory does not grow with them but for 100 bytes a label.
-    Raises: EmptyWindow where no label lies in the window; Unreachable; AccessDenied.
+    The rows are processed in chunks, so memory grows by only 100 bytes a label.
+    Raises: EmptyWindow if no label lies in the look-back; Unreachable; AccessDenied.
     """
     if run.snapshot_id:
         return find_manifest(run.snapshot_id, settings=settings)[0]
     folder = settings.snapshots
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{run.model}-{run.spec.hash[:12]}-{run.window_end:%Y%m%dT%H%M%S}-{run.commit_seq}.parquet"
-    rows, digest = write_rows(read_rows(run, settings=settings), aside)
+    temporary = folder / f".{run.model}-{run.spec.hash[:12]}-{run.window_end:%Y%m%dT%H%M%S}-{run.commit_seq}.parquet"
+    rows, digest = write_rows(read_rows(run, settings=settings), temporary)
     snapshot_id = f"{run.model}-{run.window_end:%Y%m%dT%H%M%S}-{run.commit_seq}-{digest[:12]}"
     manifest = Manifest(snapshot_id, run.model, run.spec.hash, run.window_end, run.commit_seq, rows, digest)
-    _name(manifest, aside)
+    _publish(manifest, temporary)
     with session(settings, "pipeline") as connection:
         row = {**asdict(manifest), "path": f"{snapshot_id}.parquet", "created_at": now}
         history.add_once(connection, snapshot_table, row)
@@ -48,7 +48,7 @@ def extract(run: Run, *, settings: Settings, now: datetime) -> Manifest:
 
 
 def read_rows(run: Run, *, settings: Settings) -> Iterator[pa.Table]:
-    """The rows that define the run's snapshot, from the store, as `db.store.point_in_time.training_rows` gives them.
+    """Read the rows of the run's snapshot from the store, in the parts of `db.store.point_in_time.training_rows`.
 
     Raises: EmptyWindow.
     """
@@ -64,17 +64,17 @@ def read_rows(run: Run, *, settings: Settings) -> Iterator[pa.Table]:
 
 
 def window(run: Run) -> tuple[datetime | None, datetime]:
-    """The labels of a run lie after the first (None: from the beginning on) and not after the second, UTC.
+    """The event times (start, end) in UTC of a run's labels: after `start` (None: unbounded), not after `end`.
 
-    "All" ends where `keep` does: else what is read would depend on whether maintenance was here already.
+    An unlimited look-back is limited by `keep`. Otherwise the rows would depend on when maintenance last ran.
     """
-    given = run.spec.training.window
-    reach = given if isinstance(given, timedelta) else run.spec.keep
-    return run.window_end - reach if reach else None, run.window_end - run.spec.label.maturity
+    limit = run.spec.training.window
+    look_back = limit if isinstance(limit, timedelta) else run.spec.keep
+    return run.window_end - look_back if look_back else None, run.window_end - run.spec.label.maturity
 
 
 def write_rows(parts: Iterator[pa.Table], path: Path) -> tuple[int, str]:
-    """Write `parts` as one Parquet file; returns its rows and their SHA-256 as `ContentHash` gives it."""
+    """Write `parts` as one Parquet file. Return the number of its rows and their `ContentHash`."""
     first = next(parts)
     content, rows = ContentHash(), 0
     texts = [
@@ -88,10 +88,12 @@ def write_rows(parts: Iterator[pa.Table], path: Path) -> tuple[int, str]:
     return rows, content.hexdigest()
 
 
-def _name(manifest: Manifest, aside: Path) -> None:
-    """Both files whole or not at all: written aside, then renamed; the manifest comes last."""
-    folder = aside.parent
-    aside.replace(folder / f"{manifest.snapshot_id}.parquet")
-    noted = folder / f".{manifest.snapshot_id}.json"
-    noted.write_text(json.dumps(asdict(manifest), default=lambda moment: moment.isoformat() + "Z", indent=1))
-    noted.replace(folder / f"{manifest.snapshot_id}.json")
+def _publish(manifest: Manifest, temporary: Path) -> None:
+    """Give the snapshot's files their names. Files are renamed only when complete, the manifest last."""
+    folder = temporary.parent
+    temporary.replace(folder / f"{manifest.snapshot_id}.parquet")
+    temporary_manifest = folder / f".{manifest.snapshot_id}.json"
+    temporary_manifest.write_text(
+        json.dumps(asdict(manifest), default=lambda moment: moment.isoformat() + "Z", indent=1)
+    )
+    temporary_manifest.replace(folder / f"{manifest.snapshot_id}.json")

@@ -1,4 +1,4 @@
-"""A snapshot as it was recorded: its manifest, its rows from the file, and the hash that both are held against."""
+"""Read a snapshot: its manifest, the rows in its file, and the hash that proves them."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from utils.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What identifies a snapshot; written beside its file as JSON."""
+    """The identity of a snapshot. Written as JSON next to its file."""
 
     snapshot_id: str
     model: str
@@ -34,65 +34,82 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`frame`: entity_id, event_time, the label and the features, one row a label, sorted by entity and time."""
+    """A snapshot in memory.
+
+    frame: entity_id, event_time, the label and the features. One row a label, sorted by entity and time.
+    """
 
     manifest: Manifest
     frame: pd.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """Where a snapshot's file is, and what its rows must hash to: fewer than at first where entities were forgotten."""
+class SnapshotFile:
+    """The file of a snapshot.
+
+    path: where the file is.
+    sha256: the `ContentHash` of its rows, after redaction.
+    redacted_rows: the number of rows of forgotten entities that were deleted.
+    """
 
     path: Path
     sha256: str
     redacted_rows: int
 
 
-def find_manifest(snapshot_id: str, *, settings: Settings) -> tuple[Manifest, Recorded]:
-    """What is recorded of a snapshot. Raises: NotFound."""
+def find_manifest(snapshot_id: str, *, settings: Settings) -> tuple[Manifest, SnapshotFile]:
+    """The recorded manifest and file of a snapshot.
+
+    Raises: NotFound.
+    """
     with session(settings, "pipeline") as connection:
         row = trainings.find_snapshot(connection, snapshot_id)
     if row is None:
         raise NotFound(what=f"snapshot {snapshot_id!r}")
     manifest = Manifest(**{name: row[name] for name in Manifest.__dataclass_fields__})
     sha256 = row["redacted_sha256"] or manifest.content_sha256
-    return manifest, Recorded(settings.snapshots / row["path"], sha256, row["redacted_rows"])
+    return manifest, SnapshotFile(settings.snapshots / row["path"], sha256, row["redacted_rows"])
 
 
 def read_snapshot(snapshot_id: str, *, settings: Settings) -> Snapshot:
-    """A snapshot from its file, its content checked against the recorded SHA-256.
+    """Read a snapshot from its file and check its content against the recorded SHA-256.
 
     Raises: NotFound, IntegrityError.
     """
-    manifest, recorded = find_manifest(snapshot_id, settings=settings)
-    table = pa.concat_tables(file_rows(recorded))
-    expect(snapshot_id, recorded, content_hash([table]))
+    manifest, file = find_manifest(snapshot_id, settings=settings)
+    table = pa.concat_tables(file_rows(file))
+    check_hash(snapshot_id, file, content_hash([table]))
     return Snapshot(manifest, table.to_pandas(self_destruct=True))
 
 
-def file_rows(recorded: Recorded) -> Iterator[pa.Table]:
-    """The rows of a snapshot's file in parts. Raises: NotFound; IntegrityError where it is no Parquet file any more."""
-    path = recorded.path
+def file_rows(file: SnapshotFile) -> Iterator[pa.Table]:
+    """Yield the rows of a snapshot's file in parts.
+
+    Raises: NotFound; IntegrityError if the file is not a readable Parquet file.
+    """
+    path = file.path
     if not path.is_file():
         raise NotFound(what=f"file {path.name}", where=str(path.parent), hint="the snapshot's file is gone")
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            for group in range(parquet.num_row_groups):
+                yield parquet.read_row_group(group)
     except pa.ArrowException as error:
-        found = " ".join(str(error).split())[:100]
-        raise IntegrityError(what=f"file {path.name}", expected="a Parquet file", found=found) from None
+        problem = " ".join(str(error).split())[:100]
+        raise IntegrityError(what=f"file {path.name}", expected="a Parquet file", found=problem) from None
 
 
-def expect(snapshot_id: str, recorded: Recorded, found: str) -> None:
-    """Raises: IntegrityError where `found` is not the recorded hash."""
-    if found != recorded.sha256:
-        raise IntegrityError(what=f"snapshot {snapshot_id}", expected=recorded.sha256[:12], found=found[:12])
+def check_hash(snapshot_id: str, file: SnapshotFile, actual: str) -> None:
+    """Compare the hash `actual` with the recorded hash.
+
+    Raises: IntegrityError if they differ.
+    """
+    if actual != file.sha256:
+        raise IntegrityError(what=f"snapshot {snapshot_id}", expected=file.sha256[:12], found=actual[:12])
 
 
 def content_hash(parts: Iterable[pa.Table]) -> str:
-    """The `ContentHash` of rows that come in parts."""
+    """The `ContentHash` of rows in parts."""
     content = ContentHash()
     for part in parts:
         content.add(part)
@@ -101,18 +118,18 @@ def content_hash(parts: Iterable[pa.Table]) -> str:
 
 @dataclass(slots=True)
 class ContentHash:
-    """SHA-256 over the values of a table: for each column, in the names' order, its name, kind, and values.
+    """SHA-256 over the values of a table: for each column, ordered by name, its name, kind and values.
 
-    It depends neither on how the rows are cut into parts nor on the file that holds them, its compression and the
-    version of the library that wrote it. One NaN stands for all and for missing numbers, and −0 for 0. Of a column of
-    text the lengths (−1: missing) and the characters in UTF-8 are hashed apart; numbers are little-endian.
+    The hash does not depend on the division into parts, the compression of the file, or the version of the library
+    that wrote it. All NaN and missing numbers hash alike, and so do −0 and 0. For a text column, the lengths (−1:
+    missing) and the UTF-8 characters are hashed separately. Numbers are little-endian.
     """
 
     _rows: int = 0
     _columns: dict[str, tuple[bytes, list[Any]]] = field(default_factory=dict)
 
     def add(self, part: pa.Table) -> None:
-        """Add the next rows; every part has the same columns."""
+        """Add the next rows. All parts have the same columns."""
         self._rows += len(part)
         for name in part.column_names:
             kind, pieces = _canonical(part[name])
@@ -121,15 +138,16 @@ class ContentHash:
                 digest.update(piece)
 
     def hexdigest(self) -> str:
-        whole = hashlib.sha256(f"{self._rows}\0".encode())
+        """The hash of all rows added so far, in hex."""
+        table_digest = hashlib.sha256(f"{self._rows}\0".encode())
         for name in sorted(self._columns):
             kind, digests = self._columns[name]
-            whole.update(name.encode() + b"\0" + kind + b"".join(digest.digest() for digest in digests))
-        return whole.hexdigest()
+            table_digest.update(name.encode() + b"\0" + kind + b"".join(digest.digest() for digest in digests))
+        return table_digest.hexdigest()
 
 
 def _canonical(column: pa.ChunkedArray) -> tuple[bytes, list[Any]]:
-    """The kind of a column and its values as bytes, in one piece or two."""
+    """The kind of a column, and its values as one or two pieces of bytes."""
     values = column.combine_chunks()
     if pa.types.is_timestamp(values.type):
         return b"time", [np.ascontiguousarray(values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), "<i8")]

@@ -1,7 +1,7 @@
-"""A training run: what its first try fixed and what its steps made, one row of `training_run`.
+"""A training run: one row of `training_run` with its inputs, fixed by the first try, and the results of its steps.
 
-Steps hand each other the run's id and nothing else; each reads the row, does its part, and writes what it made. A step
-that finds its part done returns it, so a retry changes nothing.
+Steps pass on only the run's id. Each step reads the row and records its result there. A retry returns the recorded
+result and changes nothing.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,14 @@ from utils.version import code_commit
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`window_end`: UTC; bounds the data by business time. `commit_seq`: bounds it by what the store had committed."""
+    """A row of `training_run`.
+
+    window_end: UTC. The run reads no later event times.
+    commit_seq: the run reads no later commits of the store.
+    trials: the number of trials of the search.
+    reason: the claimed decisions, each with its cause and reason.
+    snapshot_id, mlflow_run_id, best_params, candidate_version: results of the steps. None before the step.
+    """
 
     run_id: str
     model: str
@@ -51,46 +58,46 @@ def record_decision(
     now: datetime,
     evidence: dict[str, Any] | None = None,
 ) -> int:
-    """Append an open decision to retrain `model`, which a training run will claim; returns its id.
+    """Append an open decision to retrain `model`, for a training run to claim. Return its id.
 
-    `caused_by` has one at most, so that a retry adds none.
+    There is at most one decision for each `caused_by`, so a retry does not append a second one.
     """
     row = {"model": model, "action": "retrain", "cause": cause, "reason": reason[:1000], "evidence": evidence or {}}
     with session(settings, "pipeline") as connection:
-        return _decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
+        return _append_decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
 
 
 def record_schedule(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> int:
-    """Append what a run by cron decides; returns its id.
+    """Append the decision of a scheduled run. Return its id.
 
-    Where no label has come since the last training and the model file is the same, it would only repeat that one: a
-    candidate as good as the champion would be promoted by luck.
+    The decision is to hold if there are no new labels since the last training and the model file has not changed. The
+    training would only repeat the last one, and luck could promote a candidate that is no better than the champion.
     """
     with session(settings, "pipeline") as connection:
         last = next(iter(trainings.trainings(connection, model=spec.name, state="finished")), None)
-        fresh = loads.labels_since(connection, model=spec.name, commit_seq=last["commit_seq"] if last else 0)
-        repeats = last is not None and not fresh and last["spec_hash"] == spec.hash
-        decided = {"action": "hold", "cause": "no_new_labels", "reason": "no label has come since the last training"}
+        new_labels = loads.labels_since(connection, model=spec.name, commit_seq=last["commit_seq"] if last else 0)
+        repeats = last is not None and not new_labels and last["spec_hash"] == spec.hash
+        decision = {"action": "hold", "cause": "no_new_labels", "reason": "no label has come since the last training"}
         if not repeats:
-            decided = {"action": "retrain", "cause": "schedule", "reason": "its cron"}
-        row = {"model": spec.name, **decided, "evidence": {"new_labels": fresh}}
-        return _decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
+            decision = {"action": "retrain", "cause": "schedule", "reason": "its cron"}
+        row = {"model": spec.name, **decision, "evidence": {"new_labels": new_labels}}
+        return _append_decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
 
 
-def _decision(connection: Connection, row: dict[str, Any]) -> int:
-    known = decisions.decision_of(connection, model=row["model"], caused_by=row["caused_by"])
-    return known or history.add(connection, retrain_decision, row)
+def _append_decision(connection: Connection, row: dict[str, Any]) -> int:
+    existing_id = decisions.decision_of(connection, model=row["model"], caused_by=row["caused_by"])
+    return existing_id or history.add(connection, retrain_decision, row)
 
 
-def parse_window_end(given: str) -> datetime:
-    """An ISO 8601 instant as naive UTC; one without an offset is UTC already.
+def parse_window_end(value: str) -> datetime:
+    """Parse an ISO 8601 time to naive UTC. A time without an offset is in UTC.
 
     Raises: DataRefused.
     """
     try:
-        return as_utc(datetime.fromisoformat(given))
+        return as_utc(datetime.fromisoformat(value))
     except ValueError:
-        raise DataRefused(f"window end {given!r} is not a time like 2026-01-31 or 2026-01-31T12:00:00Z") from None
+        raise DataRefused(f"window end {value!r} is not a time like 2026-01-31 or 2026-01-31T12:00:00Z") from None
 
 
 def claim(
@@ -103,17 +110,17 @@ def claim(
     trials: int | None = None,
     model: str | None = None,
 ) -> Run:
-    """Claim every open decision of the model for `run_id` and fix what this run works on.
+    """Claim every open decision of the model for `run_id`, and fix the inputs of the run.
 
-    The second try of a run gets what the first one fixed, whatever `window_end` and `trials` say. `model` is what the
-    run is recorded under where that is not the model file's name, as in a replay.
+    A retry returns the inputs of the first try and ignores `window_end` and `trials`. `model` is the recorded name of
+    the run if it differs from the name in the model file, as in a replay.
 
-    Raises: NothingToDo where no decision is open; the run then has no row.
+    Raises: NothingToDo if no decision is open. The run then has no row.
     """
     name = model or spec.name
     with session(settings, "pipeline") as connection:
-        claimed = decisions.claim_retraining(connection, model=name, run_id=run_id, now=now)
-        if not claimed:
+        open_decisions = decisions.claim_retraining(connection, model=name, run_id=run_id, now=now)
+        if not open_decisions:
             raise NothingToDo(model=name, reason="no decision to retrain waits for a run")
         row = {
             "run_id": run_id,
@@ -121,7 +128,7 @@ def claim(
             "window_end": window_end,
             "commit_seq": latest_commit_seq(settings, spec.name),
             "trials": trials or spec.training.search.trials,
-            "reason": "; ".join(f"{decision['cause']}: {decision['reason']}" for decision in claimed)[:1000],
+            "reason": "; ".join(f"{decision['cause']}: {decision['reason']}" for decision in open_decisions)[:1000],
             "spec": spec.to_json(),
             "spec_hash": spec.hash,
             "code_commit": code_commit(),
@@ -133,7 +140,7 @@ def claim(
 
 
 def load_run(settings: Settings, run_id: str) -> Run:
-    """The run as it stands.
+    """Read the run from its row.
 
     Raises: NotFound.
     """
@@ -144,15 +151,15 @@ def load_run(settings: Settings, run_id: str) -> Run:
     return _run(row)
 
 
-def record(settings: Settings, run: Run, **made: Any) -> Run:
-    """Write what a step made (columns of `training_run`) and return the run with it."""
+def record(settings: Settings, run: Run, **columns: Any) -> Run:
+    """Record a step's result in `columns` of `training_run`. Return the updated run."""
     with session(settings, "pipeline") as connection:
-        trainings.update_run(connection, run.run_id, **made)
+        trainings.update_run(connection, run.run_id, **columns)
     return load_run(settings, run.run_id)
 
 
 def verdict(settings: Settings, run_id: str) -> str:
-    """What was decided on the run's candidate: promote, reject or wait.
+    """The verdict on the run's candidate: promote, reject or wait.
 
     Raises: NotFound.
     """
@@ -164,18 +171,18 @@ def verdict(settings: Settings, run_id: str) -> str:
 
 
 def finish(settings: Settings, run_id: str, *, now: datetime) -> None:
-    """Mark the run finished; its decisions are answered."""
+    """Mark the run as finished, which also closes its decisions."""
     with session(settings, "pipeline") as connection:
         trainings.update_run(connection, run_id, state="finished", finished_at=now)
 
 
 def fail(settings: Settings, run_id: str, *, now: datetime) -> None:
-    """Mark the run failed and open its decisions again, so that the next run picks them up."""
+    """Mark the run as failed and reopen its decisions for the next run."""
     with session(settings, "pipeline") as connection:
         trainings.update_run(connection, run_id, state="failed", finished_at=now)
         decisions.release_retraining(connection, run_id=run_id)
 
 
 def _run(row: RowMapping) -> Run:
-    given = {name: row[name] for name in Run.__dataclass_fields__ if name != "spec"}
-    return Run(spec=ModelSpec.parse(row["spec"], file=f"run {row['run_id']}"), **given)
+    columns = {name: row[name] for name in Run.__dataclass_fields__ if name != "spec"}
+    return Run(spec=ModelSpec.parse(row["spec"], file=f"run {row['run_id']}"), **columns)

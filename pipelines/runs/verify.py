@@ -1,4 +1,4 @@
-"""Verify: whether a snapshot can still be read from the store exactly as it was recorded."""
+"""Verify: check that a snapshot can still be read from the store exactly as recorded."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,15 +7,22 @@ from db.history import trainings
 from db.session import session
 from pipelines.runs import training_runs
 from pipelines.runs.extract import read_rows, window
-from pipelines.runs.snapshot import content_hash, expect, file_rows, find_manifest
+from pipelines.runs.snapshot import check_hash, content_hash, file_rows, find_manifest
 from pipelines.runs.training_runs import Run
 from utils.errors import NotFound
 from utils.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """`read_from`: `store`, or `file` where retention has dropped rows that the snapshot was read from."""
+class Verification:
+    """The outcome of a successful verification.
+
+    read_from: `store`, or `file` if retention has dropped rows of the snapshot from the store.
+    rows: the number of rows without redacted ones.
+    content_sha256: the `ContentHash` of these rows.
+    redacted_rows: the number of deleted rows of forgotten entities.
+    note: remarks on retention and redaction, or empty.
+    """
 
     snapshot_id: str
     model: str
@@ -26,43 +33,43 @@ class Verified:
     note: str
 
 
-def verify_snapshot(snapshot_id: str, *, settings: Settings) -> Verified:
-    """Read the snapshot's rows again and hold them against the recorded hash.
+def verify_snapshot(snapshot_id: str, *, settings: Settings) -> Verification:
+    """Read the snapshot's rows again and compare them with the recorded hash.
 
-    Raises: IntegrityError where they differ; NotFound; Unreachable, AccessDenied.
+    Raises: IntegrityError if they differ; NotFound; Unreachable, AccessDenied.
     """
-    manifest, recorded = find_manifest(snapshot_id, settings=settings)
+    manifest, file = find_manifest(snapshot_id, settings=settings)
     with session(settings, "pipeline") as connection:
         run_id = trainings.run_of_snapshot(connection, snapshot_id)
     if run_id is None:
         raise NotFound(what=f"training run of snapshot {snapshot_id}")
     run = training_runs.load_run(settings, run_id)
     dropped = _dropped_before(run, settings)
-    parts = read_rows(run, settings=settings) if dropped is None else file_rows(recorded)
-    expect(snapshot_id, recorded, content_hash(parts))
+    parts = read_rows(run, settings=settings) if dropped is None else file_rows(file)
+    check_hash(snapshot_id, file, content_hash(parts))
     notes = (
         [f"retention dropped rows before {dropped:%Y-%m-%d}: the file was checked, not the store"] if dropped else []
     )
-    notes += [f"redacted: {recorded.redacted_rows:,} rows of forgotten entities"] if recorded.redacted_rows else []
-    return Verified(
+    notes += [f"redacted: {file.redacted_rows:,} rows of forgotten entities"] if file.redacted_rows else []
+    return Verification(
         snapshot_id,
         manifest.model,
         "file" if dropped else "store",
-        manifest.row_count - recorded.redacted_rows,
-        recorded.sha256,
-        recorded.redacted_rows,
+        manifest.row_count - file.redacted_rows,
+        file.sha256,
+        file.redacted_rows,
         "; ".join(notes),
     )
 
 
 def _dropped_before(run: Run, settings: Settings) -> datetime | None:
-    """Up to when retention has dropped rows of the store, where the run read some of these; else None."""
+    """The time before which retention has dropped rows of the store. None if the run needs none of these rows."""
     schema, (start, _) = run.spec.store, window(run)
     oldest = start - schema.max_age if start and schema.max_age else None
     with session(settings, "pipeline") as connection:
-        lost = [
+        cuts = [
             dropped
             for table, needed_from in ((schema.labels_table, start), (schema.features_table, oldest))
             if (dropped := trainings.dropped_before(connection, table)) and (not needed_from or needed_from < dropped)
         ]
-    return max(lost, default=None)
+    return max(cuts, default=None)

@@ -1,7 +1,7 @@
-"""The model file: one YAML file in `models/` is all that Evergreen knows of a model. What others need of it is here.
+"""The model file: one YAML file in `models/` describes a model completely. This package exports its public names.
 
-It is parsed once into frozen objects. It drives table creation, the point-in-time read, validation, the training pools,
-the request schema and the DAGs. Keys that old files do not have get defaults, so every registered spec still parses.
+The file is parsed once into frozen objects. They drive table creation, the point-in-time read, validation, the training
+pools, the request schema and the DAGs. New keys have defaults, so every registered spec still parses.
 """
 
 from pipelines.spec.load import find_spec, load_spec, model_names

@@ -1,4 +1,4 @@
-"""The model files in `models/`: which there are, and the spec in each."""
+"""List the model files in `models/`, and read their specs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may be built
 
 
 def load_spec(path: Path) -> ModelSpec:
-    """The spec in the YAML file at `path`.
+    """Read the spec in the YAML file at `path`.
 
-    Raises: SpecInvalid where the file can't be read, is not YAML, breaks a rule, or is not named after its model.
+    Raises: SpecInvalid if the file can't be read, is not YAML, breaks a rule, or is not named after its model.
     """
     try:
-        parsed = _parsed(path.read_text(encoding="utf-8"))
+        parsed = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecInvalid(file=str(path), problems=[("the file", error.strerror or "can't be read")]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -32,11 +32,11 @@ def load_spec(path: Path) -> ModelSpec:
     return spec
 
 
-def _parsed(text: str) -> object:
-    """What the YAML says: Airflow parses every model file, once for each DAG file, every half minute.
+def _parse(text: str) -> object:
+    """Parse YAML fast: Airflow parses every model file for each DAG file every half minute.
 
-    libyaml is ten times faster, but says less of what is wrong, and takes tabs for blanks. So PyYAML reads what libyaml
-    can't, and what has a tab.
+    libyaml is ten times faster than PyYAML, but its errors say less, and it accepts tabs as blanks. So PyYAML reads
+    text with tabs and text that libyaml rejects.
     """
     try:
         return yaml.load(text, Loader=yaml.SafeLoader if "\t" in text else FAST)  # noqa: S506 - both are safe loaders
@@ -45,14 +45,14 @@ def _parsed(text: str) -> object:
 
 
 def model_names(folder: Path) -> list[str]:
-    """Names of the models in `folder`, sorted; their files are not opened."""
+    """The names of the models in `folder`, sorted. Does not open their files."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find_spec(folder: Path, model: str) -> ModelSpec:
-    """The spec of `model`.
+    """Read the spec of `model`.
 
-    Raises: UnknownModel where `folder` has no such file; SpecInvalid.
+    Raises: UnknownModel if `folder` has no file for the model; SpecInvalid.
     """
     names = model_names(folder)
     if model not in names:

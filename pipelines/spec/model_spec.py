@@ -1,8 +1,4 @@
-"""The model file: one YAML file in `models/` is all that Evergreen knows of a model.
-
-It is parsed once into frozen objects. It drives table creation, the point-in-time read, validation, the training pools,
-the request schema and the DAGs. Keys that old files do not have get defaults, so every registered spec still parses.
-"""
+"""The spec of a model: the parsed model file, its checks across sections, and its hash."""
 
 import hashlib
 import json
@@ -22,7 +18,7 @@ KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "category", "te
 
 
 class ModelSpec(Frozen):
-    """One model. Build it with `load_spec` or `ModelSpec.parse`; both fill in what depends on the task."""
+    """The spec of one model. Build it with `load_spec` or `ModelSpec.parse`, which add the defaults of the task."""
 
     spec_version: Literal[1] = SPEC_VERSION
     name: Name
@@ -37,28 +33,28 @@ class ModelSpec(Frozen):
     gates: Gates
     monitoring: Monitoring = Monitoring()
     retrain: Retrain = Retrain()
-    keep: Period | None = Field(None, description="How old labels may get, and what they need; empty: all is kept.")
+    keep: Period | None = Field(None, description="Age at which labels and their features are dropped; empty: never.")
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_the_task(cls, given: Any) -> Any:
-        """Defaults that depend on the task or on whether the data has time; never touches what the file says."""
-        if not isinstance(given, dict):
+    def _defaults_of_the_task(cls, content: Any) -> Any:
+        """Add the defaults that depend on the task or on whether the data has time. Keys of the file stay."""
+        if not isinstance(content, dict):
             raise ValueError("expected keys and values, as in models/credit_score.yaml")
-        filled = {**given}
-        metric = METRICS.get(str(given.get("task")), ("",))[0]
-        timed = bool((given.get("source") or {}).get("event_time")) if isinstance(given.get("source"), dict) else False
-        training = {**_section(filled, "training")}
+        completed = {**content}
+        metric = METRICS.get(str(content.get("task")), ("",))[0]
+        timed = bool(_section(content, "source").get("event_time"))
+        training = {**_section(completed, "training")}
         training["split"] = training.get("split") or {"by": "time" if timed else "entity"}
         search = _section(training, "search")
         training["search"] = {**search, "metric": search.get("metric") or metric}
-        gates = {**_section(filled, "gates")}
+        gates = {**_section(completed, "gates")}
         champion = _section(gates, "champion")
         gates["champion"] = champion = {**champion, "metric": champion.get("metric") or metric}
-        if champion["metric"] not in UNITLESS:  # no number fits every label's unit
+        if champion["metric"] not in UNITLESS:  # no absolute margin fits the unit of every label
             gates["champion"] = {"margin": "3%", **champion}
             gates["slices"] = {"margin": "15%", **slices} if (slices := _section(gates, "slices")) else None
-        return {**filled, "training": training, "gates": gates}
+        return {**completed, "training": training, "gates": gates}
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelSpec":
@@ -67,13 +63,13 @@ class ModelSpec(Frozen):
         return self
 
     @classmethod
-    def parse(cls, given: object, *, file: str) -> "ModelSpec":
-        """A spec from parsed YAML or JSON.
+    def parse(cls, content: object, *, file: str) -> "ModelSpec":
+        """Build a spec from parsed YAML or JSON.
 
-        Raises: SpecInvalid naming `file`, each wrong key's path and what was expected there.
+        Raises: SpecInvalid with `file`, the path of each wrong key and the expected value.
         """
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(content)
         except ValidationError as error:
             raise SpecInvalid(file=file, problems=[_problem(detail) for detail in error.errors()]) from None
 
@@ -95,37 +91,37 @@ class ModelSpec(Frozen):
 
     @property
     def watched_metric(self) -> str:
-        """The metric that monitoring follows. Not filled in while parsing: files without it keep their hash."""
+        """The metric that monitoring follows. Its default is not stored, so files without the key keep their hash."""
         return self.monitoring.performance.metric or self.gates.champion.metric
 
     @property
     def watched_margin(self) -> float | str:
-        """The loss of it that matters."""
-        given = self.monitoring.performance.margin
-        return given if given is not None else (0.05 if self.watched_metric in UNITLESS else "5%")
+        """The loss of the watched metric that matters, in its unit or as a share like `5%`."""
+        margin = self.monitoring.performance.margin
+        return margin if margin is not None else (0.05 if self.watched_metric in UNITLESS else "5%")
 
     def to_json(self) -> dict[str, Any]:
-        """What the file said, as plain JSON; `parse` reads it back to an equal spec."""
+        """The content of the file as plain JSON, without defaults. `parse` turns it into an equal spec."""
         dumped: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
         return {"spec_version": self.spec_version, **dumped}
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex of the spec without its defaults, so a later Evergreen with more keys gives the same one."""
+        """SHA-256 in hex of the spec without its defaults. New keys with defaults do not change it."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def columns_of(self, kind: str) -> list[str]:
-        """Names of the features of type `kind` (`numeric`, `categorical`, `text`), in the file's order."""
+        """Names of the features of type `kind` (`numeric`, `categorical`, `text`), in the order of the file."""
         return [name for name, feature in self.features.columns.items() if feature.type == kind]
 
 
-def _section(given: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = given.get(key)
+def _section(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def _problem(detail: Any) -> tuple[str, str]:
-    # Discriminated unions put the branch's tag into the path; a user knows only the file's own keys.
+    # Pydantic adds the tag of a discriminated union to the path. The file has no such key.
     path = ".".join(str(part) for part in detail["loc"] if part not in {"[key]", "numeric", "categorical"})
     expected = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
@@ -140,7 +136,7 @@ def _problem(detail: Any) -> tuple[str, str]:
 
 
 def inconsistencies(spec: ModelSpec) -> list[str]:
-    """One line for each contradiction: the path of the key and what was expected there."""
+    """One line for each contradiction: the path of the key and the expected value."""
     return [*_column_problems(spec), *_label_problems(spec), *_time_problems(spec), *_keep_problems(spec)]
 
 
@@ -151,32 +147,32 @@ def _column_problems(spec: ModelSpec) -> Iterator[str]:
     for name, role in ((label, "label"), (spec.entity, "entity")):
         if name in columns:
             yield f"features.columns: {name} is the {role}, it can't be a feature too"
-    if both := set(columns) & set(spec.features.private):
-        yield f"features.private: {_listed(both)} is also a feature"
+    if duplicates := set(columns) & set(spec.features.private):
+        yield f"features.private: {_listed(duplicates)} is also a feature"
     if spec.gates.slices and (unknown := set(spec.gates.slices.columns) - set(columns)):
         yield f"gates.slices.columns: {_listed(unknown)} is not a feature"
 
 
 def _label_problems(spec: ModelSpec) -> Iterator[str]:
-    classes, known = spec.label.classes, METRICS[spec.task]
+    classes, metrics = spec.label.classes, METRICS[spec.task]
     if len(set(classes)) != len(classes):
         yield "label.classes: a class is named twice"
-    fits, wanted = {
+    count_fits, expected = {
         "multiclass": (len(classes) >= 3, "at least 3 classes"),
         "binary": (len(classes) == 2, "exactly 2 classes, the positive one last"),
         "regression": (not classes, "none"),
     }[spec.task]
-    if not fits:
-        yield f"label.classes: expected {wanted} for a {spec.task} task, got {len(classes)}"
-    asked = {
+    if not count_fits:
+        yield f"label.classes: expected {expected} for a {spec.task} task, got {len(classes)}"
+    metrics_by_path = {
         "training.search.metric": spec.training.search.metric,
         "gates.champion.metric": spec.gates.champion.metric,
         "monitoring.performance.metric": spec.watched_metric,
         **{f"gates.minimum.{name}": name for name in spec.gates.minimum},
     }
-    for path, metric in asked.items():
-        if metric not in known:
-            yield f"{path}: expected one of {', '.join(known)}, got {metric!r}"
+    for path, metric in metrics_by_path.items():
+        if metric not in metrics:
+            yield f"{path}: expected one of {', '.join(metrics)}, got {metric!r}"
 
 
 def _time_problems(spec: ModelSpec) -> Iterator[str]:

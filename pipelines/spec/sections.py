@@ -1,4 +1,4 @@
-"""The sections of a model file, each with its keys and their defaults."""
+"""The sections of a model file, with their keys and defaults."""
 
 import re
 from collections.abc import Mapping
@@ -29,30 +29,30 @@ def _zone(name: str) -> str:
 
 
 class Source(Frozen):
-    """Where rows come from and how files name things. Without `event_time` the data has no time.
+    """The origin of rows and the names of their columns. Without `event_time` the data has no time.
 
-    `time_of_day` is for files that keep date and time apart: the column with the hour (0 to 23) or the time (HH:MM).
+    time_of_day: the column with the hour (0 to 23) or time (HH:MM), if `event_time` holds only dates.
     """
 
     event_time: str | None = None
-    time_of_day: str | None = None  # the hour (0 to 23) or time (HH:MM), where `event_time` is a date without it
+    time_of_day: str | None = None
     time_zone: Annotated[str, AfterValidator(_zone)] | None = Field(
-        None, description="Of times without an offset, an IANA name; empty: they are UTC."
+        None, description="IANA name, for times without offset; empty: UTC."
     )
-    available_at: str | None = Field(None, description="A column; or how long after event_time, like +2d.")
-    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: its name here.")
-    query: str | None = Field(None, description="SQL run before each training; :since is the last time loaded.")
-    connection: str | None = Field(None, description="Airflow connection to run it over; empty: the same MariaDB.")
+    available_at: str | None = Field(None, description="A column, or a lag after event_time, like +2d.")
+    map: Mapping[str, str] = Field(default_factory=dict, description="Column of the file: name in the model file.")
+    query: str | None = Field(None, description="SQL run before each training; :since is the start of the last pull.")
+    connection: str | None = Field(None, description="Airflow connection of the query; empty: Evergreen's MariaDB.")
 
     @property
     def lag(self) -> timedelta | None:
-        """How long after its event time each row is known, where `available_at` says that."""
-        given = self.available_at
-        return duration(given.removeprefix("+")) if given and LAG.fullmatch(given) else None
+        """The time from event time to availability time, if `available_at` is a lag."""
+        text = self.available_at
+        return duration(text.removeprefix("+")) if text and LAG.fullmatch(text) else None
 
     @property
     def available_column(self) -> str | None:
-        """The column with times of availability, where the rows carry their own."""
+        """The column with availability times, if `available_at` is a column."""
         return None if self.lag is not None else self.available_at
 
 
@@ -71,7 +71,7 @@ class Numeric(Frozen):
 
 
 class Categorical(Frozen):
-    """Open where `values` is empty: a category never seen in training is then answered with a warning."""
+    """A category. With empty `values` every category is accepted, with a warning if training did not have it."""
 
     type: Literal["categorical"]
     description: str = ""
@@ -111,7 +111,7 @@ class EntitySplit(Frozen):
 
 
 class Space(Frozen):
-    """Ranges of CatBoost's parameters, low and high ends included; the learning rate is drawn on a log scale."""
+    """Ranges of CatBoost's parameters, both ends included."""
 
     LOG: ClassVar[frozenset[str]] = frozenset({"learning_rate"})  # drawn on a log scale
 
@@ -121,7 +121,7 @@ class Space(Frozen):
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Low and high end by parameter; whole numbers where only such are tried."""
+        """The low and high end by parameter. Integers if the parameter is an integer."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class Search(Frozen):
 
 
 class Training(Frozen):
-    window: Window = Field(None, description="How far back to learn from; empty: all; auto: part of the search.")
+    window: Window = Field(None, description="Look-back; empty: all rows; auto: chosen by the search.")
     split: Annotated[TimeSplit | EntitySplit, Field(discriminator="by")]
     search: Search
     final_fit: bool = True
@@ -167,33 +167,46 @@ class Gates(Frozen):
 
 
 class Validation(Frozen):
-    """What becomes of a broken rule: an error stops the training, a warning stands in the report.
+    """The severity of each rule. An error stops the training, a warning appears in the report.
 
-    A column that is missing or of another type, and a label that is missing or no class, are errors always: nothing can
-    be learned from them. Warnings by default are what the gates catch anyway, or what the world may well do.
+    Some findings are always errors, since training is impossible: a missing column or one of another type, and a label
+    that is missing or not a class. A rule is a warning by default if the gates catch the problem anyway, or if the
+    change may be real.
+
+    ranges: a number is outside min and max.
+    values: a category is not in `values`.
+    duplicates: two rows have the same entity and time.
+    empty: a feature has no values.
+    constant: a feature has the same value in every row.
+    leak: a feature alone predicts the label.
+    null_share: a feature is missing in far more rows than in the last training.
+    lost_class: a class of the last training does not occur.
+    target: the label is distributed differently than in the last training.
+    row_count: there are too few rows to judge a candidate, or half as many as in the last training.
+    freshness: the newest labels or features are older than their usual rhythm explains.
     """
 
-    ranges: Severity = "error"  # a number outside min and max
-    values: Severity = "error"  # a category that `values` does not list
-    duplicates: Severity = "error"  # two rows of one entity and time
-    empty: Severity = "error"  # a feature without any value
-    constant: Severity = "warning"  # a feature with one value in every row
-    leak: Severity = "error"  # a feature that alone tells the label
-    null_share: Severity = "error"  # a feature is missing in far more rows than in the last training
-    lost_class: Severity = "error"  # a class that the last training had is gone
-    target: Severity = "warning"  # the label is distributed otherwise than in the last training
-    row_count: Severity = "warning"  # too few rows to judge a candidate, or half of the last training's
-    freshness: Severity = "warning"  # the newest labels or features are older than their own rhythm explains
+    ranges: Severity = "error"
+    values: Severity = "error"
+    duplicates: Severity = "error"
+    empty: Severity = "error"
+    constant: Severity = "warning"
+    leak: Severity = "error"
+    null_share: Severity = "error"
+    lost_class: Severity = "error"
+    target: Severity = "warning"
+    row_count: Severity = "warning"
+    freshness: Severity = "warning"
 
 
 class Drift(Frozen):
-    """A feature of a window drifts if it differs significantly at `q` and by more than `psi`.
+    """A feature of a window drifts if it differs from the profile significantly at `q` and by more than `psi`.
 
-    `breaches` of the last `of` windows with any drift, the latest among them, are an alarm.
+    The alarm is raised if `breaches` of the last `of` windows have a drifted feature, the latest window among them.
     """
 
-    psi: float = Field(0.1, gt=0, description="Stability index below which no difference matters.")
-    q: float = Field(0.01, gt=0, lt=1, description="Share of false findings among the features found to differ.")
+    psi: float = Field(0.1, gt=0, description="Population stability index up to which differences are ignored.")
+    q: float = Field(0.01, gt=0, lt=1, description="False discovery rate among the drifted features.")
     breaches: int = Field(2, ge=1, le=100)
     of: int = Field(3, ge=1, le=100)
 
@@ -205,10 +218,10 @@ class Drift(Frozen):
 
 
 class Performance(Frozen):
-    metric: str = Field("", description="Empty: that of gates.champion.")
+    metric: str = Field("", description="Empty: the metric of gates.champion.")
     margin: Margin | None = Field(None, description="Loss that matters. Empty: 0.05, or 5% of a metric with a unit.")
     match: Duration = Field(
-        timedelta(days=1), description="A label holds for the predictions made up to this long after its event time."
+        timedelta(days=1), description="A label applies to predictions up to this long after its event time."
     )
 
 
@@ -220,12 +233,12 @@ class Monitoring(Frozen):
 
 
 class Retrain(Frozen):
-    """What starts a training by itself, and how often at most. A run by hand is never held back."""
+    """The reasons for automatic trainings and their limits. The limits do not apply to manual runs."""
 
-    schedule: str | None = Field(None, description="Cron, UTC; empty: only by hand and by what monitoring finds.")
+    schedule: str | None = Field(None, description="Cron, UTC; empty: only manual runs and those of monitoring.")
     on: tuple[Literal["drift", "performance", "new_labels", "age"], ...] = ("drift", "performance", "new_labels", "age")
-    new_labels: int = Field(5000, ge=1, description="So many labels since the last training are a reason.")
-    max_age: Period = Field(timedelta(days=30), description="So long since the last training is a reason.")
+    new_labels: int = Field(5000, ge=1, description="Number of labels since the last training that is a reason.")
+    max_age: Period = Field(timedelta(days=30), description="Time since the last training that is a reason.")
     cooldown: Duration = Field(timedelta(hours=6), description="Least time from one training to the next.")
-    per_week: int = Field(3, ge=0, description="Trainings for drift, performance or labels in any seven days.")
-    max_wait: Period = Field(timedelta(days=7), description="A reason that was held back for so long alerts people.")
+    per_week: int = Field(3, ge=0, description="Most trainings for drift, performance or labels in any seven days.")
+    max_wait: Period = Field(timedelta(days=7), description="Time after which a held-back reason raises an alert.")

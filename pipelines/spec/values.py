@@ -1,4 +1,4 @@
-"""Values that model files spell in a way of their own: durations, how far back to learn from, margins."""
+"""Values with a notation of their own in model files: durations, look-backs and margins."""
 
 import re
 from collections.abc import Mapping
@@ -18,41 +18,41 @@ METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's defaul
     "regression": ("rmse", "mae", "r2"),
 }
 
-UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # a margin in their unit fits any label
+UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # an absolute margin fits every label
 
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def _window(given: object) -> object:
-    return given if given == AUTO else parse_duration(given)
+def _window(value: object) -> object:
+    return value if value == AUTO else parse_duration(value)
 
 
 def _show_window(window: object) -> object:
     return show_duration(window) if isinstance(window, timedelta) else window
 
 
-def _some_time(duration: timedelta) -> timedelta:
+def _positive(duration: timedelta) -> timedelta:
     if duration <= timedelta(0):
         raise ValueError("expected at least 1s")
     return duration
 
 
-def _margin(given: object) -> object:
-    if isinstance(given, str):
-        if not PERCENT.fullmatch(given.strip()):
-            raise ValueError(f"expected a number in the metric's own unit, or a share like 2%, got {given!r}")
-        return given.strip()
-    if isinstance(given, int | float) and given < 0:
-        raise ValueError(f"expected a number that is not negative, got {given}")
-    return given
+def _margin(value: object) -> object:
+    if isinstance(value, str):
+        if not PERCENT.fullmatch(value.strip()):
+            raise ValueError(f"expected a number in the metric's own unit, or a share like 2%, got {value!r}")
+        return value.strip()
+    if isinstance(value, int | float) and value < 0:
+        raise ValueError(f"expected a number that is not negative, got {value}")
+    return value
 
 
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
 ]
-Period = Annotated[Duration, AfterValidator(_some_time)]
+Period = Annotated[Duration, AfterValidator(_positive)]
 Window = Annotated[
     timedelta | Literal["auto"] | None, BeforeValidator(_window), PlainSerializer(_show_window, when_used="json")
 ]
@@ -60,7 +60,7 @@ Margin = Annotated[float | str, BeforeValidator(_margin)]
 
 
 def margin_at(margin: float | str, reference: float) -> float:
-    """`margin` in the metric's own unit; a share like `2%` is one of `reference`, the champion's value."""
+    """`margin` in the unit of the metric. A share like `2%` is relative to `reference`, the champion's value."""
     if isinstance(margin, str):
         return float(margin.rstrip("% ")) / 100 * abs(reference)
     return margin
