@@ -1,4 +1,4 @@
-"""Data without time from example world to served version, a binary model and a regression, with a real MLflow."""
+"""Data without time, from an example world to a version that serves, with a real MLflow (binary, regression)."""
 
 import csv
 import json
@@ -74,10 +74,10 @@ def served(
 
 def test_the_shipped_gates_pass_a_first_model(served: Served) -> None:
     assert training_runs.verdict(served.settings, served.run.run_id) == "promote"
-    found = load_evaluation(served.run, settings=served.settings)
-    assert found.rows > 1000
-    metric, reached = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served.spec.name]
-    assert found.candidate[metric].value > reached
+    evaluation = load_evaluation(served.run, settings=served.settings)
+    assert evaluation.rows > 1000
+    metric, minimum = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served.spec.name]
+    assert evaluation.candidate[metric].value > minimum
 
 
 def test_the_profile_of_data_without_time_has_no_windows(served: Served, tmp_path: Path) -> None:
@@ -88,8 +88,10 @@ def test_the_profile_of_data_without_time_has_no_windows(served: Served, tmp_pat
     assert {entry["psi_95"] for entry in profile["features"].values()} == {0.0}
 
 
-def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(served: Served, tmp_path: Path) -> None:
-    """New people arrive; those who judged stay judges, so `evaluated_as` stands in for the champion's final fit."""
+def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities(
+    served: Served, tmp_path: Path
+) -> None:
+    """Old test entities stay in the test rows. `evaluated_as` replaces the champion's final fit."""
     tags = registry.version_tags(served.settings, served.spec.name, served.version)
     assert tags["evaluated_as"] == str(served.run.candidate_version)
     world = worlds.example_world(served.spec.name, end=NOW, customers=6600)
@@ -99,38 +101,38 @@ def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(
         newer, spec=served.spec, settings=served.settings, caused_by="test", now=NOW + timedelta(hours=1)
     )
     assert (report.features_added, report.labels_added, report.unchanged) == (600, 600, 12_000)
-    again = served.trained(f"t/{served.spec.name} again")
-    found = load_evaluation(again, settings=served.settings)
-    assert found.champion_version == served.version
-    assert found.compared_rows == found.rows
-    first = load_evaluation(served.run, settings=served.settings)
+    second_run = served.trained(f"t/{served.spec.name} again")
+    evaluation = load_evaluation(second_run, settings=served.settings)
+    assert evaluation.champion_version == served.version
+    assert evaluation.compared_rows == evaluation.rows
+    first_evaluation = load_evaluation(served.run, settings=served.settings)
     metric = served.spec.gates.champion.metric
-    before, now = (
+    first_split, second_split = (
         split_rows(
             read_snapshot(str(run.snapshot_id), settings=served.settings).frame,
             spec=served.spec,
             until=newest_label(run),
         )
-        for run in (served.run, again)
+        for run in (served.run, second_run)
     )
-    assert set(before.test["entity_id"]) < set(now.test["entity_id"])
-    assert not set(before.test["entity_id"]) & set(now.train["entity_id"])
-    # A final fit has seen its test rows and would look far better than the version that was judged on them.
-    assert found.champion[metric].value == pytest.approx(first.candidate[metric].value, rel=0.1)
+    assert set(first_split.test["entity_id"]) < set(second_split.test["entity_id"])
+    assert not set(first_split.test["entity_id"]) & set(second_split.train["entity_id"])
+    # A final fit is fitted on its test rows too. It would score far better than the version evaluated on those rows.
+    assert evaluation.champion[metric].value == pytest.approx(first_evaluation.candidate[metric].value, rel=0.1)
     with session(served.settings, "pipeline") as connection:
-        verdict = decisions.find_verdict(connection, again.run_id)
+        verdict = decisions.find_verdict(connection, second_run.run_id)
     assert verdict is not None
     assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}
 
 
-def test_a_run_by_cron_trains_only_where_a_label_has_come_or_the_model_file_changed(served: Served) -> None:
+def test_a_run_by_cron_trains_only_if_a_new_label_exists_or_the_model_file_changed(served: Served) -> None:
     def scheduled(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
         training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)
-        made = training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
+        second_id = training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
         with session(served.settings, "pipeline") as connection:
             query = text("SELECT id, action, cause FROM retrain_decision WHERE caused_by = :by")
             (row,) = connection.execute(query, {"by": caused_by}).mappings()
-        assert row["id"] == made
+        assert row["id"] == second_id
         return row["action"], row["cause"]
 
     name = served.spec.name
