@@ -57,11 +57,11 @@ def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory
             env={**os.environ, "PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
     try:
-        with_mlflow = settings.model_copy(update={"mlflow_port": port})
+        configured = settings.model_copy(update={"mlflow_port": port})
         wait_for_process(
-            "MLflow", server, lambda: answers(f"{with_mlflow.mlflow_tracking_url}/health"), log=folder / "log"
+            "MLflow", server, lambda: answers(f"{configured.mlflow_tracking_url}/health"), log=folder / "log"
         )
-        yield with_mlflow
+        yield configured
     finally:
         server.terminate()
         wait_for_end("MLflow", server, log=folder / "log")

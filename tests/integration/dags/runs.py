@@ -26,7 +26,10 @@ class Airflow:
     def run(
         self, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "", search_tasks: int = 1
     ) -> Any:
-        """Run the DAG named in `arguments` with its conf as JSON. Without arguments, describe all DAGs."""
+        """Run the DAG named in `arguments` with its conf as JSON. Without arguments, describe all DAGs.
+
+        models: the folder with the model files. The returned JSON also holds the fork's output as `log`.
+        """
         output = self.home / "output"
         output.unlink(missing_ok=True)
         environment = {
