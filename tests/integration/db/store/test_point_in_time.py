@@ -111,7 +111,7 @@ def test_two_thousand_histories_are_read_like_the_reference(settings: Settings, 
         loads_of_entities = [(f"h{i:05}", h.features[number], h.labels[number]) for i, h in enumerate(all_histories)]
         features = [feature(e, t, v, available_at=k) for e, rows_, _ in loads_of_entities for t, k, v in rows_]
         labels = [label(e, t, f"v{v}", available_at=k) for e, _, rows_ in loads_of_entities for t, k, v in rows_]
-        load(settings, schema, features, labels, given=True)
+        load(settings, schema, features, labels, own_times=True)
     frames: dict[tuple[datetime, datetime, int], dict[str, pd.DataFrame]] = {}
     different = []
     for number, history in enumerate(all_histories):
@@ -136,7 +136,7 @@ def test_one_entity_with_thousands_of_rows_is_read_like_the_reference(settings: 
     schema = new_schema(max_age=MAX_AGE)
     entries = [(T0 + timedelta(minutes=7 * n), T0 + timedelta(minutes=7 * n + (n * 37) % 900), n) for n in range(5_000)]
     label_times = [T0 + timedelta(minutes=111 * n) for n in range(300)]
-    load(settings, schema, [feature("a", t, v, available_at=k) for t, k, v in entries], given=True)
+    load(settings, schema, [feature("a", t, v, available_at=k) for t, k, v in entries], own_times=True)
     load(settings, schema, labels=[label("a", t, "yes") for t in label_times])
     frame = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=2)
     reference = [max(entries_known_at(entries, moment), default=(None, None, None))[2] for moment in label_times]
@@ -179,7 +179,12 @@ def test_the_look_up_uses_a_row_exactly_if_a_training_at_the_same_time_would(
     ages = [timedelta(), timedelta(days=2), timedelta(days=90), timedelta(days=90, microseconds=1)]
     event, label_times = (T0, [T0 + age for age in ages]) if timed else (TIMELESS, [TIMELESS])
     late = {"available_at": event + timedelta(days=2)}
-    load(settings, schema, [feature("a", event, 1, available_at=event), feature("late", event, 2, **late)], given=True)
+    load(
+        settings,
+        schema,
+        [feature("a", event, 1, available_at=event), feature("late", event, 2, **late)],
+        own_times=True,
+    )
     load(settings, schema, labels=[label(entity, t, "yes") for entity in ("a", "late") for t in label_times])
     frame = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=2)
     for row in frame.to_dict("records"):
@@ -192,7 +197,7 @@ def test_the_look_up_uses_a_row_exactly_if_a_training_at_the_same_time_would(
 def test_a_repeated_value_is_not_hidden_by_a_correction_between_the_two(settings: Settings, new_schema) -> None:
     schema = new_schema()
     for late, value in ((1, 7), (3, 7), (2, 8)):
-        load(settings, schema, [feature("a", T0, value, available_at=T0 + timedelta(days=late))], given=True)
+        load(settings, schema, [feature("a", T0, value, available_at=T0 + timedelta(days=late))], own_times=True)
     load(settings, schema, labels=[label("a", T0 + timedelta(days=d), "yes") for d in (1, 2, 3)])
     frame = training_frame(settings, schema, start=None, until=FOREVER, window_end=FOREVER, commit_seq=4)
     assert frame["amount"].to_list() == [7, 8, 7]
