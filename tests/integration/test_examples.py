@@ -47,7 +47,7 @@ def test_the_commands_of_the_page_end_in_a_promoted_version(folder: Path, mlflow
         return json.loads(process.stdout)
 
     assert run("models", "late_orders")["name"] == "late_orders"
-    run("migrate")  # `make up` does this
+    run("migrate")  # part of `make up`
     assert run("load", "late_orders", "orders.csv")["labels_added"] == 4000
     assert run("load", "late_orders", "orders.csv")["labels_added"] == 0
     verdict = run("train", "late_orders", "--trials", "3")

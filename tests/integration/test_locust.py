@@ -53,7 +53,7 @@ def test_the_service_answers_all_requests_of_locust_and_logs_every_answer(servic
     assert "unseen category: occupation" in warnings
 
 
-def test_a_run_that_breaks_a_limit_fails_and_says_which(service, tmp_path):
+def test_a_run_that_breaks_a_limit_fails_and_names_the_limit(service, tmp_path):
     process, _ = locust(service, tmp_path, "--max-p99", "0.001")
     assert process.returncode == 1
     assert "BROKEN: " in process.stdout

@@ -45,7 +45,7 @@ def value(samples, name, **labels):
 
 def test_requests_are_counted_by_endpoint_outcome_and_reason(service):
     url = f"http://127.0.0.1:{service.port}"
-    keyed = {"Authorization": "Bearer key"}
+    authorized = {"Authorization": "Bearer key"}
     samples_before = series(service)
     rows = [service.row] * 30
     for _ in range(20):  # enough for both workers to get some
@@ -53,8 +53,8 @@ def test_requests_are_counted_by_endpoint_outcome_and_reason(service):
     prediction = service.post("/predict_batch", {"data": rows}, key="key").json()["predictions"][0]["prediction_id"]
     service.post("/predict", {"data": service.row})
     service.post("/predict", {"data": {**service.row, "age": -1}}, key="key")
-    requests.post(f"{url}/predict", data=b"a=b", headers={**keyed, "Content-Type": "text/plain"}, timeout=9)
-    requests.post(f"{url}/predict_batch", data=b"x" * 10_000_001, headers=keyed, timeout=9)
+    requests.post(f"{url}/predict", data=b"a=b", headers={**authorized, "Content-Type": "text/plain"}, timeout=9)
+    requests.post(f"{url}/predict_batch", data=b"x" * 10_000_001, headers=authorized, timeout=9)
     service.post("/feedback", {"prediction_id": prediction, "actual": "Good"}, key="key")
     service.post("/feedback", {"prediction_id": prediction.replace("-7", "-8"), "actual": "Good"}, key="key")
     service.post("/metadata", {}, key="key")
@@ -124,7 +124,7 @@ def test_no_request_of_a_client_creates_a_series(service):
     session = requests.Session()
 
     def odd(number):
-        keyed = {"Authorization": "Bearer key", "Content-Type": "application/json"}
+        authorized = {"Authorization": "Bearer key", "Content-Type": "application/json"}
         name = f"odd-{number}"
         session.get(f"{url}/{name}", params={name: name}, timeout=9)
         session.get(f"{url}/predict/{name}", timeout=9)
@@ -132,10 +132,10 @@ def test_no_request_of_a_client_creates_a_series(service):
         session.request(f"ODD{chr(65 + number % 26)}", f"{url}/predict", timeout=9)
         session.request("DELETE", f"{url}/livez", timeout=9)
         session.get(f"{url}/livez", headers={"Host": f"{name}.example"}, timeout=9)
-        session.post(f"{url}/predict", json={name: name}, headers={**keyed, "Host": name}, timeout=9)
+        session.post(f"{url}/predict", json={name: name}, headers={**authorized, "Host": name}, timeout=9)
         session.post(f"{url}/predict", json={"data": service.row}, headers={"Authorization": name}, timeout=9)
         session.get(f"{url}/ws/{name}", headers={"Connection": "Upgrade", "Upgrade": "websocket"}, timeout=9)
-        session.post(f"{url}/predict", data="{}", headers={**keyed, "Idempotency-Key": name}, timeout=9)
+        session.post(f"{url}/predict", data="{}", headers={**authorized, "Idempotency-Key": name}, timeout=9)
 
     for number in range(4):  # both workers get one of each kind
         odd(number)

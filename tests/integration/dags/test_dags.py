@@ -77,7 +77,7 @@ def test_the_trigger_form_is_typed(definitions: Any) -> None:
     assert params["reason"]["minLength"] == 1
 
 
-def test_one_run_of_a_model_is_active_but_candidates_that_wait_for_a_person_do_not_block(definitions: Any) -> None:
+def test_one_run_of_a_model_is_active_but_candidates_that_wait_for_approval_do_not_block(definitions: Any) -> None:
     dags = definitions["dags"]
     assert dags["credit_score_training"]["max_active_runs"] == dags["credit_score_deployment"]["max_active_runs"] == 1
     assert dags["asked_first_deployment"]["max_active_runs"] > 1

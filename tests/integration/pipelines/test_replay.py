@@ -133,7 +133,7 @@ def test_a_step_before_the_first_data_fails_and_the_next_step_still_runs(replay_
     assert result.rows == 30 * SHOPS
 
 
-def test_a_replay_in_which_nothing_could_serve_says_why(replay_world: ReplayWorld) -> None:
+def test_the_error_of_a_replay_without_any_served_version_names_the_reason(replay_world: ReplayWorld) -> None:
     with pytest.raises(DataRefused, match=r"no version served any label in the replay: .*no label between"):
         replay(
             replay_world.settings,

@@ -40,19 +40,19 @@ def story_settings(settings, tmp_path_factory):
     for name in (MODEL, EMPTY):
         spec_like_credit_score(name, folder)
     with session(settings, "pipeline") as connection:
-        _training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
-        _verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
-        _deployed(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
-        _deployed(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
+        _add_training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
+        _add_verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
+        _add_deployment(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
+        _add_deployment(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
         later = T + timedelta(hours=1)
-        _training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
-        _verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
-        _deployed(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
-        _deployed(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
-        _deployed(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
+        _add_training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
+        _add_verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
+        _add_deployment(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
+        _add_deployment(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
+        _add_deployment(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
         last = T + timedelta(hours=2)
-        _training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
-        _verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
+        _add_training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
+        _add_verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
         hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": EVIDENCE}
         hold["alert"] = "held back for a week"
         _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=T + timedelta(hours=3))
@@ -63,7 +63,7 @@ def _add(connection, table, **row):
     history.add(connection, table, {"model": MODEL, **row})
 
 
-def _training(connection, run_id, *, candidate, at, cause, reason):
+def _add_training(connection, run_id, *, candidate, at, cause, reason):
     decision = {"action": "retrain", "cause": cause, "reason": reason, "evidence": {"psi": 0.2371, "rows": 500}}
     _add(connection, retrain_decision, **decision, caused_by=f"by {cause}", decided_at=at, run_id=run_id, claimed_at=at)
     data = {"window_end": at, "commit_seq": 1, "spec_hash": "s" * 64}
@@ -74,13 +74,13 @@ def _training(connection, run_id, *, candidate, at, cause, reason):
     _add(connection, snapshot, **data, **row, created_at=at)
 
 
-def _verdict(connection, run_id, candidate, champion, verdict, *, at, gates=GATES, promoted=None, by=None):
+def _add_verdict(connection, run_id, candidate, champion, verdict, *, at, gates=GATES, promoted=None, by=None):
     row = {"candidate_version": candidate, "champion_version": champion, "verdict": verdict, "gates": gates}
     row |= {"promoted_version": promoted, "deployment_run_id": by}
     _add(connection, promotion_decision, **row, run_id=run_id, reason=f"verdict on {candidate}", decided_at=at)
 
 
-def _deployed(connection, action, version, previous, at, by, reason):
+def _add_deployment(connection, action, version, previous, at, by, reason):
     row = {"action": action, "version": version, "previous_version": previous, "artifact_sha256": "a" * 64}
     _add(connection, deployment, **row, caused_by=by, reason=reason, created_at=at)
 

@@ -69,18 +69,13 @@ def test_slow_clients_are_cut_off_and_do_not_delay_other_clients(service):
         "a byte at a time": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
         "refused, sends on": b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     }
-    next_bytes = {
-        "empty lines": b"\r\n",
-        "half of the headers": b"x",
-        "a byte at a time": b" ",
-        "refused, sends on": CHUNK,
-    }
+    more = {"empty lines": b"\r\n", "half of the headers": b"x", "a byte at a time": b" ", "refused, sends on": CHUNK}
     clients = {kind: [connect(service, first) for _ in range(MANY)] for kind, first in kinds.items()}
     stop = threading.Event()
 
     def trickle():
         while not stop.wait(0.5):
-            for kind, piece in next_bytes.items():
+            for kind, piece in more.items():
                 for client in clients[kind]:
                     with suppress(OSError):
                         client.send(piece)
@@ -98,10 +93,8 @@ def test_slow_clients_are_cut_off_and_do_not_delay_other_clients(service):
         for connection in (connection for connections in clients.values() for connection in connections):
             connection.close()
     assert {status for kind in ("silent", "empty lines") for status, _ in received[kind]} == {0}
-    assert {status for status, _ in received["refused, sends on"]} <= {
-        404,
-        0,
-    }  # 0: the connection was cut before the answer arrived
+    # 0: the connection was cut before the answer arrived
+    assert {status for status, _ in received["refused, sends on"]} <= {404, 0}
     for kind, part in (
         ("half of the headers", "headers"),
         ("headers, then nothing", "body"),

@@ -47,7 +47,7 @@ def send(service, content, path="/predict", headers=JSON):
     return requests.post(f"http://127.0.0.1:{service.port}{path}", data=content, headers=headers, timeout=20)
 
 
-def raw(service, request):
+def send_bytes(service, request):
     """Send the bytes. Return status and text of the answer, or (0, "") if the connection closes without an answer."""
     received = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection, suppress(ConnectionError):
@@ -324,7 +324,7 @@ def test_unusual_headers_are_accepted_or_refused_with_a_reason(service, headers,
     ids=repr,
 )
 def test_bytes_that_are_hardly_http_are_refused_or_the_connection_closes(service, request_bytes):
-    status, content = raw(service, request_bytes)
+    status, content = send_bytes(service, request_bytes)
     assert status == 0 or 400 <= status < 500
     if content:
         assert json.loads(content)["error"]

@@ -190,7 +190,7 @@ def test_the_greatest_allowed_batch_is_answered_and_reasons_come_on_request(serv
     assert "reasons" not in answers[0]
     (prediction,) = ask(service, "c-5", explain=True).json()["predictions"]
     assert prediction["reasons"]
-    assert ask(service, 12345).json()["detail"][0]["message"] == "'12345' is not in the store"  # as in /predict
+    assert ask(service, 12345).json()["detail"][0]["message"] == "'12345' is not in the store"  # like in /predict
 
 
 def test_the_docs_page_describes_predict_by_id(service):

@@ -125,7 +125,8 @@ def test_a_challenger_that_dies_is_started_again_and_ends_with_its_worker(settin
         wait_for("the challenger", lambda: shadow_versions(service) == [2])
         first = challengers()[0]
         assert (first.nice(), os.sched_getscheduler(first.pid)) == (19, os.SCHED_IDLE)
-        autogroup = Path(f"/proc/{first.pid}/autogroup")  # if the kernel has it: the session's share of processors
+        # The session's share of processors, if the kernel has this file.
+        autogroup = Path(f"/proc/{first.pid}/autogroup")
         assert not autogroup.exists() or autogroup.read_text().split()[-1] == "19"
         first.kill()
         second = wait_for("another one", lambda: [child for child in challengers() if child.pid != first.pid])[0]
@@ -164,29 +165,29 @@ def test_rows_for_a_full_queue_are_dropped_and_counted_without_waiting(settings,
     sha256 = service.store(2)
     feed = Shadow(service.spec, uuid4())
 
-    def followed_feed():
+    def follow():
         feed.follow(Deployment(2, sha256, EPOCH))
         return feed
 
     try:
-        wait_for("the challenger", lambda: followed_feed().version or feed.refusal)
+        wait_for("the challenger", lambda: follow().version or feed.refusal)
         assert (feed.version, feed.refusal) == (2, None)
         assert feed._process is not None
         child = feed._process.pid
         os.kill(child, signal.SIGSTOP)
-        offered = 0
+        row_count = 0
         while not feed.counts["dropped"]:
             feed.offer([row_of(service)] * 100)
-            offered += 100
-            assert offered < 1_000_000
-        assert feed.counts["sent"] + feed.counts["dropped"] + len(feed._lines) == offered
+            row_count += 100
+            assert row_count < 1_000_000
+        assert feed.counts["sent"] + feed.counts["dropped"] + len(feed._lines) == row_count
         os.kill(child, signal.SIGCONT)
-        wait_for("the rows that it got", lambda: followed_feed().counts["scored"])
+        wait_for("the rows that it got", lambda: follow().counts["scored"])
         assert feed.counts["sent"] >= feed.counts["scored"]
     finally:
         feed.stop()
     champions, shadow_rows = by_role(service)
-    assert (len(champions), 0 < len(shadow_rows) <= offered // 100) == (0, True)
+    assert (len(champions), 0 < len(shadow_rows) <= row_count // 100) == (0, True)
 
 
 def counts_after(service, rows, *, settings, monkeypatch):
@@ -266,7 +267,7 @@ def test_monitoring_and_history_read_the_champions_rows_and_forgetting_deletes_b
     assert service.logged() == {}
 
 
-def test_a_shadow_is_begun_and_ended_by_rows(mlflow_settings, tmp_path):
+def test_rows_start_and_stop_a_shadow(mlflow_settings, tmp_path):
     service = make_service(mlflow_settings, tmp_path, "shadow_rows", mlflow_port=mlflow_settings.mlflow_port)
     settings = service.settings
     options: dict[str, Any] = {"model": "shadow_rows", "caused_by": "test", "now": utc_now()}

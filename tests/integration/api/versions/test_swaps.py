@@ -71,8 +71,8 @@ def test_replacing_two_workers_for_other_requests_loses_no_request(settings, tmp
     service.deploy(1, service.store(1))
     with service.running():
         wait_for("both workers", lambda: versions(service) == [1, 1])
-        changed = spec_like_credit_score("swap_replace", service.settings.home, tenure={"type": "numeric", "min": 0})
-        second = service.store(2, spec=changed)
+        new_spec = spec_like_credit_score("swap_replace", service.settings.home, tenure={"type": "numeric", "min": 0})
+        second = service.store(2, spec=new_spec)
         pids_before = {worker["pid"] for worker in service.workers()}
         with steady_load(service) as load:
             load.more(100)
@@ -227,8 +227,8 @@ def test_a_version_with_other_features_replaces_the_worker_and_its_requests(sett
     service.deploy(1, service.store(1))
     with service.running():
         assert service.predict(tenure=5).status_code == 400
-        changed = spec_like_credit_score("serve_schema", service.settings.home, tenure={"type": "numeric", "min": 0})
-        service.deploy(2, service.store(2, spec=changed))
+        new_spec = spec_like_credit_score("serve_schema", service.settings.home, tenure={"type": "numeric", "min": 0})
+        service.deploy(2, service.store(2, spec=new_spec))
         # A worker with the old request schema never reports version 2. It may be about to end until the new one does.
         wait_for("the new worker", lambda: any(worker["version"] == 2 for worker in service.workers()))
         answer = service.predict(tenure=5).json()

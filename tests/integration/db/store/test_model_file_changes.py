@@ -144,18 +144,18 @@ def test_a_snapshot_of_the_old_file_stays_readable_from_its_file_and_from_the_st
     change: Change, loaded_file: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
     run = run_with_snapshot(spec_of(loaded_file), settings)
-    changed = spec_of(loaded_file, change)
-    bootstrap.migrate(settings, [changed.store])
-    load(changed, settings, tmp_path)  # later rows, loaded with the new file
+    new_spec = spec_of(loaded_file, change)
+    bootstrap.migrate(settings, [new_spec.store])
+    load(new_spec, settings, tmp_path)  # later rows, loaded with the new file
     assert run.snapshot_id
     recorded = read_snapshot(run.snapshot_id, settings=settings)
     assert len(recorded.frame) == len(ROWS)
     assert recorded.frame["kind"].notna().sum() == ROWS["kind"].notna().sum()
     assert content_hash(read_rows(run, settings=settings)) == recorded.manifest.content_sha256
-    later_run = run_with_snapshot(changed, settings)
+    later_run = run_with_snapshot(new_spec, settings)
     assert set(next(read_rows(later_run, settings=settings)).column_names) == {
         *("entity_id", "event_time", "outcome"),
-        *changed.features.columns,
+        *new_spec.features.columns,
     }
 
 
@@ -189,10 +189,10 @@ def test_a_plan_changes_nothing(loaded_file: dict[str, Any], settings: Settings)
 def test_a_removed_feature_keeps_its_values_and_has_them_if_it_is_added_again(
     loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    removed = spec_of(loaded_file, without_kind)
-    (line,) = plan_lines(settings, removed)
-    assert line.startswith(f"keep column kind of {STORE_DB}.{removed.name}_features")
-    assert bootstrap.migrate(settings, [removed.store]) == []
+    new_spec = spec_of(loaded_file, without_kind)
+    (line,) = plan_lines(settings, new_spec)
+    assert line.startswith(f"keep column kind of {STORE_DB}.{new_spec.name}_features")
+    assert bootstrap.migrate(settings, [new_spec.store]) == []
     rows = frame_of(run_with_snapshot(spec_of(loaded_file), settings), settings)
     assert rows["kind"].notna().sum() == ROWS["kind"].notna().sum()
 
@@ -201,15 +201,15 @@ def test_a_column_is_dropped_only_by_name_and_the_plan_counts_its_values(
     loaded_file: dict[str, Any], settings: Settings
 ) -> None:
     run = run_with_snapshot(spec_of(loaded_file), settings)
-    removed = spec_of(loaded_file, without_kind)
-    first, second = plan_lines(settings, removed, "kind")
+    new_spec = spec_of(loaded_file, without_kind)
+    first, second = plan_lines(settings, new_spec, "kind")
     assert first == (
-        f"drop column kind of {STORE_DB}.{removed.name}_features: 40 rows hold a value of it; 1 snapshot used it and"
+        f"drop column kind of {STORE_DB}.{new_spec.name}_features: 40 rows hold a value of it; 1 snapshot used it and"
         " can no longer be read again from the store, only from their files"
     )
-    assert second == f"drop column kind of {STORE_DB}.{removed.name}_latest"
-    bootstrap.migrate(settings, [removed.store], drop={removed.name: {"kind"}})
-    assert plan_lines(settings, removed) == []
+    assert second == f"drop column kind of {STORE_DB}.{new_spec.name}_latest"
+    bootstrap.migrate(settings, [new_spec.store], drop={new_spec.name: {"kind"}})
+    assert plan_lines(settings, new_spec) == []
     assert run.snapshot_id
     assert len(read_snapshot(run.snapshot_id, settings=settings).frame) == len(ROWS)
     with pytest.raises(NotFound):
@@ -268,9 +268,9 @@ def test_one_refused_model_leaves_the_others_unchanged(
 ) -> None:
     schema = new_schema()
     other = replace(schema, features=(*schema.features, Column("extra", "number")))
-    refused = spec_of(loaded_file, retype("amount", "text")).store
+    bad_store = spec_of(loaded_file, retype("amount", "text")).store
     with pytest.raises(SpecInvalid):
-        bootstrap.migrate(settings, [other, refused])
+        bootstrap.migrate(settings, [other, bad_store])
     with session(settings, "reader", STORE_DB) as connection:
         columns = connection.scalars(text(f"SHOW COLUMNS FROM {other.features_table}")).all()
     assert "extra" not in columns

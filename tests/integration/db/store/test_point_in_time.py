@@ -30,7 +30,7 @@ T0 = datetime(2026, 3, 27)
 MAX_AGE = timedelta(days=5)
 FOREVER = datetime(2100, 1, 1)
 
-Entry = tuple[datetime, datetime, int]  # event time, available at, value
+Entry = tuple[datetime, datetime, int]  # event time, availability time, value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Tables of results: names that MariaDB rejects, and what readers see of a batch that is still being written."""
+"""Tables of results: column names that MariaDB rejects, and batches that are still being written."""
 
 from datetime import datetime
 

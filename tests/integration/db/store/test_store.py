@@ -148,14 +148,14 @@ def test_a_value_that_goes_missing_or_comes_back_is_a_correction(settings, new_s
     assert load(settings, schema, [feature("a", T0, 1)], now=NOW + 3 * DAY).commit_seq is None
 
 
-def test_two_corrections_at_one_moment_stay_in_order(settings, new_schema):
+def test_two_corrections_at_the_same_time_stay_in_order(settings, new_schema):
     schema = new_schema()
     for amount in (1, 2, 3):
         load(settings, schema, [feature("a", T0, amount)], [label("a", NOW + DAY, "yes")])
     assert read_frame(settings, schema)["amount"].to_list() == [3]
 
 
-def test_given_times_of_availability_are_kept(settings, new_schema):
+def test_given_availability_times_are_kept(settings, new_schema):
     schema = new_schema()
     late = feature("a", T0, 1, available_at=T0 + 5 * DAY)
     load(settings, schema, [late], own_times=True)
@@ -164,7 +164,7 @@ def test_given_times_of_availability_are_kept(settings, new_schema):
     assert load(settings, schema, [late], own_times=True).commit_seq is None
 
 
-def test_another_value_for_a_given_time_of_availability_is_refused(settings, new_schema):
+def test_another_value_for_a_given_availability_time_is_refused(settings, new_schema):
     schema = new_schema()
     load(settings, schema, [feature("a", T0, 1, available_at=T0)], own_times=True)
     with pytest.raises(DataRefused, match=r"entity 'a' at 2026-09-01 .* a correction needs a later time"):
@@ -346,7 +346,7 @@ def test_a_server_that_is_down_is_unreachable_for_loading_and_reading(settings, 
         read_frame(without_mariadb, schema, commit_seq=1)
 
 
-def test_a_query_that_fails_in_the_fast_reader_has_an_error_that_names_the_missing_command(settings, new_schema):
+def test_a_query_that_fails_in_the_fast_reader_has_an_error_that_names_migrate(settings, new_schema):
     schema = replace(new_schema(), model="nobody")
     with pytest.raises(NotFound, match="evergreen migrate") as failure:
         read_frame(settings, schema, commit_seq=1)

@@ -257,8 +257,8 @@ def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(
 
 
 def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
-    neither: dict[str, Any] = {}
-    for rows_from in (neither, {"file": Path("in.csv"), "query": "SELECT 1"}):
+    no_source: dict[str, Any] = {}
+    for rows_from in (no_source, {"file": Path("in.csv"), "query": "SELECT 1"}):
         with pytest.raises(DataRefused, match="either a file or a query"):
             score_rows(ready, MODEL, now=NOW, **rows_from)
 

@@ -35,9 +35,9 @@ SECRET = "000-12-3456"
 @pytest.fixture
 def spec(settings: Settings, credit_score: ModelSpec) -> ModelSpec:
     """credit_score under a new name, with empty tables."""
-    renamed = credit_score.model_copy(update={"name": f"credit_{secrets.token_hex(4)}"})
-    bootstrap.migrate(settings, [renamed.store])
-    return renamed
+    new_spec = credit_score.model_copy(update={"name": f"credit_{secrets.token_hex(4)}"})
+    bootstrap.migrate(settings, [new_spec.store])
+    return new_spec
 
 
 @pytest.fixture(scope="module")

@@ -178,17 +178,12 @@ def test_overlapping_files_add_only_their_differences(model: Model) -> None:
 
 def test_a_dry_run_reports_the_result_and_changes_nothing(model: Model) -> None:
     model.load(rows(100))
-    batches_before = model.batches()
+    batches = model.batches()
     content = HEADER + "".join(row(i) for i in range(90, 110)) + row(3, amount=77) + row(4, amount="?")
     report = model.load(content, dry_run=True, max_rejects=MaxRejects(count=1))
     assert (report.rows, report.features_added, report.labels_added) == (22, 11, 10)
     assert (report.unchanged, report.corrections, report.rejects) == (21, 1, 1)
-    assert (report.commit_seq, report.batch_id, model.batches(), len(model.entities())) == (
-        None,
-        None,
-        batches_before,
-        100,
-    )
+    assert (report.commit_seq, report.batch_id, model.batches(), len(model.entities())) == (None, None, batches, 100)
     load_report = model.load(content, max_rejects=MaxRejects(count=1))
     assert (load_report.features_added, load_report.unchanged, load_report.corrections) == (11, 21, 1)
 
@@ -249,7 +244,7 @@ def test_the_command_prints_number_reasons_and_list_of_the_refused_rows(model: M
 
 
 def stream(model: Model, megabytes: int, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A process that loads from standard input. It was given `megabytes` of rows, and its standard input is open."""
+    """Start a load from standard input and write `megabytes` of rows. The standard input stays open."""
     command = [EVERGREEN, "load", model.spec.name, "-", *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=model.environment

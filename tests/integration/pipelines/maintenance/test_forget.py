@@ -78,7 +78,7 @@ def log(settings, model, entity_id, *, at=END):
     return prediction_id
 
 
-def bury(settings, model, entity_id):
+def add_dead_letter(settings, model, entity_id):
     """Add a dead letter. Return its prediction id."""
     columns = {"model": model, "prediction_id": new_id(END), "entity_id": entity_id, "error": 1406, "dead_at": END}
     with session(settings, "admin") as connection:
@@ -100,7 +100,7 @@ class Model:
         self.run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/run")
         self.replay_run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/replay", name=f"{name}-replay-1")
         self.ids = [log(settings, name, entity) for entity in (self.entity, "another")]
-        self.dead = [bury(settings, model, self.entity) for model in (name, "another_model")]
+        self.dead = [add_dead_letter(settings, model, self.entity) for model in (name, "another_model")]
         self.foreign = log(settings, "another_model", self.entity)
         columns = pa.schema([("customer_id", pa.string()), ("prediction_id", pa.string())])
         with appended(settings, f"{name}_scores", model=name, columns=columns) as append:
@@ -204,7 +204,7 @@ def test_the_tombstone_holds_counts_and_never_the_id(model):
 
 
 def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
-    """Break off after every fourth statement, once after each. On the server, this looks like a killed process."""
+    """Break off after 4 statements, then after 8, and so on. On the server, this looks like a killed process."""
 
     class Killed(Exception):
         pass
@@ -248,12 +248,12 @@ def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
 def test_a_second_try_also_replaces_a_snapshot_file_whose_row_was_already_updated(model, monkeypatch):
     original = Path.replace
 
-    def raise_for_redacted(self, target):
+    def raise_if_redacted(self, target):
         if ".redacted" in self.name:
             raise KeyboardInterrupt
         return original(self, target)
 
-    monkeypatch.setattr(Path, "replace", raise_for_redacted)
+    monkeypatch.setattr(Path, "replace", raise_if_redacted)
     with pytest.raises(KeyboardInterrupt):
         model.forget()
     first_run, _ = sorted((model.run, model.replay_run), key=lambda run: run.snapshot_id)
@@ -354,8 +354,8 @@ def test_forgetting_waits_for_a_running_load(model):
     with session(model.settings, "loader") as connection, ThreadPoolExecutor(1) as pool:
         connection.execute(text("SELECT GET_LOCK(:name, 0)"), lock)
         future = pool.submit(model.forget)
-        waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%'"
-        while not model.count(waiting):
+        query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%'"
+        while not model.count(query):
             assert not future.done()
         assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{model.spec.name}_features WHERE entity_id = :who")
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)

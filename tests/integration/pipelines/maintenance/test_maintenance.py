@@ -184,7 +184,10 @@ def test_no_month_is_dropped_if_a_version_has_no_known_training_or_a_training_re
         model_store.settings, spec=model_store.spec, run_id=reading_run, now=NOW, window_end=datetime(2026, 5, 1)
     )
     assert f"training {reading_run} is reading" in DUTIES["features"](model_store.job())
-    assert model_store.months() == ("p202512", "p202601")  # that training reads from 140 and 100 days before 1 May
+    assert model_store.months() == (
+        "p202512",
+        "p202601",
+    )  # that training reads features from 140 and labels from 100 days before 1 May
     assert "held back" in DUTIES["features"](model_store.job())
 
 

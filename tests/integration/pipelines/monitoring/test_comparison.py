@@ -123,13 +123,13 @@ def test_agreement_slices_latency_and_quality_are_computed_over_the_pairs(settin
     assert by_level == {"Bad": (100, 0.6), "Standard": (200, 0.0)}
     assert {side: each["p50"] for side, each in comparison.latency_ms.items()} == {"champion": 2.0, "challenger": 0.5}
     assert comparison.difference is None
-    labelled = comparison.judged
-    assert labelled is not None
-    assert labelled.better_by is not None
-    assert (labelled.labels, labelled.metric) == (300, spec.watched_metric)
-    assert labelled.challenger > labelled.champion
-    assert labelled.better_by.value == pytest.approx(labelled.challenger - labelled.champion)
-    assert 0 < labelled.better_by.low < labelled.better_by.value < labelled.better_by.high
+    quality = comparison.judged
+    assert quality is not None
+    assert quality.better_by is not None
+    assert (quality.labels, quality.metric) == (300, spec.watched_metric)
+    assert quality.challenger > quality.champion
+    assert quality.better_by.value == pytest.approx(quality.challenger - quality.champion)
+    assert 0 < quality.better_by.low < quality.better_by.value < quality.better_by.high
     assert compare_versions(settings, spec, since=start + timedelta(milliseconds=100), now=utc_now()).pairs == 100
     with pytest.raises(NotFound, match="shadow of version 7"):
         compare_versions(settings, spec, version=7, now=utc_now())
@@ -180,5 +180,5 @@ def test_the_command_prints_the_comparison_as_a_table_and_as_json(settings, spec
     report = json.loads(run("compare", spec.name, "--json").stdout)
     assert (report["pairs"], report["agreement"], report["answered"]) == (60, 0.0, {"1": 60})
     assert json.loads(run("shadow", spec.name, "--json").stdout)["version"] == 2
-    stopped = run("shadow", spec.name, "--stop")
-    assert "version 2 is in the shadow no more" in stopped.stdout, stopped.stderr
+    stop = run("shadow", spec.name, "--stop")
+    assert "version 2 is in the shadow no more" in stop.stdout, stop.stderr

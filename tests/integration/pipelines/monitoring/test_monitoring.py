@@ -170,13 +170,13 @@ def answer(model: Model, frame: pd.DataFrame, day: datetime) -> list[str]:
 
 def label(model: Model, frame: pd.DataFrame, day: datetime, *, features: bool = False) -> None:
     """Load labels for `frame`. Event time is `day`, availability time a day later. With `features`, load them too."""
-    dated = frame.rename(columns={"customer_id": "entity_id"}).assign(event_time=day)
+    labels = frame.rename(columns={"customer_id": "entity_id"}).assign(event_time=day)
     columns = ["entity_id", "event_time"]
     append(
         model.settings,
         model.spec.store,
-        labels=dated[[*columns, "credit_score"]],
-        features=dated[[*columns, *model.spec.features.columns]] if features else None,
+        labels=labels[[*columns, "credit_score"]],
+        features=labels[[*columns, *model.spec.features.columns]] if features else None,
         source="test",
         content_sha256=uuid4().hex,
         caused_by="test",

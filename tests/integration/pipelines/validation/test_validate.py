@@ -129,7 +129,7 @@ def test_validating_again_writes_the_same_report_once(orders: Orders) -> None:
     assert orders.row("o/first")["report"] == report_before
 
 
-def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Orders) -> None:
+def test_an_error_stops_the_training_and_changes_nothing_else(orders: Orders) -> None:
     until = FIRST + WEEK
     orders.load(after=FIRST, until=until, km=[None] * 7 * 24 * 4)
     orders.claim("o/broken", window_end=until)

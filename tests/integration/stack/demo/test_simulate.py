@@ -102,7 +102,7 @@ def test_late_labels_wait_in_a_file_until_a_simulation_loads_them_when_due(servi
     remaining_file.unlink()
 
 
-def test_people_of_a_world_without_time_reach_the_store_too(settings):
+def test_rows_of_a_world_without_time_reach_the_store_too(settings):
     spec = find_spec(settings.models_dir, "churn")
     bootstrap.migrate(settings, [spec.store])
     people = People(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)

@@ -131,9 +131,9 @@ def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(sett
     supervisor = start(settings)
     pid_before = pid_of(supervisor)
     assert pid_of(start(settings)) == pid_before
-    moved = settings.model_copy(update={"mariadb_port": free_port()})
-    assert pid_of(start(moved)) not in {0, pid_before}
-    assert query(moved, "SELECT @@port") == ((moved.mariadb_port,),)
+    other_port = settings.model_copy(update={"mariadb_port": free_port()})
+    assert pid_of(start(other_port)) not in {0, pid_before}
+    assert query(other_port, "SELECT @@port") == ((other_port.mariadb_port,),)
 
 
 def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Program:
@@ -189,8 +189,8 @@ def test_a_program_in_state_fatal_is_started_again_by_its_new_definition(
     """A moved checkout causes this: the restart looks for the program's file at the old path."""
     monkeypatch.setattr("stack.programs.supervisor.RETRIES", 0)
     name, supervisor = "serve-m", Supervisor(settings)
-    moved = Launch((str(tmp_path / "gone"),), base_environment(settings))
-    supervisor.ensure([Program(name=name, launch=lambda: moved)])
+    missing = Launch((str(tmp_path / "gone"),), base_environment(settings))
+    supervisor.ensure([Program(name=name, launch=lambda: missing)])
     supervisor.start([name])
     wait_for(lambda: supervisor.states()[name].state == "FATAL")
     supervisor.ensure([sleeper(settings, name, log=tmp_path / "log", definition=1)], until_start=[name])
@@ -221,9 +221,9 @@ def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(setting
 def test_a_root_password_changed_in_the_file_is_used_at_the_next_start(settings: Settings) -> None:
     start(settings)
     down(settings)
-    changed = settings.model_copy(update={"mariadb_root_password": settings.api_key})
-    start(changed)
-    assert query(changed, "SELECT 1") == ((1,),)
+    new_password = settings.model_copy(update={"mariadb_root_password": settings.api_key})
+    start(new_password)
+    assert query(new_password, "SELECT 1") == ((1,),)
 
 
 def test_memory_counts_the_tree_and_sockets_fit_their_limit(settings: Settings) -> None:
