@@ -128,9 +128,8 @@ def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities
 def test_a_run_by_cron_trains_only_if_a_new_label_exists_or_the_model_file_changed(served_model: ServedModel) -> None:
     def schedule(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
         training_runs.record_schedule(served_model.settings, spec, caused_by=caused_by, now=NOW)
-        second_id = training_runs.record_schedule(
-            served_model.settings, spec, caused_by=caused_by, now=NOW
-        )  # by a retry
+        # A retry records nothing new.
+        second_id = training_runs.record_schedule(served_model.settings, spec, caused_by=caused_by, now=NOW)
         with session(served_model.settings, "pipeline") as connection:
             query = text("SELECT id, action, cause FROM retrain_decision WHERE caused_by = :by")
             (row,) = connection.execute(query, {"by": caused_by}).mappings()

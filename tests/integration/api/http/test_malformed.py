@@ -103,9 +103,8 @@ def test_a_wrong_value_is_a_400_that_names_its_field(service, field, value):
     (problem,) = batch.json()["detail"]
     assert problem["field"] in {field, "(body)"}
     assert problem["field"] == "(body)" or problem["row"] == 1
-    assert (
-        str(value)[:40] not in answer.text.replace("(body)", "") or len(str(value)) < 8
-    )  # the answer does not repeat the value
+    # The answer does not repeat the value.
+    assert str(value)[:40] not in answer.text.replace("(body)", "") or len(str(value)) < 8
 
 
 def test_a_number_at_the_limits_of_a_double_is_answered(service):

@@ -70,9 +70,8 @@ def test_answers_have_the_order_of_the_ids_and_are_scored_on_the_stored_features
         age = 20.0 + int(prediction["entity_id"][2:])
         same = service.predict(customer_id=prediction["entity_id"], age=age).json()
         assert prediction["probabilities"] == same["probabilities"]
-        assert (
-            prediction["warnings"] == same["warnings"] == ["unseen category: occupation"]
-        )  # the occupation of the example row
+        # The warning is for the occupation of the example row.
+        assert prediction["warnings"] == same["warnings"] == ["unseen category: occupation"]
         row = log_rows[prediction["prediction_id"]]
         expected = {name: value for name, value in service.row.items() if name != "customer_id"}
         assert json.loads(row["features"]) == expected | {"age": age}

@@ -235,9 +235,8 @@ def test_the_challenger_does_not_log_an_entity_that_was_forgotten_in_the_meantim
     with erase.deleting(settings) as connection:
         options: dict[str, Any] = {"entity_id": "goes", "places": ("log",), "caused_by": "test", "now": utc_now()}
         erase.open_tombstone(connection, model=service.spec.name, **options)
-    rows.append(
-        row_of(service, "goes", prediction_id=new_id(utc_now() + timedelta(seconds=1)))
-    )  # a prediction after the tombstone
+    # The entity comes back after the tombstone.
+    rows.append(row_of(service, "goes", prediction_id=new_id(utc_now() + timedelta(seconds=1))))
     counts = counts_after(service, rows, settings=service.settings, monkeypatch=monkeypatch)
     assert counts == {"sent": 3, "scored": 2, "unlogged": 1}
     logged_ids = {str(shadow_id(UUID(row[0]), 1)) for row in (rows[0], rows[2])}

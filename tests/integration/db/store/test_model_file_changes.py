@@ -223,9 +223,8 @@ def test_a_type_that_old_values_do_not_fit_is_refused_unless_the_column_is_dropp
     spec = spec_of(loaded_file, retype(column, kind))
     with pytest.raises(SpecInvalid, match=rf"features\.columns\.{column}: .*--drop {spec.name}\.{column}"):
         bootstrap.migrate(settings, [spec.store])
-    assert len(frame_of(run_with_snapshot(spec_of(loaded_file), settings), settings)) == len(
-        ROWS
-    )  # the values are unchanged
+    # The values are unchanged.
+    assert len(frame_of(run_with_snapshot(spec_of(loaded_file), settings), settings)) == len(ROWS)
     bootstrap.migrate(settings, [spec.store], drop={spec.name: {column}})
     rows = frame_of(run_with_snapshot(spec, settings), settings)
     assert rows[column].isna().all()
@@ -338,20 +337,16 @@ def test_the_command_shows_the_plan_refuses_in_one_line_and_drops_named_columns(
     name, path = loaded_file["name"], tmp_path / f"{loaded_file['name']}.yaml"
     features(loaded_file)["kind"] = {"type": "numeric"}
     path.write_text(yaml.safe_dump(loaded_file))
-    plan_output = evergreen("--plan")
-    assert plan_output.returncode == 0, plan_output.stderr
-    assert plan_output.stdout.startswith(
+    preview = evergreen("--plan")
+    assert preview.returncode == 0, preview.stderr
+    assert preview.stdout.startswith(
         f"refuse {name}.yaml: features.columns.kind: the store already holds it as category"
     )
-    assert plan_output.stdout.count("\n") == 1
+    assert preview.stdout.count("\n") == 1
     refused = evergreen()
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    (planned_change, *_) = json.loads(evergreen("--plan", "--json").stdout)["plan"]
-    assert (planned_change["model"], planned_change["action"], planned_change["column"]) == (
-        name,
-        "refuse",
-        "features.columns.kind",
-    )
+    (change, *_) = json.loads(evergreen("--plan", "--json").stdout)["plan"]
+    assert (change["model"], change["action"], change["column"]) == (name, "refuse", "features.columns.kind")
     process = evergreen("--drop", f"{name}.kind", "--json")
     assert process.returncode == 0, process.stderr
     assert len(json.loads(process.stdout)["done"]) == 4

@@ -220,9 +220,8 @@ def test_the_next_load_deletes_the_rows_of_a_killed_one(settings, new_schema):
                 text("SELECT id FROM processlist WHERE user = 'evergreen_loader'")
             ).all()
             connection.execute(text(f"KILL {connection_id}"))
-        batch.add(
-            batch.prepare(features=staged_table(["c"]))
-        )  # over the batch's other connection, which was not killed
+        # This uses the batch's other connection, which was not killed.
+        batch.add(batch.prepare(features=staged_table(["c"])))
     assert batches(settings, schema) == [("open", None)]
     assert rows(settings, f"SELECT COUNT(*) FROM {schema.features_table}") == [(2,)]
     report = load(settings, schema, [feature("a", T0, 7)])

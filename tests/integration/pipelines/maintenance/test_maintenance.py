@@ -153,10 +153,8 @@ def test_months_that_a_champion_was_trained_on_stay_unless_its_snapshot_file_is_
         message = DUTIES["features"](model_store.job())
         assert "held back: version 1 was trained on them" in message
         assert problem in message
-        assert model_store.months() == (
-            "p202601",
-            "p202603",
-        )  # its labels begin on 12 March, their features on 31 January
+        # Its labels begin on 12 March, their features on 31 January.
+        assert model_store.months() == ("p202601", "p202603")
     file.write_bytes(whole)
     assert "held back" not in DUTIES["features"](model_store.job())
     assert model_store.months() == ("p202607", "p202608")
@@ -184,10 +182,8 @@ def test_no_month_is_dropped_if_a_version_has_no_known_training_or_a_training_re
         model_store.settings, spec=model_store.spec, run_id=reading_run, now=NOW, window_end=datetime(2026, 5, 1)
     )
     assert f"training {reading_run} is reading" in DUTIES["features"](model_store.job())
-    assert model_store.months() == (
-        "p202512",
-        "p202601",
-    )  # that training reads features from 140 and labels from 100 days before 1 May
+    # That training reads features from 140 and labels from 100 days before 1 May.
+    assert model_store.months() == ("p202512", "p202601")
     assert "held back" in DUTIES["features"](model_store.job())
 
 

@@ -407,12 +407,12 @@ def test_a_training_from_the_command_line_counts_as_failed_after_a_day(model: Mo
     training_runs.record_decision(settings, model=name, cause="manual", reason="a test", caused_by="cli/9", now=END)
     training_runs.claim(settings, spec=model.spec, run_id=f"cli/{name}", now=END, window_end=END)
 
-    def unexpected_call(run_id: str) -> str | None:
+    def unexpected(run_id: str) -> str | None:
         raise AssertionError(run_id)
 
-    assert monitoring_steps.release(settings, model=name, state_of=unexpected_call, now=END + DAY) == []
+    assert monitoring_steps.release(settings, model=name, state_of=unexpected, now=END + DAY) == []
     assert monitoring_steps.release(
-        settings, model=name, state_of=unexpected_call, now=END + DAY + timedelta(seconds=1)
+        settings, model=name, state_of=unexpected, now=END + DAY + timedelta(seconds=1)
     ) == [f"cli/{name}"]
     assert monitoring_steps.due(settings, model=name)
 
