@@ -1,4 +1,4 @@
-"""Fixtures that need more than MariaDB: a real MLflow, and a small model whose world is loaded."""
+"""Fixtures that need more than MariaDB: a real MLflow, and a small model with a loaded example world."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ END = datetime(2026, 9, 30)
 
 
 def environment_of(settings: Settings, folder: Path) -> dict[str, str]:
-    """Variables for the command: `folder` holds its model files, its env file and its state."""
+    """Environment variables for the command. `folder` holds its model files, its env file and its state."""
     lines = [f"EVERGREEN_DB_{role.upper()}_PASSWORD={settings.db_password(role)}" for role in ROLES]
     lines += [f"EVERGREEN_MARIADB_PORT={settings.mariadb_port}", f"EVERGREEN_MODELS_DIR={folder}"]
     (folder / ".env").write_text("\n".join([*lines, f"EVERGREEN_HOME={folder}"]))
@@ -40,14 +40,14 @@ def environment_of(settings: Settings, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings with a running MLflow whose backend is the test's MariaDB."""
+    """Settings with a running MLflow. The test's MariaDB is its backend store."""
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", settings.db_url("mlflow", MLFLOW_DB)),
         *("--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts"),
     ]
-    # The server starts uvicorn by name.
+    # The server finds uvicorn on the PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -57,9 +57,11 @@ def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory
             env={**os.environ, "PATH": path, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         )
     try:
-        given = settings.model_copy(update={"mlflow_port": port})
-        wait_for_process("MLflow", server, lambda: answers(f"{given.mlflow_tracking_url}/health"), log=folder / "log")
-        yield given
+        configured = settings.model_copy(update={"mlflow_port": port})
+        wait_for_process(
+            "MLflow", server, lambda: answers(f"{configured.mlflow_tracking_url}/health"), log=folder / "log"
+        )
+        yield configured
     finally:
         server.terminate()
         wait_for_end("MLflow", server, log=folder / "log")
@@ -67,7 +69,7 @@ def mlflow_settings(settings: Settings, tmp_path_factory: pytest.TempPathFactory
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """A model like credit_score, small enough to train in seconds, with its world loaded up to `END`."""
+    """A model like credit_score that trains in seconds. Its example world is loaded up to `end`."""
 
     spec: ModelSpec
     settings: Settings
@@ -94,11 +96,13 @@ def small(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def put_into_service(spec: ModelSpec, folder: Path, *, settings: Settings, now: datetime) -> int:
-    """The version that MLflow then holds and `deployment` names: a small bundle, made in `folder`."""
+    """Register a small bundle in MLflow and record its deployment. Write the bundle to `folder`, return the version."""
     sha256 = write_bundle(spec, folder)
     mlflow = registry.client(settings)
-    run = mlflow.create_run(mlflow.create_experiment(spec.name)).info.run_id
-    version = registry.register(settings, model=spec.name, mlflow_run_id=run, folder=folder, tags={}, description="")
+    mlflow_run_id = mlflow.create_run(mlflow.create_experiment(spec.name)).info.run_id
+    version = registry.register(
+        settings, model=spec.name, mlflow_run_id=mlflow_run_id, folder=folder, tags={}, description=""
+    )
     with session(settings, "pipeline") as connection:
         row = {"model": spec.name, "action": "deploy", "version": version, "artifact_sha256": sha256}
         history.add(connection, deployment, {**row, "caused_by": "t", "reason": "t", "created_at": now})

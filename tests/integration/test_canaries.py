@@ -1,7 +1,7 @@
-"""Canaries: unmistakable values in private columns, sent every way, are in nothing that the system writes.
+"""Canaries: unique values in private columns, sent on every path, are in nothing that the system writes.
 
-`PRIVATE` stands in private columns. `REFUSED` is a value of an allowed field that is refused: no log or table has it.
-`SEEN` is a value that may be kept; finding it shows that the search would find the others.
+`PRIVATE` is a value of private columns. `REFUSED` is an invalid value of an allowed field: no log or table has it.
+`SEEN` is a value that may be stored. Finding it proves that the search would also find the other two.
 """
 
 import gzip
@@ -37,7 +37,7 @@ SYSTEM = ("information_schema", "performance_schema", "sys", "mysql")
 
 
 class World:
-    """The model, its folder for everything it writes, and a folder for what users hold: their files."""
+    """The model, a folder for all that the system writes, and a folder for the files of users."""
 
     def __init__(self, settings, folder, files):
         (folder / "models").mkdir()
@@ -52,7 +52,7 @@ class World:
         )
         self.spec = find_spec(folder / "models", MODEL)
         self.folder, self.files = folder, files
-        self.said = []  # what commands and answers said
+        self.outputs = []  # outputs of commands and tasks, and bodies of responses
         people = worlds.example_world("credit_score", end=END, customers=300)
         private = {"name": f"{PRIVATE}-name", "ssn": f"{PRIVATE}-ssn", "unknown": f"{PRIVATE}-unknown"}
         self.people = people.assign(**private, occupation=SEEN)
@@ -60,34 +60,34 @@ class World:
 
     def command(self, *arguments):
         secrets = ("db_loader_password", "db_pipeline_password", "db_reader_password")
-        given = {**os.environ, **settings_environment(self.settings, secrets=secrets)}
-        done = evergreen(*arguments, environment=given, cwd=self.files)
-        self.said.append(done.stdout + done.stderr)
-        return done
+        environment = {**os.environ, **settings_environment(self.settings, secrets=secrets)}
+        process = evergreen(*arguments, environment=environment, cwd=self.files)
+        self.outputs.append(process.stdout + process.stderr)
+        return process
 
-    def file(self, name, frame, **how):
-        frame.to_csv(self.files / name, index=False, **how)
+    def file(self, name, frame, **options):
+        frame.to_csv(self.files / name, index=False, **options)
         return name
 
     def task(self, airflow, name, conf):
-        ran = airflow.run(self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings)
-        self.said.append(ran["log"])
-        return ran
+        result = airflow.run(self.folder / "models", f"{MODEL}_{name}", json.dumps(conf), settings=self.settings)
+        self.outputs.append(result["log"])
+        return result
 
 
 @pytest.fixture(scope="module")
 def world(mlflow_settings, tmp_path_factory):
-    made = World(mlflow_settings, tmp_path_factory.mktemp("canaries"), tmp_path_factory.mktemp("users"))
-    (made.folder / "airflow").mkdir()
-    loads(made)
-    with airflow(made.folder / "airflow") as own:
-        tasks(made, own)
-    serves(made)
-    return made
+    new_world = World(mlflow_settings, tmp_path_factory.mktemp("canaries"), tmp_path_factory.mktemp("users"))
+    (new_world.folder / "airflow").mkdir()
+    load_files(new_world)
+    with airflow(new_world.folder / "airflow") as own_airflow:
+        run_tasks(new_world, own_airflow)
+    send_requests(new_world)
+    return new_world
 
 
-def loads(world):
-    """Features and labels, labels only, corrections; wrong rows, wrong headers, none."""
+def load_files(world):
+    """Load features with labels, labels only, corrections, wrong rows, wrong headers and files without a header."""
     people, wrong = world.people, world.people.head(50).copy()
     wrong["age"] = wrong["age"].astype(object)
     wrong.loc[wrong.index[7], "age"] = REFUSED
@@ -106,8 +106,8 @@ def loads(world):
     assert world.command("load", MODEL, "cut.csv").returncode == 4
 
 
-def tasks(world, airflow):
-    """A training that pulls, wrong rows that it pulls, and scorings of good and wrong files."""
+def run_tasks(world, airflow):
+    """Run a training that pulls, one that pulls wrong rows, and scorings of good and wrong files."""
     with session(world.settings, "root", "information_schema") as connection:
         connection.execute(text("CREATE DATABASE IF NOT EXISTS canary_crm"))
         connection.execute(text("GRANT SELECT ON canary_crm.* TO evergreen_loader@'%'"))
@@ -118,8 +118,8 @@ def tasks(world, airflow):
         connection.execute(text("ALTER TABLE canary_crm.people MODIFY age TEXT"))
         connection.execute(text("UPDATE canary_crm.people SET age = :value"), {"value": REFUSED})
     assert world.task(airflow, "training", conf)["tasks"]["pull"] == "failed"
-    claimed = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
-    world.version = promote.promote(world.settings, decision_id=claimed["decision"])
+    claim = promote.claim(world.settings, model=MODEL, run_id="d/canary", now=END)
+    world.version = promote.promote(world.settings, decision_id=claim["decision"])
     rollout.roll_out(world.settings, model=MODEL, version=world.version, caused_by="d/canary", reason="a test", now=END)
     for name, state in (("people.csv", "success"), ("wrong.csv", "failed")):
         conf = {"file": str(world.files / name), "table": "canary_scores", "out": str(world.folder / "out.parquet")}
@@ -128,9 +128,9 @@ def tasks(world, airflow):
         assert world.command("score", MODEL, name).returncode == 4
 
 
-def serves(world):
-    """Requests with private and unknown keys, with values of wrong types and out of limits, and broken ones."""
-    made = Service(world.settings, world.spec, free_port(), world.folder / "service.log")
+def send_requests(world):
+    """Send requests with private and unknown keys, wrong types, values out of limits, and broken bodies."""
+    service = Service(world.settings, world.spec, free_port(), world.folder / "service.log")
     row = {**example(world.spec), "occupation": SEEN}
     bad: list[dict[str, Any]] = [
         {"ssn": PRIVATE},
@@ -142,37 +142,37 @@ def serves(world):
         {"customer_id": {"id": REFUSED}},
         {"customer_id": REFUSED * 9},
     ]
-    with made.running():
-        prediction_id = made.post("/predict", {"data": row}).json()["prediction_id"]
-        assert made.post("/feedback", {"prediction_id": prediction_id, "actual": "Good"}).status_code == 200
-        answers = [made.post("/predict", {"data": {**row, **given}}) for given in bad]
-        answers += [made.post("/predict_batch", {"data": [row, {**row, **given}]}) for given in bad]
+    with service.running():
+        prediction_id = service.post("/predict", {"data": row}).json()["prediction_id"]
+        assert service.post("/feedback", {"prediction_id": prediction_id, "actual": "Good"}).status_code == 200
+        answers = [service.post("/predict", {"data": {**row, **fields}}) for fields in bad]
+        answers += [service.post("/predict_batch", {"data": [row, {**row, **fields}]}) for fields in bad]
         answers += [
-            made.post("/predict", {"data": row, "ssn": PRIVATE}),
-            made.post("/feedback", {"prediction_id": REFUSED, "actual": "Good"}),
-            made.post("/feedback", {"prediction_id": prediction_id, "actual": REFUSED}),
-            made.post("/predict", {"data": row}, headers={"Idempotency-Key": REFUSED}),
+            service.post("/predict", {"data": row, "ssn": PRIVATE}),
+            service.post("/feedback", {"prediction_id": REFUSED, "actual": "Good"}),
+            service.post("/feedback", {"prediction_id": prediction_id, "actual": REFUSED}),
+            service.post("/predict", {"data": row}, headers={"Idempotency-Key": REFUSED}),
         ]
-        url = f"http://127.0.0.1:{made.port}"
+        url = f"http://127.0.0.1:{service.port}"
         for body, kind in (
             (f'{{"data": {{"ssn": "{PRIVATE}', "application/json"),
             (json.dumps({"data": {**row, "age": 1}}).replace("1", f'"{REFUSED}\\ud800"'), "application/json"),
             (f"ssn={PRIVATE}", "application/x-www-form-urlencoded"),
             (f'--x\r\nContent-Disposition: form-data; name="ssn"\r\n\r\n{PRIVATE}', "multipart/form-data; boundary=x"),
         ):
-            sent = {"Content-Type": kind}
-            answers.append(requests.post(f"{url}/predict", data=body.encode(), headers=sent, timeout=20))
+            headers = {"Content-Type": kind}
+            answers.append(requests.post(f"{url}/predict", data=body.encode(), headers=headers, timeout=20))
         answers.append(requests.get(f"{url}/predict", params={"ssn": PRIVATE}, timeout=20))
         answers.append(requests.get(f"{url}/{PRIVATE}", timeout=20))
-        assert {each.status_code for each in answers} <= {400, 401, 404, 405, 415}
-        world.said += [each.text for each in answers]
-        wait_for("rejects", lambda: made.query("SELECT * FROM request_reject WHERE model = :model"))
-        world.metrics = made.get("/metrics").text
-    world.said.append(world.metrics)
+        assert {answer.status_code for answer in answers} <= {400, 401, 404, 405, 415}
+        world.outputs += [answer.text for answer in answers]
+        wait_for("rejects", lambda: service.query("SELECT * FROM request_reject WHERE model = :model"))
+        world.metrics = service.get("/metrics").text
+    world.outputs.append(world.metrics)
 
 
 def tables(settings):
-    """Every table of every database but the server's own and the users', as text by its name."""
+    """The name and text of every table, except those of the server itself and of the users' database."""
     with session(settings, "root", "information_schema") as connection:
         names = connection.execute(
             text("SELECT table_schema, table_name FROM tables WHERE table_type = 'BASE TABLE'")
@@ -180,12 +180,12 @@ def tables(settings):
         for database, name in names:
             if database not in {*SYSTEM, "canary_crm"}:
                 rows = connection.exec_driver_sql(f"SELECT * FROM `{database}`.`{name}`").all()
-                yield f"{database}.{name}", "\n".join(str(tuple(row)) for row in rows)  # str of a Row is cut short
+                yield f"{database}.{name}", "\n".join(str(tuple(row)) for row in rows)  # str(Row) is truncated
 
 
 def files(*folders):
-    """Every file below `folders` as text by its path, with what is compressed in it; bytes stand for themselves."""
-    for path in (each for folder in folders for each in folder.rglob("*") if each.is_file()):
+    """The path and text of every file below `folders`. Compressed content is unpacked; bytes are read as Latin-1."""
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
         if path.suffix == ".parquet":
             table = pq.read_table(path)
             yield path, f"{table.schema.metadata}\n{table.to_pandas().to_csv()}"
@@ -194,61 +194,63 @@ def files(*folders):
             yield path, (gzip.decompress(content) if path.suffix == ".gz" else content).decode("latin-1")
 
 
-def written(world, tmp_path_factory):
-    """All that the system wrote, by where it is."""
-    mlflow = [each for each in tmp_path_factory.getbasetemp().iterdir() if each.name.startswith("mlflow")]
+def all_contents(world, tmp_path_factory):
+    """The place and text of everything that the system wrote."""
+    mlflow = [folder for folder in tmp_path_factory.getbasetemp().iterdir() if folder.name.startswith("mlflow")]
     yield from tables(world.settings)
     yield from files(world.folder, *mlflow)
-    yield from ((f"said {number}", said) for number, said in enumerate(world.said))
+    yield from ((f"output {number}", output) for number, output in enumerate(world.outputs))
 
 
 @pytest.fixture(scope="module")
 def places(world, tmp_path_factory):
-    """Where each canary was found."""
-    found: dict[str, set[str]] = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
-    for place, content in written(world, tmp_path_factory):
-        for canary in found:
+    """The places that hold each canary."""
+    places_of: dict[str, set[str]] = {canary: set() for canary in (PRIVATE, REFUSED, SEEN)}
+    for place, content in all_contents(world, tmp_path_factory):
+        for canary in places_of:
             if canary in content or canary.encode().hex() in content:
-                found[canary].add(str(place))
-    return found
+                places_of[canary].add(str(place))
+    return places_of
 
 
-def test_values_of_private_columns_are_nowhere(places):
+def test_values_of_private_columns_are_in_no_place(places):
     assert places[PRIVATE] == set()
 
 
 def test_refused_values_are_in_no_table_and_no_log(world, places):
-    """Only the terminal shows one, to who has its file, and the list of refused rows, which is theirs too."""
+    """Only the terminal and the list of refused rows show a refused value. The file's owner reads both."""
     lists = {place for place in places[REFUSED] if Path(place).is_relative_to(world.settings.rejects)}
     assert lists
     assert all(Path(place).stat().st_mode & 0o077 == 0 for place in lists)
-    shown = {place for place in places[REFUSED] if place.startswith("said")}
-    assert places[REFUSED] == shown | lists
-    told = [world.said[int(place.removeprefix("said "))] for place in shown]
-    assert told
-    assert all(re.match(r"evergreen: wrong\.csv: ", each) for each in told)
+    terminal = {place for place in places[REFUSED] if place.startswith("output")}
+    assert places[REFUSED] == terminal | lists
+    messages = [world.outputs[int(place.removeprefix("output "))] for place in terminal]
+    assert messages
+    assert all(re.match(r"evergreen: wrong\.csv: ", message) for message in messages)
 
 
-def test_the_search_finds_what_may_be_kept_in_every_kind_of_place(world, places):
-    found = places[SEEN]
+def test_the_search_finds_allowed_values_in_every_kind_of_place(world, places):
+    seen_places = places[SEEN]
     for table in ("evergreen_store.canary_features", "evergreen_store.canary_latest", "evergreen.prediction_log"):
-        assert table in found
-    assert any(place.endswith(".parquet") and "snapshots" in place for place in found)
-    assert any("mlflow" in place and place.endswith("profile.json") for place in found)
-    assert any("bento" in place and place.endswith("golden.json") for place in found)
+        assert table in seen_places
+    assert any(place.endswith(".parquet") and "snapshots" in place for place in seen_places)
+    assert any("mlflow" in place and place.endswith("profile.json") for place in seen_places)
+    assert any("bento" in place and place.endswith("golden.json") for place in seen_places)
     with session(world.settings, "reader") as connection:
         assert connection.scalar(text("SELECT COUNT(*) FROM request_reject WHERE model = 'canary'"))
 
 
 def test_no_id_or_value_of_a_row_is_in_airflow(world):
-    """Neither in its database, with XCom and the runs' settings, nor in what its tasks log."""
+    """The ids are neither in Airflow's database (with XCom and run settings) nor in the logs of its tasks."""
     places = [
         *files(world.folder / "airflow"),
-        *(("a task's log", each) for each in world.said if "[DAG TEST]" in each),
+        *(("a task's log", output) for output in world.outputs if "[DAG TEST]" in output),
     ]
     people = {*world.people["customer_id"], SEEN}
     for place, content in places:
-        assert not [each for each in people if each in content], place
-    told = [str(place) for place, content in places if f"{len(world.people):,} rows scored by version" in content]
-    assert "a task's log" in told
-    assert any(place.endswith("airflow.db") for place in told)
+        assert not [value for value in people if value in content], place
+    scoring_places = [
+        str(place) for place, content in places if f"{len(world.people):,} rows scored by version" in content
+    ]
+    assert "a task's log" in scoring_places
+    assert any(place.endswith("airflow.db") for place in scoring_places)

@@ -1,4 +1,4 @@
-"""The short faults of `make chaos`: under traffic nothing is answered and lost, nothing logged twice, nothing fails."""
+"""The short faults of `make chaos`. Every answered request is logged exactly once, and no request fails."""
 
 import pytest
 
@@ -10,8 +10,8 @@ SHORT = [fault for fault in FAULTS if fault.short]
 
 @pytest.fixture(scope="module")
 def world():
-    with make_world(short=True) as made:
-        yield made
+    with make_world(short=True) as world_under_faults:
+        yield world_under_faults
 
 
 @pytest.mark.parametrize("fault", SHORT, ids=lambda fault: fault.name)

@@ -1,4 +1,4 @@
-"""The page `examples/README.md`, done as it says: its file, its model, its commands, up to the deployment."""
+"""The steps of `examples/README.md`: its file, its model file and its commands, up to the deployment."""
 
 import json
 import os
@@ -22,32 +22,32 @@ PASSWORDS = tuple(f"db_{role}_password" for role in ("admin", "loader", "pipelin
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reader's folder: the table that the page makes, and the model file that it shows."""
-    place = tmp_path_factory.mktemp("reader")
+    """The reader's folder: the table that the page's script writes, and the model file that the page shows."""
+    reader_folder = tmp_path_factory.mktemp("reader")
     script = [sys.executable, str(ROOT / "examples" / "make_orders.py")]
-    (place / "orders.csv").write_text(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
-    (shown,) = re.findall(r"(?s)```yaml\n(.*?)```", PAGE)
-    (place / "models").mkdir()
-    (place / "models" / "late_orders.yaml").write_text(shown)
-    return place
+    (reader_folder / "orders.csv").write_text(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+    (model_file,) = re.findall(r"(?s)```yaml\n(.*?)```", PAGE)
+    (reader_folder / "models").mkdir()
+    (reader_folder / "models" / "late_orders.yaml").write_text(model_file)
+    return reader_folder
 
 
 def test_the_table_is_the_one_that_the_page_shows(folder: Path) -> None:
-    first = (folder / "orders.csv").read_text().splitlines()[0]
-    assert first in PAGE
+    header = (folder / "orders.csv").read_text().splitlines()[0]
+    assert header in PAGE
 
 
-def test_its_commands_end_in_a_promoted_version(folder: Path, mlflow_settings: Settings) -> None:
+def test_the_commands_of_the_page_end_in_a_promoted_version(folder: Path, mlflow_settings: Settings) -> None:
     settings = mlflow_settings.model_copy(update={"models_dir": folder / "models"})
     environment = {**os.environ, **settings_environment(settings, secrets=PASSWORDS)}
 
     def run(*arguments: str) -> Any:
-        done = evergreen(*arguments, "--json", environment=environment, cwd=folder)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
+        process = evergreen(*arguments, "--json", environment=environment, cwd=folder)
+        assert process.returncode == 0, process.stderr[-2000:]
+        return json.loads(process.stdout)
 
     assert run("models", "late_orders")["name"] == "late_orders"
-    run("migrate")  # `make up` does this
+    run("migrate")  # part of `make up`
     assert run("load", "late_orders", "orders.csv")["labels_added"] == 4000
     assert run("load", "late_orders", "orders.csv")["labels_added"] == 0
     verdict = run("train", "late_orders", "--trials", "3")
@@ -55,6 +55,6 @@ def test_its_commands_end_in_a_promoted_version(folder: Path, mlflow_settings: S
 
 
 @pytest.mark.parametrize("name", ["telco_churn", "bike_sharing"])
-def test_the_example_model_files_are_right(name: str) -> None:
+def test_the_example_model_files_are_valid(name: str) -> None:
     assert load_spec(ROOT / "examples" / f"{name}.yaml").name == name
     assert f"({name}.yaml)" in PAGE

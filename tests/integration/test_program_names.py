@@ -1,7 +1,7 @@
-"""Every program of ours is started by the very name that the code starts it by, a module's or a file's.
+"""Start each program of this project by the module or file name that the code starts it by.
 
-Such a name is a string: no import breaks where its file moves away, and weeks may pass before somebody starts it. Each
-is therefore started for real, in the cheapest way that shows that it is found and can import what it needs.
+These names are strings. Moving a file breaks no import, and weeks may pass before a user starts the program.
+Therefore each program is started here, in the cheapest way that shows that it is found and that its imports work.
 """
 
 import json
@@ -54,50 +54,55 @@ Proof = Callable[[Settings, Path], set[str]]
 
 
 def run(argv: Argv, environment: dict[str, str], *, code: int = 0, says: str, **options: Any) -> set[str]:
-    """Start it from the top of the repository, as everything of ours is; the names it was started by."""
+    """Start `argv` from the top of the repository, check exit code and output, and return the names in `argv`.
+
+    says: a regular expression that the output must match.
+    """
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**inherited_environment(), "PATH": path, "PYTHONPATH": str(ROOT), **environment}
-    ran = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, **options)
-    said = ran.stdout + ran.stderr
-    assert (ran.returncode, bool(re.search(says, said))) == (code, True), f"{argv}: {ran.returncode}, {said[-2000:]}"
+    process = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, **options)
+    output = process.stdout + process.stderr
+    assert (process.returncode, bool(re.search(says, output))) == (code, True), (
+        f"{argv}: {process.returncode}, {output[-2000:]}"
+    )
     return names_in(argv)
 
 
-# --- each started: settings and a folder to the names that were tried ------------------------------------------------
+# --- proofs: each takes settings and a folder, starts programs, and returns the names that it started them by ---------
 
 
 def launcher(settings: Settings, folder: Path) -> set[str]:
-    """The supervisor's: it becomes what a file describes."""
-    described = {"argv": [sys.executable, "-c", "print('became it')"], "environment": {}}
-    (folder / "program.json").write_text(json.dumps(described))
+    """The supervisor's launcher. It becomes the program that a file describes."""
+    description = {"argv": [sys.executable, "-c", "print('became it')"], "environment": {}}
+    (folder / "program.json").write_text(json.dumps(description))
     return run(launcher_command(folder / "program.json", digest="0"), {}, says="became it")
 
 
 def challenger_and_download(settings: Settings, folder: Path) -> set[str]:
-    """The one starts the other, as a worker does, and tells what that said last."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        ours.send(json.dumps(find_spec(ROOT / "models", MODEL).to_json()).encode())
-        command = challenger_command(MODEL, Deployment(1, "0" * 64, utc_now()), UUID(int=0), theirs.fileno())
+    """The challenger, started like a worker starts it. It starts the download and sends back the download's error."""
+    own_end, program_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with own_end, program_end:
+        own_end.send(json.dumps(find_spec(ROOT / "models", MODEL).to_json()).encode())
+        command = challenger_command(MODEL, Deployment(1, "0" * 64, utc_now()), UUID(int=0), program_end.fileno())
         environment = settings_environment(settings, secrets=())
-        names = run(command, environment, code=1, says="^$", pass_fds=[theirs.fileno()])
-        assert "MLflow does not answer" in json.loads(ours.recv(1 << 16))["refused"]
+        names = run(command, environment, code=1, says="^$", pass_fds=[program_end.fileno()])
+        assert "MLflow does not answer" in json.loads(own_end.recv(1 << 16))["refused"]
     return names | names_in(download_command(MODEL, 1))
 
 
 def airflow(settings: Settings, folder: Path) -> set[str]:
-    """Those of its programs that start by a name of ours, which stands before Airflow's own command."""
+    """Airflow's programs that start through a module of this project, which then runs Airflow's own command."""
     launches = [
         *(part.launch() for part in airflow_programs(settings)),
         worker_launch(settings),
         migrate_launch(settings),
     ]
-    ours = {launch.argv[:3]: launch.environment for launch in launches if names_in(launch.argv)}
-    return set().union(*(run([*argv, "version"], dict(env), says=r"^\d+\.\d+") for argv, env in ours.items()))
+    environments = {launch.argv[:3]: launch.environment for launch in launches if names_in(launch.argv)}
+    return set().union(*(run([*argv, "version"], dict(env), says=r"^\d+\.\d+") for argv, env in environments.items()))
 
 
 def service(settings: Settings, folder: Path) -> set[str]:
-    """What an image starts becomes the service, as the stack starts it: neither MariaDB nor MLflow is there."""
+    """The start command of the service's image. The service comes up without MariaDB and MLflow."""
     (command,) = [command for command in ours_in_images("python") if "-m" in command]
     environment = {
         **inherited_environment(),
@@ -106,11 +111,11 @@ def service(settings: Settings, folder: Path) -> set[str]:
         "EVERGREEN_MODEL": MODEL,
         "TMPDIR": str(folder),
     }
-    alive = f"http://127.0.0.1:{settings.serving_port}/livez"
+    livez_url = f"http://127.0.0.1:{settings.serving_port}/livez"
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
     try:
-        wait_for_process("the service", process, lambda: answers(alive), log=folder / "service.log")
+        wait_for_process("the service", process, lambda: answers(livez_url), log=folder / "service.log")
         return names_in(command) | names_in(serve_command(settings, MODEL, settings.serving_port)[0])
     finally:
         process.terminate()
@@ -118,7 +123,7 @@ def service(settings: Settings, folder: Path) -> set[str]:
 
 
 def entry_point(settings: Settings, folder: Path) -> set[str]:
-    """The `evergreen` command as it is installed."""
+    """The installed `evergreen` command."""
     ((_, name),) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].items()
     module, _, attribute = name.partition(":")
     script = f"import sys; from {module} import {attribute}; sys.exit({attribute}())"
@@ -127,14 +132,14 @@ def entry_point(settings: Settings, folder: Path) -> set[str]:
 
 
 def command_of_images(settings: Settings, folder: Path) -> set[str]:
-    """The same in an image, by a file of its own, which knows each command that a container is."""
-    wanted = {word for command in image_commands() if command[:1] == ["evergreen"] for word in command[1:2]}
-    shown = "".join(rf"(?=[\s\S]*\b{word}\b)" for word in sorted(wanted - {"--help"}))
-    return run(in_image(["evergreen", "--help"]), {}, says=rf"\A{shown}")
+    """The `evergreen` command in an image: a separate file that lists every command that a container runs."""
+    commands = {word for command in image_commands() if command[:1] == ["evergreen"] for word in command[1:2]}
+    pattern = "".join(rf"(?=[\s\S]*\b{word}\b)" for word in sorted(commands - {"--help"}))
+    return run(in_image(["evergreen", "--help"]), {}, says=rf"\A{pattern}")
 
 
 def health_checks(settings: Settings, folder: Path) -> set[str]:
-    """Asked of a server that calls each part healthy; Celery's has no broker to ask."""
+    """The health checks of images, with a server that reports all parts as healthy. Celery's check has no broker."""
 
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -150,10 +155,13 @@ def health_checks(settings: Settings, folder: Path) -> set[str]:
         Thread(target=server.serve_forever, daemon=True).start()
         address, names = f"http://127.0.0.1:{server.server_port}/", set()
         for command in {tuple(command) for command in ours_in_images("python") if "-m" not in command}:
-            here = [address if word.startswith("http://") else word for word in command]
-            asks = address in here
+            argv = [address if word.startswith("http://") else word for word in command]
+            uses_server = address in argv
             names |= run(
-                here, {}, code=0 if asks else 1, says="^$" if asks else "KeyError: 'AIRFLOW__CELERY__BROKER_URL'"
+                argv,
+                {},
+                code=0 if uses_server else 1,
+                says="^$" if uses_server else "KeyError: 'AIRFLOW__CELERY__BROKER_URL'",
             )
         server.shutdown()
     return names
@@ -165,12 +173,12 @@ def locust(settings: Settings, folder: Path) -> set[str]:
 
 
 def tools(settings: Settings, folder: Path) -> set[str]:
-    """What only a developer starts: each is found and imports what it needs, all in one process; none gets to work."""
-    found = {name for name in names_in_code() if name.split(".")[0].split("/")[0] in set(OURS) - set(PRODUCT)}
-    found -= set().union(*(names_in(in_image(command)) for command in image_commands() if command))
-    script = f"from {find.__module__} import find; [find(name) for name in {sorted(found)!r}]; print('found')"
+    """Programs that only developers start. One process finds all of them and runs their imports, but not their work."""
+    names = {name for name in names_in_code() if name.split(".")[0].split("/")[0] in set(OURS) - set(PRODUCT)}
+    names -= set().union(*(names_in(in_image(command)) for command in image_commands() if command))
+    script = f"from {find.__module__} import find; [find(name) for name in {sorted(names)!r}]; print('found')"
     run([sys.executable, "-c", script], {}, says="found")
-    return found
+    return names
 
 
 PROOFS: tuple[Proof, ...] = (
@@ -180,32 +188,32 @@ PROOFS: tuple[Proof, ...] = (
 
 
 @pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Proof], set[str]]:
-    """Tries a program, once however often it is asked for."""
+def run_proof(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Proof], set[str]]:
+    """A function that runs a proof. Each proof runs once."""
 
     @cache
-    def tried(proof: Proof) -> set[str]:
-        folder, nobody = tmp_path_factory.mktemp(proof.__name__), free_port()
-        alone: dict[str, Any] = {
+    def run_proof(proof: Proof) -> set[str]:
+        folder, closed_port = tmp_path_factory.mktemp(proof.__name__), free_port()
+        unreachable: dict[str, Any] = {
             "mariadb_host": "127.0.0.1",
-            "mariadb_port": nobody,
-            "mlflow_url": f"http://127.0.0.1:{nobody}",
+            "mariadb_port": closed_port,
+            "mlflow_url": f"http://127.0.0.1:{closed_port}",
         }
-        given = load_settings(
-            env_file=folder / ".env", home=folder / "home", serving_port=free_port(), serving_workers=1, **alone
+        own_settings = load_settings(
+            env_file=folder / ".env", home=folder / "home", serving_port=free_port(), serving_workers=1, **unreachable
         )
-        return proof(secrets.ensure(given)[0], folder)
+        return proof(secrets.ensure(own_settings)[0], folder)
 
-    return tried
+    return run_proof
 
 
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
-def test_a_program_starts_by_the_name_that_the_code_uses(proof: Proof, tried: Callable[[Proof], set[str]]) -> None:
-    assert tried(proof)
+def test_a_program_starts_by_the_name_that_the_code_uses(proof: Proof, run_proof: Callable[[Proof], set[str]]) -> None:
+    assert run_proof(proof)
 
 
-def test_no_program_is_started_by_a_name_that_is_not_tried_here(tried: Callable[[Proof], set[str]]) -> None:
-    assert names_in_code() - set().union(*map(tried, PROOFS)) == set()
+def test_every_name_in_the_code_has_a_proof(run_proof: Callable[[Proof], set[str]]) -> None:
+    assert names_in_code() - set().union(*map(run_proof, PROOFS)) == set()
 
 
 @pytest.mark.parametrize(
@@ -219,11 +227,11 @@ def test_no_program_is_started_by_a_name_that_is_not_tried_here(tried: Callable[
         ('Path(__file__).with_name("gone.py")', "dags/gone.py"),
     ],
 )
-def test_a_name_is_seen_wherever_it_stands(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_recognised_in_every_form(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: source)
     assert set(names_in_source(ROOT / "dags" / "made_up.py")) == {name}
 
 
 def test_the_executor_of_the_profile_scale_can_be_loaded(tmp_path: Path) -> None:
-    loaded = "from airflow.providers.celery.executors.celery_executor import CeleryExecutor"
-    subprocess.run([sys.executable, "-c", loaded], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, check=True)
+    statement = "from airflow.providers.celery.executors.celery_executor import CeleryExecutor"
+    subprocess.run([sys.executable, "-c", statement], env={**os.environ, "AIRFLOW_HOME": str(tmp_path)}, check=True)

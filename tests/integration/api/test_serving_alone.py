@@ -1,4 +1,4 @@
-"""The prediction service while MariaDB or MLflow is away, and how it gets a version from MLflow."""
+"""The prediction service without MariaDB or MLflow, and how it downloads a version from MLflow."""
 
 import os
 import shutil
@@ -35,12 +35,12 @@ from utils.settings import inherited_environment
 
 @pytest.fixture(scope="module")
 def server(credit_score):
-    with own_mariadb([credit_score.store]) as started:
-        yield started
+    with own_mariadb([credit_score.store]) as own_server:
+        yield own_server
 
 
-def all_logged(service, answers):
-    """Once they are, each exactly once and nothing besides; every answer is a 200."""
+def wait_until_all_logged(service, answers):
+    """Wait until every answer is in the log, exactly once and without extra rows. Every answer must be a 200."""
     assert {answer.status_code for answer in answers} == {200}
     ids = [answer.json()["prediction_id"] for answer in answers]
     assert len(set(ids)) == len(ids)
@@ -49,23 +49,24 @@ def all_logged(service, answers):
 
 
 @contextmanager
-def asking(service, answers, *, clients=8):
+def predictions_in_background(service, answers, *, clients=8):
+    """Send predictions from `clients` threads during the block, and append each response to `answers`."""
     stop = threading.Event()
 
-    def keep_asking():
+    def keep_predicting():
         while not stop.is_set():
-            with suppress(requests.ConnectionError):  # its worker was killed
+            with suppress(requests.ConnectionError):  # the worker of this connection was killed
                 answers.append(service.predict())
             time.sleep(0.005)
 
     with ThreadPoolExecutor(clients) as pool:
-        asked = [pool.submit(keep_asking) for _ in range(clients)]
+        futures = [pool.submit(keep_predicting) for _ in range(clients)]
         try:
             yield
         finally:
             stop.set()
-        for each in asked:
-            each.result()
+        for future in futures:
+            future.result()
 
 
 @pytest.mark.parametrize("away", ["stopped", "frozen"])
@@ -73,46 +74,46 @@ def test_while_mariadb_is_away_every_request_is_answered_and_logged_when_it_is_b
     service = make_service(server.settings, tmp_path, f"serve_{away}", workers=2)
     service.deploy(1, service.store(1))
     answers: list[requests.Response] = []
-    leave, come_back = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
+    leave, restore = (server.stop, server.start) if away == "stopped" else (server.freeze, server.thaw)
     with service.running():
         wait_for("both workers", lambda: [worker["version"] for worker in service.workers()] == [1, 1])
-        with asking(service, answers):
+        with predictions_in_background(service, answers):
             wait_for("answers", lambda: len(answers) > 100)
             leave()
             try:
-                before = len(answers)
-                wait_for("answers without MariaDB", lambda: len(answers) > before + 300)
+                number_before = len(answers)
+                wait_for("answers without MariaDB", lambda: len(answers) > number_before + 300)
                 assert service.is_ready()
             finally:
-                come_back()
-            seen = len(answers)
-            wait_for("answers again", lambda: len(answers) > seen + 100)
-        all_logged(service, answers)
+                restore()
+            number_before = len(answers)
+            wait_for("answers again", lambda: len(answers) > number_before + 100)
+        wait_until_all_logged(service, answers)
 
 
-def test_what_a_killed_worker_had_spooled_is_logged_by_the_one_that_lives(server, tmp_path):
+def test_the_other_worker_logs_the_spooled_rows_of_a_killed_worker(server, tmp_path):
     service = make_service(server.settings, tmp_path, "serve_killed", workers=2)
     service.deploy(1, service.store(1))
     answers: list[requests.Response] = []
     with service.running():
         wait_for("both workers", lambda: len(service.workers()) == 2)
         pids = {worker["pid"] for worker in service.workers()}
-        with asking(service, answers):
+        with predictions_in_background(service, answers):
             server.stop()
             try:
                 wait_for("both spools", lambda: len(list(service.settings.spool.glob("*/*.db"))) == 2)
-                before = len(answers)
-                wait_for("answers from the spools", lambda: len(answers) > before + 200)
+                number_before = len(answers)
+                wait_for("answers from the spools", lambda: len(answers) > number_before + 200)
                 os.kill(min(pids), signal.SIGKILL)
-                before = len(answers)
-                wait_for("more answers", lambda: len(answers) > before + 200)
+                number_before = len(answers)
+                wait_for("more answers", lambda: len(answers) > number_before + 200)
             finally:
                 server.start()
         ids = {answer.json()["prediction_id"] for answer in answers if answer.status_code == 200}
         wait_for("every row", lambda: ids <= service.logged().keys())
 
 
-def test_what_is_spooled_when_the_service_ends_is_logged_after_its_next_start(server, tmp_path):
+def test_rows_in_the_spool_when_the_service_stops_are_logged_after_its_next_start(server, tmp_path):
     service = make_service(server.settings, tmp_path, "serve_again")
     service.deploy(1, service.store(1))
     with service.running():
@@ -127,7 +128,7 @@ def test_what_is_spooled_when_the_service_ends_is_logged_after_its_next_start(se
         wait_for("its removal", lambda: not list(service.settings.spool.glob("*/*.db")))
 
 
-def test_it_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tmp_path):
+def test_the_service_starts_ready_from_its_own_disk_without_mariadb_and_mlflow(server, tmp_path):
     service = make_service(server.settings, tmp_path, "serve_alone")
     service.deploy(1, service.store(1))
     with service.running():
@@ -151,57 +152,57 @@ def pull(settings, model, version):
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def test_a_version_is_pulled_from_mlflow_once_repaired_when_damaged_and_served(mlflow_settings, tmp_path):
+def test_a_version_is_pulled_once_served_and_repaired_when_damaged(mlflow_settings, tmp_path):
     service = make_service(mlflow_settings, tmp_path, "serve_pull", mlflow_port=mlflow_settings.mlflow_port)
     settings, name = service.settings, service.spec.name
     folder = tmp_path / "bundle"
     sha256 = write_bundle(service.spec, folder)
     mlflow = MlflowClient(settings.mlflow_tracking_url, settings.mlflow_tracking_url)
     run = mlflow.create_run(mlflow.create_experiment(name))
-    described: dict[str, Any] = {"tags": {"run_id": "run-7"}, "description": "a test"}
-    version = registry.register(settings, model=name, mlflow_run_id=run.info.run_id, folder=folder, **described)
+    labels: dict[str, Any] = {"tags": {"run_id": "run-7"}, "description": "a test"}
+    version = registry.register(settings, model=name, mlflow_run_id=run.info.run_id, folder=folder, **labels)
     service.deploy(version, sha256)
     with service.running():
-        told = service.post("/metadata", {}).json()
-        assert (told["version"], told["sha256"], told["run_id"]) == (version, sha256, "run-7")
+        metadata = service.post("/metadata", {}).json()
+        assert (metadata["version"], metadata["sha256"], metadata["run_id"]) == (version, sha256, "run-7")
         assert service.predict().status_code == 200
-    stored = service.bento_store.folder(version)
-    assert stored is not None
-    before = (stored / "model.cb").stat().st_mtime_ns
+    folder_in_store = service.bento_store.folder(version)
+    assert folder_in_store is not None
+    changed_before = (folder_in_store / "model.cb").stat().st_mtime_ns
     assert pull(settings, name, version).returncode == 0
-    assert (stored / "model.cb").stat().st_mtime_ns == before
-    (stored / "model.cb").write_bytes(b"damaged")
+    assert (folder_in_store / "model.cb").stat().st_mtime_ns == changed_before
+    (folder_in_store / "model.cb").write_bytes(b"damaged")
     assert pull(settings, name, version).returncode == 0
-    assert bundle_hash(stored) == sha256
+    assert bundle_hash(folder_in_store) == sha256
 
 
-def test_a_pull_removes_the_versions_that_neither_serve_nor_would_be_rolled_back_to(mlflow_settings, tmp_path):
+def test_a_pull_removes_versions_that_neither_serve_nor_are_needed_for_a_rollback(mlflow_settings, tmp_path):
     service = make_service(mlflow_settings, tmp_path, "serve_tidy", mlflow_port=mlflow_settings.mlflow_port)
     settings, spec, bento_store = service.settings, service.spec, service.bento_store
-    stored = {number: service.store(number) for number in (91, 92, 93)}
-    bento_store.set_current(Deployment(92, stored[92], utc_now()))  # served until a moment ago
+    hashes = {number: service.store(number) for number in (91, 92, 93)}
+    bento_store.set_current(Deployment(92, hashes[92], utc_now()))  # the version that served until now
     version = put_into_service(spec, tmp_path / "bundle", settings=settings, now=utc_now())
     with session(settings, "pipeline") as connection:
-        wanted = deployments.desired_row(connection, spec.name)
-        assert wanted is not None
-        given = {name: value for name, value in wanted.items() if name != "id"}
-        history.add(connection, deployment, {**given, "previous_version": 93})
-    down = settings.model_copy(update={"mariadb_port": free_port()})
-    assert pull(down, spec.name, version).returncode == 0
-    assert bento_store.folder(91)  # what else is needed was not known
-    pulled = bento_store.folder(version)
-    assert pulled is not None
-    shutil.rmtree(pulled)
+        desired = deployments.desired_row(connection, spec.name)
+        assert desired is not None
+        columns = {name: value for name, value in desired.items() if name != "id"}
+        history.add(connection, deployment, {**columns, "previous_version": 93})
+    without_mariadb = settings.model_copy(update={"mariadb_port": free_port()})
+    assert pull(without_mariadb, spec.name, version).returncode == 0
+    assert bento_store.folder(91)  # without MariaDB, a pull does not know which versions are needed
+    pulled_folder = bento_store.folder(version)
+    assert pulled_folder is not None
+    shutil.rmtree(pulled_folder)
     assert pull(settings, spec.name, version).returncode == 0
     assert [number for number in (91, 92, 93, version) if bento_store.folder(number)] == [92, 93, version]
 
 
-def test_a_pull_of_what_does_not_exist_or_without_mlflow_ends_with_one_line(mlflow_settings, tmp_path):
+def test_a_pull_of_a_missing_version_or_without_mlflow_ends_with_one_line(mlflow_settings, tmp_path):
     spec_like_credit_score("serve_nothing", tmp_path)
     missing = pull(mlflow_settings.model_copy(update={"home": tmp_path}), "serve_nothing", 3)
     assert missing.returncode == NotFound.exit_code
     assert missing.stderr.count("\n") == 1
-    away = pull(mlflow_settings.model_copy(update={"home": tmp_path, "mlflow_port": 1}), "serve_nothing", 3)
-    assert away.returncode == Unreachable.exit_code
-    assert "MLflow" in away.stderr
+    unreachable = pull(mlflow_settings.model_copy(update={"home": tmp_path, "mlflow_port": 1}), "serve_nothing", 3)
+    assert unreachable.returncode == Unreachable.exit_code
+    assert "MLflow" in unreachable.stderr
     assert BentoStore(mlflow_settings, "serve_nothing").folder(3) is None

@@ -1,11 +1,12 @@
-"""`dag_probe.py DAGS`: a real Airflow for the DAG files of DAGS, in a process of its own; `runs.airflow` starts it.
+"""`dag_probe.py DAGS`: a real Airflow for the DAG files in DAGS, in its own process. `runs.airflow` starts it.
 
-Airflow reads its settings at import, and makes its API anew in each process, for longer than most DAGs run. So this
-process does both once and forks for each line that it reads: an environment, an output file and arguments. Without
-arguments a fork prints every DAG's tasks as JSON; with a DAG's name and a `conf` it runs that DAG, and prints the
-states of its tasks and the names of the assets that got an event. It prints how each fork ended.
+Airflow reads its settings at import and builds its API once per process, which takes longer than most DAG runs.
+This process therefore does both once, then forks for each line of standard input: an environment, an output file and
+arguments. Without arguments a fork prints the tasks of every DAG as JSON. With a DAG's name and a `conf` it runs that
+DAG and prints the states of its tasks and the names of the assets that got an event. The process prints the exit
+status of each fork.
 
-Of what a run imports, only libraries are imported beforehand, as in production.
+As in production, only libraries are imported before the fork.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ async def make_api():
 
 def define():
     bag = DagBag(sys.argv[1])
-    shown = {
+    descriptions = {
         dag_id: {
             "serialized": bool(DagSerialization.to_dict(dag)),
             "doc": dag.doc_md,
@@ -49,7 +50,7 @@ def define():
         }
         for dag_id, dag in bag.dags.items()
     }
-    return {"errors": bag.import_errors, "dags": shown}
+    return {"errors": bag.import_errors, "dags": descriptions}
 
 
 def run(dag_id, conf):
@@ -60,24 +61,24 @@ def run(dag_id, conf):
     states = {instance.task_id: str(instance.state) for instance in run.get_task_instances()}
     with create_session() as session:
         names = select(AssetModel.name).join(AssetEvent, AssetEvent.asset_id == AssetModel.id)
-        of_this = (AssetEvent.source_dag_id == dag_id, AssetEvent.source_run_id == run.run_id)
-        events = list(session.scalars(names.where(*of_this)))
+        this_run = (AssetEvent.source_dag_id == dag_id, AssetEvent.source_run_id == run.run_id)
+        events = list(session.scalars(names.where(*this_run)))
     return {"state": str(run.state), "tasks": states, "events": events}
 
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what Airflow prints is no answer
+    os.dup2(2, 1)  # keep Airflow's output out of the answers
     initdb()
     asyncio.run(make_api())
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         if (child := os.fork()) == 0:
-            output = os.open(asked["output"], os.O_WRONLY | os.O_CREAT)
+            output = os.open(request["output"], os.O_WRONLY | os.O_CREAT)
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.environ.clear()
-            os.environ.update(asked["environment"])
-            print("RESULT" + json.dumps(run(*asked["arguments"]) if asked["arguments"] else define()), flush=True)
+            os.environ.update(request["environment"])
+            print("RESULT" + json.dumps(run(*request["arguments"]) if request["arguments"] else define()), flush=True)
             os._exit(0)
         print(os.waitpid(child, 0)[1], file=answers, flush=True)

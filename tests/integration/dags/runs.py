@@ -1,4 +1,4 @@
-"""Runs of the DAG files in a real Airflow with a database of its own."""
+"""Runs of the DAG files in a real Airflow with its own database."""
 
 import json
 import os
@@ -18,7 +18,7 @@ DAGS = ROOT / "dags"
 
 @dataclass(frozen=True, slots=True)
 class Airflow:
-    """Its process, which forks for each run, and its folder."""
+    """The Airflow process, which forks for each run, and its folder."""
 
     home: Path
     process: "subprocess.Popen[str]"
@@ -26,7 +26,10 @@ class Airflow:
     def run(
         self, models: Path, *arguments: str, settings: Settings | None = None, hook: str = "", search_tasks: int = 1
     ) -> Any:
-        """What the DAGs of the files in `models` are; with a DAG's name and its conf as JSON: how a run of it went."""
+        """Run the DAG named in `arguments` with its conf as JSON. Without arguments, describe all DAGs.
+
+        models: the folder with the model files. The returned JSON also holds the fork's output as `log`.
+        """
         output = self.home / "output"
         output.unlink(missing_ok=True)
         environment = {
@@ -38,23 +41,23 @@ class Airflow:
             "EVERGREEN_SEARCH_TASKS": str(search_tasks),
             **(_connections(settings) if settings else {}),
         }
-        asked = {"environment": environment, "arguments": arguments, "output": str(output)}
+        request = {"environment": environment, "arguments": arguments, "output": str(output)}
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        ended = self.process.stdout.readline()
-        assert ended, (self.home / "start.log").read_text()[-3000:]
+        exit_status = self.process.stdout.readline()
+        assert exit_status, (self.home / "start.log").read_text()[-3000:]
         log = output.read_text()
-        print(log[-20_000:])  # pytest shows it where a test fails
-        assert ended == "0\n"
+        print(log[-20_000:])  # pytest shows the output of a failed test
+        assert exit_status == "0\n"
         (result,) = [line for line in log.splitlines() if line.startswith("RESULT")]
         return json.loads(result.removeprefix("RESULT")) | {"log": log}
 
 
 @contextmanager
 def airflow(home: Path) -> Iterator[Airflow]:
-    """One with its database and logs in `home`, up to the end of the block."""
+    """An Airflow process with its database and logs in `home`. It stops at the end of the block."""
     command: list[str | Path] = [sys.executable, ROOT / "tests/integration/dags/dag_probe.py", DAGS]
     environment = {**os.environ, **_airflow(home), "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -74,16 +77,16 @@ def _airflow(home: Path) -> dict[str, str]:
 
 
 def _connections(settings: Settings) -> dict[str, str]:
-    def address(role: Role, place: str) -> str:
-        return f"mysql://evergreen_{role}:{settings.db_password(role)}@127.0.0.1{place}"
+    def address(role: Role, server: str) -> str:
+        return f"mysql://evergreen_{role}:{settings.db_password(role)}@127.0.0.1{server}"
 
-    here = f":{settings.mariadb_port}"
+    local_server = f":{settings.mariadb_port}"
     return {
-        "AIRFLOW_CONN_FEATURE_STORE": address("pipeline", f"{here}/x"),
+        "AIRFLOW_CONN_FEATURE_STORE": address("pipeline", f"{local_server}/x"),
         "AIRFLOW_CONN_FEATURE_LOADER": address("loader", "/x"),
         "AIRFLOW_CONN_FEATURE_READER": address("reader", "/x"),
         "AIRFLOW_CONN_FEATURE_MAINTENANCE": address("maintenance", "/x"),
-        "AIRFLOW_CONN_CRM": address("reader", f"{here}/{STORE_DB}"),
+        "AIRFLOW_CONN_CRM": address("reader", f"{local_server}/{STORE_DB}"),
         "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
         "EVERGREEN_HOME": str(settings.home),
     }

@@ -1,4 +1,4 @@
-"""What Grafana's dashboards ask of MariaDB, asked as Grafana's user. `make compose-check` asks Prometheus."""
+"""Run every query of Grafana's dashboards on MariaDB as Grafana's user. `make compose-check` runs Prometheus's."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from db.session import session
 from deploy.dashboards import Query, queries
 from utils.settings import Settings
 
-ASKED = [query for query in queries() if query.sql]
+SQL_QUERIES = [query for query in queries() if query.sql]
 
 
-@pytest.mark.parametrize("query", ASKED, ids=[query.panel for query in ASKED])
+@pytest.mark.parametrize("query", SQL_QUERIES, ids=[query.panel for query in SQL_QUERIES])
 def test_mariadb_answers_a_panel_as_its_reader(query: Query, settings: Settings) -> None:
     with session(settings, "reader") as connection:
         answer = connection.exec_driver_sql(query.sql.replace("%", "%%"))
         assert answer.keys()
 
 
-def test_every_panel_asks_one_of_the_two_and_no_macro_is_left() -> None:
+def test_every_panel_queries_either_mariadb_or_prometheus_and_no_macro_is_left() -> None:
     assert all(bool(query.sql) != bool(query.promql) and "$__" not in query.sql + query.promql for query in queries())

@@ -1,4 +1,4 @@
-"""A business whose rule changes, replayed month by month from a file, with how far back to learn left to the search."""
+"""A replay from a file, month by month, of a business whose rule changes. The search also chooses the look-back."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from utils.errors import DataRefused
 from utils.settings import Settings
 
 FIRST, DAYS, SHOPS = datetime(2025, 1, 1), 270, 12
-CHANGE = 140  # the day from which the same weather sells twice as much
+CHANGE = 140  # from this day on, the same weather sells twice as much
 MODEL = {
     "name": "kiosks",
     "task": "regression",
@@ -50,10 +50,10 @@ def kiosks() -> pd.DataFrame:
 
 
 @dataclass(frozen=True, slots=True)
-class Walked:
+class ReplayWorld:
     spec: ModelSpec
     settings: Settings
-    done: Replay
+    result: Replay
 
     def count(self, table: str, model: str) -> int:
         with session(self.settings, "reader") as connection:
@@ -63,7 +63,7 @@ class Walked:
 
 
 @pytest.fixture(scope="module")
-def walked(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+def replay_world(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> ReplayWorld:
     folder = tmp_path_factory.mktemp("models")
     (folder / "kiosks.yaml").write_text(yaml.safe_dump(MODEL))
     spec = find_spec(folder, "kiosks")
@@ -71,67 +71,82 @@ def walked(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     kiosks().to_csv(folder / "kiosks.csv", index=False)
     load_file(folder / "kiosks.csv", spec=spec, settings=mlflow_settings, caused_by="test", now=datetime(2026, 1, 1))
     start = FIRST + timedelta(days=120)
-    done = replay(mlflow_settings, spec=spec, start=start, end=FIRST + timedelta(days=DAYS), every="30d")
-    return Walked(spec, mlflow_settings, done)
+    result = replay(mlflow_settings, spec=spec, start=start, end=FIRST + timedelta(days=DAYS), every="30d")
+    return ReplayWorld(spec, mlflow_settings, result)
 
 
-def test_each_step_moves_the_window_end_and_scores_the_labels_until_the_next(walked: Walked) -> None:
-    steps = walked.done.steps
+def test_each_step_moves_the_window_end_and_scores_the_labels_until_the_next(replay_world: ReplayWorld) -> None:
+    steps = replay_world.result.steps
     assert [(step.window_end - FIRST).days for step in steps] == [120, 150, 180, 210, 240]
     assert [step.until for step in steps[:-1]] == [step.window_end for step in steps[1:]]
     assert [step.rows for step in steps] == [30 * SHOPS] * 5
-    assert walked.done.rows == 150 * SHOPS
+    assert replay_world.result.rows == 150 * SHOPS
 
 
-def test_what_was_retrained_is_far_better_than_the_first_version_left_alone(walked: Walked) -> None:
-    first, *_, last = walked.done.steps
-    assert first.version == 2  # the final fit of candidate 1
-    assert first.served == first.left_alone
-    assert last.served is not None
-    assert last.left_alone is not None
-    assert last.served < 0.3 * last.left_alone
-    assert walked.done.served < 0.8 * walked.done.left_alone
+def test_retraining_is_far_better_than_the_first_version_left_alone(replay_world: ReplayWorld) -> None:
+    first_step, *_, last_step = replay_world.result.steps
+    assert first_step.version == 2  # the final fit of candidate 1
+    assert first_step.served == first_step.left_alone
+    assert last_step.served is not None
+    assert last_step.left_alone is not None
+    assert last_step.served < 0.3 * last_step.left_alone
+    assert replay_world.result.served < 0.8 * replay_world.result.left_alone
 
 
-def test_how_far_back_was_learned_is_searched_and_the_fits_keep_to_it(walked: Walked, tmp_path: Path) -> None:
-    last = walked.done.steps[-1]
-    assert last.learned_from in {"30d", "60d", "90d"}  # all there is would mix two rules
-    run = training_runs.load_run(walked.settings, f"{walked.done.name}/{last.window_end:%Y-%m-%dT%H:%M:%S}")
+def test_the_search_chooses_the_look_back_and_the_final_fit_uses_it(replay_world: ReplayWorld, tmp_path: Path) -> None:
+    last_step = replay_world.result.steps[-1]
+    assert last_step.learned_from in {"30d", "60d", "90d"}  # the whole history would mix two rules
+    run = training_runs.load_run(
+        replay_world.settings, f"{replay_world.result.name}/{last_step.window_end:%Y-%m-%dT%H:%M:%S}"
+    )
     assert run.best_params is not None
     days = int(run.best_params["window"].removesuffix("d"))
-    snapshot = read_snapshot(str(run.snapshot_id), settings=walked.settings)
+    snapshot = read_snapshot(str(run.snapshot_id), settings=replay_world.settings)
     assert len(snapshot.frame) > 239 * SHOPS
-    assert last.version is not None
-    registry.download(walked.settings, walked.done.name, last.version, tmp_path)
-    fitted = json.loads((tmp_path / "profile.json").read_text())["rows"]
-    assert abs(fitted - days * SHOPS) <= SHOPS
+    assert last_step.version is not None
+    registry.download(replay_world.settings, replay_world.result.name, last_step.version, tmp_path)
+    fitted_rows = json.loads((tmp_path / "profile.json").read_text())["rows"]
+    assert abs(fitted_rows - days * SHOPS) <= SHOPS
 
 
-def test_nothing_that_serves_is_touched(walked: Walked) -> None:
+def test_a_replay_changes_no_table_or_registry_entry_of_the_serving_model(replay_world: ReplayWorld) -> None:
     for table in ("retrain_decision", "training_run", "promotion_decision", "deployment"):
-        assert walked.count(table, walked.spec.name) == 0
-        assert walked.count(table, walked.done.name) > 0
-    names = {model.name for model in registry.client(walked.settings).search_registered_models()}
-    assert walked.done.name in names
-    assert walked.spec.name not in names
+        assert replay_world.count(table, replay_world.spec.name) == 0
+        assert replay_world.count(table, replay_world.result.name) > 0
+    names = {model.name for model in registry.client(replay_world.settings).search_registered_models()}
+    assert replay_world.result.name in names
+    assert replay_world.spec.name not in names
 
 
-def test_a_step_before_the_data_fails_as_it_would_have_then_and_the_next_goes_on(walked: Walked) -> None:
+def test_a_step_before_the_first_data_fails_and_the_next_step_still_runs(replay_world: ReplayWorld) -> None:
     start = FIRST + timedelta(days=-5)
-    done = replay(walked.settings, spec=walked.spec, start=start, end=FIRST + timedelta(days=85), every="60d", trials=1)
-    assert [(step.verdict, step.version) for step in done.steps] == [("failed", None), ("promote", 2)]
-    assert "no label between" in done.steps[0].reason
-    assert done.rows == 30 * SHOPS
+    result = replay(
+        replay_world.settings,
+        spec=replay_world.spec,
+        start=start,
+        end=FIRST + timedelta(days=85),
+        every="60d",
+        trials=1,
+    )
+    assert [(step.verdict, step.version) for step in result.steps] == [("failed", None), ("promote", 2)]
+    assert "no label between" in result.steps[0].reason
+    assert result.rows == 30 * SHOPS
 
 
-def test_a_replay_in_which_nothing_could_serve_says_why(walked: Walked) -> None:
+def test_the_error_of_a_replay_without_any_served_version_names_the_reason(replay_world: ReplayWorld) -> None:
     with pytest.raises(DataRefused, match=r"no version served any label in the replay: .*no label between"):
-        replay(walked.settings, spec=walked.spec, start=datetime(2001, 1, 1), end=datetime(2001, 2, 1), every="1mo")
+        replay(
+            replay_world.settings,
+            spec=replay_world.spec,
+            start=datetime(2001, 1, 1),
+            end=datetime(2001, 2, 1),
+            every="1mo",
+        )
 
 
-def test_data_without_time_has_no_past(walked: Walked) -> None:
+def test_data_without_time_has_no_past(replay_world: ReplayWorld) -> None:
     timeless = ModelSpec.parse({**MODEL, "source": {}, "training": {}}, file="kiosks.yaml")
     with pytest.raises(DataRefused, match="no time"):
-        replay(walked.settings, spec=timeless, start=FIRST, end=datetime(2026, 1, 1), every="1mo")
+        replay(replay_world.settings, spec=timeless, start=FIRST, end=datetime(2026, 1, 1), every="1mo")
     with pytest.raises(DataRefused, match="1mo"):
-        replay(walked.settings, spec=walked.spec, start=FIRST, end=datetime(2026, 1, 1), every="monthly")
+        replay(replay_world.settings, spec=replay_world.spec, start=FIRST, end=datetime(2026, 1, 1), every="monthly")

@@ -1,4 +1,4 @@
-"""Data without time from example world to served version, a binary model and a regression, with a real MLflow."""
+"""Data without time, from an example world to a version that serves, with a real MLflow (binary, regression)."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ NOW = datetime(2026, 9, 30)
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model that was trained on its example world, promoted and rolled out."""
 
     spec: ModelSpec
@@ -42,11 +42,11 @@ class Served:
     run: Run
     version: int
 
-    def trained(self, run_id: str) -> Run:
-        return trained(self.spec, self.settings, run_id)
+    def train(self, run_id: str) -> Run:
+        return train(self.spec, self.settings, run_id)
 
 
-def trained(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
+def train(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
     training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
     training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
     for step in training_steps.STEPS:
@@ -55,9 +55,9 @@ def trained(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
 
 
 @pytest.fixture(scope="module", params=["churn", "insurance"])
-def served(
+def served_model(
     request: pytest.FixtureRequest, mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> Served:
+) -> ServedModel:
     folder = tmp_path_factory.mktemp("models")
     file = yaml.safe_load((ROOT / "models" / f"{request.param}.yaml").read_text())
     file["training"]["search"] |= {"space": {"depth": [3, 4], "learning_rate": [0.2, 0.3]}}
@@ -65,77 +65,82 @@ def served(
     spec = find_spec(folder, request.param)
     bootstrap.migrate(mlflow_settings, [spec.store])
     load_example(spec=spec, settings=mlflow_settings, now=NOW)
-    run = trained(spec, mlflow_settings, f"t/{spec.name}")
-    claimed = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
-    version = promote.promote(mlflow_settings, decision_id=claimed["decision"])
+    run = train(spec, mlflow_settings, f"t/{spec.name}")
+    claim = promote.claim(mlflow_settings, model=spec.name, run_id=f"d/{spec.name}", now=NOW)
+    version = promote.promote(mlflow_settings, decision_id=claim["decision"])
     rollout.roll_out(mlflow_settings, model=spec.name, version=version, caused_by="d", reason="a test", now=NOW)
-    return Served(spec, mlflow_settings, run, version)
+    return ServedModel(spec, mlflow_settings, run, version)
 
 
-def test_the_shipped_gates_pass_a_first_model(served: Served) -> None:
-    assert training_runs.verdict(served.settings, served.run.run_id) == "promote"
-    found = load_evaluation(served.run, settings=served.settings)
-    assert found.rows > 1000
-    metric, reached = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served.spec.name]
-    assert found.candidate[metric].value > reached
+def test_the_shipped_gates_pass_a_first_model(served_model: ServedModel) -> None:
+    assert training_runs.verdict(served_model.settings, served_model.run.run_id) == "promote"
+    evaluation = load_evaluation(served_model.run, settings=served_model.settings)
+    assert evaluation.rows > 1000
+    metric, minimum = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served_model.spec.name]
+    assert evaluation.candidate[metric].value > minimum
 
 
-def test_the_profile_of_data_without_time_has_no_windows(served: Served, tmp_path: Path) -> None:
-    registry.download(served.settings, served.spec.name, served.version, tmp_path)
+def test_the_profile_of_data_without_time_has_no_windows(served_model: ServedModel, tmp_path: Path) -> None:
+    registry.download(served_model.settings, served_model.spec.name, served_model.version, tmp_path)
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert profile["rows"] == 6000
     assert profile["windows"] == 0
     assert {entry["psi_95"] for entry in profile["features"].values()} == {0.0}
 
 
-def test_the_champion_is_judged_by_the_version_that_never_saw_the_test_entities(served: Served, tmp_path: Path) -> None:
-    """New people arrive; those who judged stay judges, so `evaluated_as` stands in for the champion's final fit."""
-    tags = registry.version_tags(served.settings, served.spec.name, served.version)
-    assert tags["evaluated_as"] == str(served.run.candidate_version)
-    world = worlds.example_world(served.spec.name, end=NOW, customers=6600)
+def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities(
+    served_model: ServedModel, tmp_path: Path
+) -> None:
+    """Load new entities. The old test entities stay test entities, so `evaluated_as` replaces the final fit."""
+    tags = registry.version_tags(served_model.settings, served_model.spec.name, served_model.version)
+    assert tags["evaluated_as"] == str(served_model.run.candidate_version)
+    world = worlds.example_world(served_model.spec.name, end=NOW, customers=6600)
     newer = tmp_path / "newer.csv"
     world.to_csv(newer, index=False, quoting=csv.QUOTE_MINIMAL)
     report = load_file(
-        newer, spec=served.spec, settings=served.settings, caused_by="test", now=NOW + timedelta(hours=1)
+        newer, spec=served_model.spec, settings=served_model.settings, caused_by="test", now=NOW + timedelta(hours=1)
     )
     assert (report.features_added, report.labels_added, report.unchanged) == (600, 600, 12_000)
-    again = served.trained(f"t/{served.spec.name} again")
-    found = load_evaluation(again, settings=served.settings)
-    assert found.champion_version == served.version
-    assert found.compared_rows == found.rows
-    first = load_evaluation(served.run, settings=served.settings)
-    metric = served.spec.gates.champion.metric
-    before, now = (
+    second_run = served_model.train(f"t/{served_model.spec.name} again")
+    evaluation = load_evaluation(second_run, settings=served_model.settings)
+    assert evaluation.champion_version == served_model.version
+    assert evaluation.compared_rows == evaluation.rows
+    first_evaluation = load_evaluation(served_model.run, settings=served_model.settings)
+    metric = served_model.spec.gates.champion.metric
+    first_split, second_split = (
         split_rows(
-            read_snapshot(str(run.snapshot_id), settings=served.settings).frame,
-            spec=served.spec,
+            read_snapshot(str(run.snapshot_id), settings=served_model.settings).frame,
+            spec=served_model.spec,
             until=newest_label(run),
         )
-        for run in (served.run, again)
+        for run in (served_model.run, second_run)
     )
-    assert set(before.test["entity_id"]) < set(now.test["entity_id"])
-    assert not set(before.test["entity_id"]) & set(now.train["entity_id"])
-    # A final fit has seen its test rows and would look far better than the version that was judged on them.
-    assert found.champion[metric].value == pytest.approx(first.candidate[metric].value, rel=0.1)
-    with session(served.settings, "pipeline") as connection:
-        verdict = decisions.find_verdict(connection, again.run_id)
+    assert set(first_split.test["entity_id"]) < set(second_split.test["entity_id"])
+    assert not set(first_split.test["entity_id"]) & set(second_split.train["entity_id"])
+    # A final fit is fitted on its test rows too. It would score far better than the version evaluated on those rows.
+    assert evaluation.champion[metric].value == pytest.approx(first_evaluation.candidate[metric].value, rel=0.1)
+    with session(served_model.settings, "pipeline") as connection:
+        verdict = decisions.find_verdict(connection, second_run.run_id)
     assert verdict is not None
     assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}
 
 
-def test_a_run_by_cron_trains_only_where_a_label_has_come_or_the_model_file_changed(served: Served) -> None:
-    def scheduled(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
-        training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)
-        made = training_runs.record_schedule(served.settings, spec, caused_by=caused_by, now=NOW)  # by a retry
-        with session(served.settings, "pipeline") as connection:
+def test_a_run_by_cron_trains_only_if_a_new_label_exists_or_the_model_file_changed(served_model: ServedModel) -> None:
+    def schedule(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
+        training_runs.record_schedule(served_model.settings, spec, caused_by=caused_by, now=NOW)
+        # A retry records nothing new.
+        second_id = training_runs.record_schedule(served_model.settings, spec, caused_by=caused_by, now=NOW)
+        with session(served_model.settings, "pipeline") as connection:
             query = text("SELECT id, action, cause FROM retrain_decision WHERE caused_by = :by")
             (row,) = connection.execute(query, {"by": caused_by}).mappings()
-        assert row["id"] == made
+        assert row["id"] == second_id
         return row["action"], row["cause"]
 
-    name = served.spec.name
-    assert scheduled(served.spec, f"{name} repeated") == ("hold", "no_new_labels")
+    name = served_model.spec.name
+    assert schedule(served_model.spec, f"{name} repeated") == ("hold", "no_new_labels")
     with pytest.raises(NothingToDo):
-        training_runs.claim(served.settings, spec=served.spec, run_id=f"{name} repeated", now=NOW, window_end=NOW)
-    edited = ModelSpec.parse(served.spec.to_json() | {"description": "edited"}, file="edited.yaml")
-    assert scheduled(edited, f"{name} edited") == ("retrain", "schedule")
+        training_runs.claim(
+            served_model.settings, spec=served_model.spec, run_id=f"{name} repeated", now=NOW, window_end=NOW
+        )
+    edited = ModelSpec.parse(served_model.spec.to_json() | {"description": "edited"}, file="edited.yaml")
+    assert schedule(edited, f"{name} edited") == ("retrain", "schedule")

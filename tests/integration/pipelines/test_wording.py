@@ -1,4 +1,4 @@
-"""`evergreen why` and `evergreen history`, from real rows in MariaDB."""
+"""`evergreen why` and `evergreen history` on real rows in MariaDB."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.services import spec_like_credit_score
 
 MODEL, EMPTY = "story_model", "story_empty"
 T = datetime(2026, 11, 20, 8)
-EVIDENCE = {  # as monitoring writes it
+EVIDENCE = {  # in the form that monitoring writes
     "reasons": [{"cause": "drift", "text": "income drifted"}],
     "blocks": [],
     "history": {
@@ -34,25 +34,25 @@ GATES = [
 
 
 @pytest.fixture(scope="module")
-def told(settings, tmp_path_factory):
-    """Settings of a model with a story: version 2 (of candidate 1) live, 4 failed and rolled back, 5 rejected."""
+def story_settings(settings, tmp_path_factory):
+    """Settings of a model: version 2 (of candidate 1) is live, 4 failed and was rolled back, 5 was rejected."""
     folder = tmp_path_factory.mktemp("models")
     for name in (MODEL, EMPTY):
         spec_like_credit_score(name, folder)
     with session(settings, "pipeline") as connection:
-        _training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
-        _verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
-        _deployed(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
-        _deployed(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
+        _add_training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
+        _add_verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
+        _add_deployment(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
+        _add_deployment(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
         later = T + timedelta(hours=1)
-        _training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
-        _verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
-        _deployed(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
-        _deployed(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
-        _deployed(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
+        _add_training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
+        _add_verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
+        _add_deployment(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
+        _add_deployment(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
+        _add_deployment(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
         last = T + timedelta(hours=2)
-        _training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
-        _verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
+        _add_training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
+        _add_verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
         hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": EVIDENCE}
         hold["alert"] = "held back for a week"
         _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=T + timedelta(hours=3))
@@ -63,38 +63,38 @@ def _add(connection, table, **row):
     history.add(connection, table, {"model": MODEL, **row})
 
 
-def _training(connection, run_id, *, candidate, at, cause, reason):
+def _add_training(connection, run_id, *, candidate, at, cause, reason):
     decision = {"action": "retrain", "cause": cause, "reason": reason, "evidence": {"psi": 0.2371, "rows": 500}}
     _add(connection, retrain_decision, **decision, caused_by=f"by {cause}", decided_at=at, run_id=run_id, claimed_at=at)
     data = {"window_end": at, "commit_seq": 1, "spec_hash": "s" * 64}
-    made = {"snapshot_id": f"snapshot of {run_id}", "candidate_version": candidate, "code_commit": "c", "spec": {}}
+    inputs = {"snapshot_id": f"snapshot of {run_id}", "candidate_version": candidate, "code_commit": "c", "spec": {}}
     state = {"state": "finished", "started_at": at, "trials": 1, "reason": f"{cause}: {reason}"}
-    _add(connection, training_run, run_id=run_id, **data, **made, **state)
+    _add(connection, training_run, run_id=run_id, **data, **inputs, **state)
     row = {"snapshot_id": f"snapshot of {run_id}", "row_count": 1234, "content_sha256": "d", "path": "p"}
     _add(connection, snapshot, **data, **row, created_at=at)
 
 
-def _verdict(connection, run_id, candidate, champion, verdict, *, at, gates=GATES, promoted=None, by=None):
+def _add_verdict(connection, run_id, candidate, champion, verdict, *, at, gates=GATES, promoted=None, by=None):
     row = {"candidate_version": candidate, "champion_version": champion, "verdict": verdict, "gates": gates}
     row |= {"promoted_version": promoted, "deployment_run_id": by}
     _add(connection, promotion_decision, **row, run_id=run_id, reason=f"verdict on {candidate}", decided_at=at)
 
 
-def _deployed(connection, action, version, previous, at, by, reason):
+def _add_deployment(connection, action, version, previous, at, by, reason):
     row = {"action": action, "version": version, "previous_version": previous, "artifact_sha256": "a" * 64}
     _add(connection, deployment, **row, caused_by=by, reason=reason, created_at=at)
 
 
 def evergreen(settings, *arguments):
-    """What the command prints."""
-    given = settings_environment(settings, secrets=("db_reader_password",))
-    done = commands.evergreen(*arguments, environment={**os.environ, **given, "COLUMNS": "200"})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """The output of the command."""
+    environment = settings_environment(settings, secrets=("db_reader_password",))
+    process = commands.evergreen(*arguments, environment={**os.environ, **environment, "COLUMNS": "200"})
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
-    rows = wording.served(told, MODEL)
+def test_history_lists_versions_with_their_times_causes_and_runs_newest_first(story_settings):
+    rows = wording.served(story_settings, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
         (2, "rollback", None),
         (4, "deploy", "failed"),
@@ -109,47 +109,52 @@ def test_history_says_what_served_when_why_and_by_whom_newest_first(told):
     assert (failed["trained_because"], failed["caused_by"]) == ("drift: annual_income moved", "deployment/2")
 
 
-def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(told):
-    found = wording.why(told, MODEL)
-    assert found.hold is not None
-    assert found.training is not None
-    assert found.promotion is not None
-    assert found.deployment is not None
-    assert (found.hold["cause"], found.hold["evidence"]) == ("cooldown", EVIDENCE)
-    assert (found.training["cause"], found.training["evidence"]["psi"]) == ("schedule", 0.2371)
-    assert (found.promotion["verdict"], found.promotion["gates"]) == ("reject", GATES)
-    assert (found.promotion["snapshot_rows"], found.deployment["version"]) == (1234, 2)
+def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(story_settings):
+    explanation = wording.why(story_settings, MODEL)
+    assert explanation.hold is not None
+    assert explanation.training is not None
+    assert explanation.promotion is not None
+    assert explanation.deployment is not None
+    assert (explanation.hold["cause"], explanation.hold["evidence"]) == ("cooldown", EVIDENCE)
+    assert (explanation.training["cause"], explanation.training["evidence"]["psi"]) == ("schedule", 0.2371)
+    assert (explanation.promotion["verdict"], explanation.promotion["gates"]) == ("reject", GATES)
+    assert (explanation.promotion["snapshot_rows"], explanation.deployment["version"]) == (1234, 2)
 
 
-def test_why_is_said_in_words(told):
-    said = evergreen(told, "why", MODEL)
-    assert "a training was asked for (schedule): Monday. Decided by by schedule; taken up by run training/3" in said
+def test_why_prints_sentences(story_settings):
+    output = evergreen(story_settings, "why", MODEL)
+    assert "a training was asked for (schedule): Monday. Decided by by schedule; taken up by run training/3" in output
     assert (
-        "version 5, compared with version 2, may not serve: verdict on 5. Trained by run training/3 on 1,234 r" in said
+        "version 5, compared with version 2, may not serve: verdict on 5. Trained by run training/3 on 1,234 r"
+        in output
     )
-    assert "champion.macro_f1" in said
-    assert "and 1 slice(s) passed" in said
-    assert "version 2 was put back into service in place of version 4: version 4 failed" in said
-    assert "no training was asked for (cooldown): trained 1 h ago. Decided by monitoring/9." in said
+    assert "champion.macro_f1" in output
+    assert "and 1 slice(s) passed" in output
+    assert "version 2 was put back into service in place of version 4: version 4 failed" in output
+    assert "no training was asked for (cooldown): trained 1 h ago. Decided by monitoring/9." in output
     for line in ("psi  0.2371", "reasons  cause drift, text income drifted", "new labels  0", "alert  held back for a"):
-        assert line in said
-    assert "windows  end 2026-11-20T10:00:00Z, rows 500, drifted income, age" in said
-    assert "performance" not in said
+        assert line in output
+    assert "windows  end 2026-11-20T10:00:00Z, rows 500, drifted income, age" in output
+    assert "performance" not in output
 
 
-def test_history_is_said_in_words(told):
-    said = evergreen(told, "history", MODEL)
-    assert said.index("version 2  2026-11-20 09:04:00 UTC to now") < said.index("version 4  2026-11-20 09:00:00 UTC to")
-    assert "deploy; failed at 2026-11-20 09:03:00 UTC: did not come up" in said
-    assert "drift: annual_income moved (run training/2)" in said
+def test_history_prints_sentences(story_settings):
+    output = evergreen(story_settings, "history", MODEL)
+    assert output.index("version 2  2026-11-20 09:04:00 UTC to now") < output.index(
+        "version 4  2026-11-20 09:00:00 UTC to"
+    )
+    assert "deploy; failed at 2026-11-20 09:03:00 UTC: did not come up" in output
+    assert "drift: annual_income moved (run training/2)" in output
 
 
-def test_both_are_one_json_document(told):
-    assert json.loads(evergreen(told, "why", MODEL, "--json"))["deployment"]["since"] == "2026-11-20T09:04:00Z"
-    assert [row["version"] for row in json.loads(evergreen(told, "history", MODEL, "--json"))] == [2, 4, 2]
+def test_with_json_each_prints_one_json_document(story_settings):
+    assert (
+        json.loads(evergreen(story_settings, "why", MODEL, "--json"))["deployment"]["since"] == "2026-11-20T09:04:00Z"
+    )
+    assert [row["version"] for row in json.loads(evergreen(story_settings, "history", MODEL, "--json"))] == [2, 4, 2]
 
 
-def test_a_model_without_a_story_is_said_to_have_none(told):
-    assert "nothing was deployed yet" in evergreen(told, "why", EMPTY)
-    assert f"{EMPTY} has served nothing yet" in evergreen(told, "history", EMPTY)
-    assert json.loads(evergreen(told, "history", EMPTY, "--json")) == []
+def test_a_model_without_history_gets_a_sentence_that_says_so(story_settings):
+    assert "nothing was deployed yet" in evergreen(story_settings, "why", EMPTY)
+    assert f"{EMPTY} has served nothing yet" in evergreen(story_settings, "history", EMPTY)
+    assert json.loads(evergreen(story_settings, "history", EMPTY, "--json")) == []

@@ -1,4 +1,4 @@
-"""Keys of a running service: they come and go without a restart, and no secret or value is in anything it writes."""
+"""Keys of a running service change without a restart. No file that it writes has a key or a value of a request."""
 
 import json
 import os
@@ -18,28 +18,30 @@ OWN_KEY = f"{CANARY}-own-key"
 
 @pytest.fixture(scope="module")
 def service(settings, tmp_path_factory):
-    made = make_service(settings, tmp_path_factory.mktemp("keys"), "serve_keys", workers=2, api_key=SecretStr(OWN_KEY))
-    made.deploy(1, made.store(1))
-    with made.running():
-        yield made
+    service_process = make_service(
+        settings, tmp_path_factory.mktemp("keys"), "serve_keys", workers=2, api_key=SecretStr(OWN_KEY)
+    )
+    service_process.deploy(1, service_process.store(1))
+    with service_process.running():
+        yield service_process
 
 
 def keys(service, *arguments):
-    """What `evergreen keys … --json` says."""
-    given = {**os.environ, **settings_environment(service.settings, secrets=())}
-    done = evergreen("keys", *arguments, "--json", environment=given)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    """The JSON output of `evergreen keys …`."""
+    environment = {**os.environ, **settings_environment(service.settings, secrets=())}
+    process = evergreen("keys", *arguments, "--json", environment=environment)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
 def statuses(service, key):
-    """Of enough requests, each on a connection of its own, for both workers to be asked."""
+    """The status codes of 20 requests, each on its own connection, so that both workers get some."""
     return {service.post("/predict", {"data": service.row}, key=key).status_code for _ in range(20)}
 
 
 def test_keys_are_exchanged_without_a_restart_and_without_a_refused_request(service):
     wait_for("both workers", lambda: [worker["version"] for worker in service.workers()] == [1, 1])
-    before = {worker["pid"] for worker in service.workers()}
+    pids_before = {worker["pid"] for worker in service.workers()}
     first = keys(service, "add", "shop")["key"]
     wait_for("the first key", lambda: statuses(service, first) == {200})
     second = keys(service, "add", "shop")["key"]
@@ -48,15 +50,15 @@ def test_keys_are_exchanged_without_a_restart_and_without_a_refused_request(serv
     assert keys(service, "remove", "shop", "--older") == {"name": "shop", "removed": 1}
     wait_for("the first key to go", lambda: statuses(service, first) == {401})
     assert statuses(service, second) == statuses(service, OWN_KEY) == {200}
-    listed = keys(service, "list")
-    assert [each["name"] for each in listed] == ["shop"]
-    assert second not in json.dumps(listed)
+    listing = keys(service, "list")
+    assert [each["name"] for each in listing] == ["shop"]
+    assert second not in json.dumps(listing)
     keys(service, "remove", "shop")
     wait_for("the second key to go", lambda: statuses(service, second) == {401})
-    assert {worker["pid"] for worker in service.workers()} == before
+    assert {worker["pid"] for worker in service.workers()} == pids_before
 
 
-def test_a_service_without_keys_asks_for_one_once_there_is_one(settings, tmp_path):
+def test_a_service_without_keys_requires_one_once_a_key_exists(settings, tmp_path):
     service = make_service(settings, tmp_path, "serve_first_key")
     service.deploy(1, service.store(1))
     with service.running():
@@ -70,11 +72,11 @@ def test_a_service_without_keys_asks_for_one_once_there_is_one(settings, tmp_pat
 
 
 def test_no_secret_and_no_value_is_in_any_file_of_the_service(service):
-    made = keys(service, "add", f"{CANARY.lower()}-name-is-shown")["key"]
+    key = keys(service, "add", f"{CANARY.lower()}-name-is-shown")["key"]
     url, row = f"http://127.0.0.1:{service.port}", service.row
     good = {"Authorization": f"Bearer {OWN_KEY}", "Content-Type": "application/json"}
-    wait_for("the key", lambda: statuses(service, made) == {200})
-    sent: list[tuple[dict[str, str], str | bytes]] = [
+    wait_for("the key", lambda: statuses(service, key) == {200})
+    bad_requests: list[tuple[dict[str, str], str | bytes]] = [
         ({**good, "Authorization": f"Bearer {CANARY}-wrong"}, json.dumps({"data": row})),
         ({**good, "Authorization": f"Basic {CANARY}"}, json.dumps({"data": row})),
         (good, json.dumps({"data": {**row, "customer_id": f"{CANARY}-entity", "occupation": f"{CANARY}-job"}})),
@@ -89,12 +91,12 @@ def test_no_secret_and_no_value_is_in_any_file_of_the_service(service):
         ({**good, "Upgrade": "websocket", "Connection": "Upgrade", "X-Canary": CANARY}, "{}"),
         ({**good, "Content-Length": CANARY}, "{}"),
     ]
-    for headers, body in sent:
+    for headers, body in bad_requests:
         requests.post(f"{url}/predict?{CANARY}={CANARY}", data=body, headers=headers, timeout=20)
         requests.post(f"{url}/predict_batch/{CANARY}", data=body, headers=headers, timeout=20)
     requests.get(f"{url}/{CANARY}", params={CANARY: CANARY}, headers=good, timeout=20)
     requests.request(CANARY, f"{url}/predict", timeout=20)
-    written = list(files(service.settings.home))
-    assert any(path == service.log for path, _ in written)
-    assert [str(path) for path, content in written if CANARY in content or made in content] == []
+    contents = list(files(service.settings.home))
+    assert any(path == service.log for path, _ in contents)
+    assert [str(path) for path, content in contents if CANARY in content or key in content] == []
     assert "Traceback" not in service.log.read_text()

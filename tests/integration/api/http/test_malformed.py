@@ -1,6 +1,6 @@
-"""Requests that are wrong in every way somebody thought of, and in those that a generator finds from the document.
+"""Malformed requests: a list of known ones, and ones that a generator derives from the OpenAPI document.
 
-None may end in a 5xx, hold a worker, or leave a traceback; every refusal says what is wrong, and of which field.
+No request may cause a 5xx, block a worker, or leave a traceback. Every refusal names the problem and its field.
 """
 
 import json
@@ -25,21 +25,21 @@ ENDPOINTS = ("/predict", "/predict_batch", "/predict_by_id", "/feedback", "/meta
 
 @pytest.fixture(scope="module")
 def service(settings, tmp_path_factory):
-    """One worker, so that one that is stuck is the one that is asked next."""
-    made = make_service(settings, tmp_path_factory.mktemp("malformed"), "serve_malformed")
-    bootstrap.migrate(made.settings, [made.spec.store])  # for /predict_by_id
-    made.deploy(1, made.store(1))
-    with made.running():
-        yield made
+    """A service with one worker. If a request blocks it, the next request fails."""
+    service_process = make_service(settings, tmp_path_factory.mktemp("malformed"), "serve_malformed")
+    bootstrap.migrate(service_process.settings, [service_process.spec.store])  # for /predict_by_id
+    service_process.deploy(1, service_process.store(1))
+    with service_process.running():
+        yield service_process
 
 
 @pytest.fixture(autouse=True)
-def well_afterwards(service):
-    """The next request is answered, by the same worker, and the log has no traceback."""
-    [before] = service.workers()
+def healthy_afterwards(service):
+    """Check that the same worker answers the next request and that the log has no traceback."""
+    [worker] = service.workers()
     yield
     assert service.predict().status_code == 200
-    assert [worker["pid"] for worker in service.workers()] == [before["pid"]]
+    assert [each["pid"] for each in service.workers()] == [worker["pid"]]
     assert "Traceback" not in service.log.read_text()
 
 
@@ -47,8 +47,8 @@ def send(service, content, path="/predict", headers=JSON):
     return requests.post(f"http://127.0.0.1:{service.port}{path}", data=content, headers=headers, timeout=20)
 
 
-def raw(service, request):
-    """Status and text of the answer to these bytes; (0, "") where the connection is closed without one."""
+def send_bytes(service, request):
+    """Send the bytes. Return status and text of the answer, or (0, "") if the connection closes without an answer."""
     received = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection, suppress(ConnectionError):
         connection.sendall(request)
@@ -66,7 +66,7 @@ def row(service, **values):
 
 
 def as_json(value):
-    """With a number's own text where it is a `Number`."""
+    """The value as JSON. A string like "@1e400@" becomes the bare text between its two signs."""
     return json.dumps(value).replace('"@', "").replace('@"', "")
 
 
@@ -103,10 +103,11 @@ def test_a_wrong_value_is_a_400_that_names_its_field(service, field, value):
     (problem,) = batch.json()["detail"]
     assert problem["field"] in {field, "(body)"}
     assert problem["field"] == "(body)" or problem["row"] == 1
-    assert str(value)[:40] not in answer.text.replace("(body)", "") or len(str(value)) < 8  # it is not sent back
+    # The answer does not repeat the value.
+    assert str(value)[:40] not in answer.text.replace("(body)", "") or len(str(value)) < 8
 
 
-def test_a_number_at_the_edge_of_what_a_double_holds_is_answered(service):
+def test_a_number_at_the_limits_of_a_double_is_answered(service):
     for number in ("1e308", "-1e308", "4.9e-324", "-0.0", "123456789012345678901234567890", "0.1e1", "1E5"):
         answer = send(service, as_json({"data": row(service, monthly_balance=f"@{number}@")}))
         assert answer.status_code in {200, 400}, number
@@ -117,11 +118,11 @@ def test_a_number_at_the_edge_of_what_a_double_holds_is_answered(service):
 
 
 def samples():
-    """One character of every category of Unicode but the surrogates, and some that are known for trouble."""
-    found: dict[str, str] = {}
+    """One character of each Unicode category except surrogates, and texts that often cause errors."""
+    characters: dict[str, str] = {}
     for code in range(sys.maxunicode + 1):
-        found.setdefault(unicodedata.category(chr(code)), chr(code))
-    del found["Cs"]
+        characters.setdefault(unicodedata.category(chr(code)), chr(code))
+    del characters["Cs"]
     troubles = {
         "NUL": "a\0b",
         "BOM": "\ufeff",
@@ -129,19 +130,19 @@ def samples():
         "not a character": "\uffff",
         "last": "\U0010ffff",
     }
-    return {**found, **troubles, "combining": "e" + "\u0301" * 40, "emoji": "👩‍👩‍👧‍👦", "quote": "'\";--\\"}
+    return {**characters, **troubles, "combining": "e" + "\u0301" * 40, "emoji": "👩‍👩‍👧‍👦", "quote": "'\";--\\"}
 
 
 @pytest.mark.parametrize("text", [pytest.param(text, id=name) for name, text in samples().items()])
-def test_any_character_comes_back_and_is_logged_as_it_was_sent(service, text):
+def test_any_character_is_answered_and_logged_unchanged(service, text):
     answer = service.predict(customer_id=f"c{text}", occupation=f"o{text}", type_of_loan=f"l{text}")
     assert answer.status_code == 200
     assert answer.json()["entity_id"] == f"c{text}"
-    [logged] = service.query(
+    [log_row] = service.query(
         "SELECT entity_id, features FROM prediction_log WHERE prediction_id = :id", id=answer.json()["prediction_id"]
     )
-    features = json.loads(logged["features"])
-    assert (logged["entity_id"], features["occupation"], features["type_of_loan"]) == (
+    features = json.loads(log_row["features"])
+    assert (log_row["entity_id"], features["occupation"], features["type_of_loan"]) == (
         f"c{text}",
         f"o{text}",
         f"l{text}",
@@ -151,15 +152,15 @@ def test_any_character_comes_back_and_is_logged_as_it_was_sent(service, text):
 @pytest.mark.parametrize("escape", [r"\ud800", r"\udfff", r"\udc00\ud800", r"\ud800x"])
 @pytest.mark.parametrize("place", ["value", "key"])
 def test_half_a_surrogate_pair_is_refused(service, escape, place):
-    sent = json.dumps(
+    content = json.dumps(
         {"data": row(service, occupation="@")} if place == "value" else {"data": row(service, **{"@": 1})}
     )
-    answer = send(service, sent.replace("@", escape))
+    answer = send(service, content.replace("@", escape))
     assert answer.status_code == 400
     assert answer.json()["detail"][0]["field"] == "(body)"
 
 
-# --- bodies that are no request --------------------------------------------------------------------------------------
+# --- bodies that are not a request -----------------------------------------------------------------------------------
 
 BROKEN = {
     "nothing": b"", "a blank": b" ", "null": b"null", "true": b"true", "a number": b"1", "a string": b'"data"',
@@ -186,24 +187,24 @@ BROKEN = {
 
 @pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in BROKEN.items()])
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_body_that_is_no_request_is_a_400_that_says_where_it_is_wrong(service, path, content):
+def test_a_body_that_is_not_a_request_is_a_400_that_names_the_field(service, path, content):
     answer = send(service, content, path)
     if path == "/metadata" and content == b"":
         assert answer.status_code == 200
         return
     assert answer.status_code == 400
-    told = answer.json()
-    assert told["error"]
-    assert all(problem["field"] and problem["message"] for problem in told["detail"])
-    assert 1 <= len(told["detail"]) <= 20
+    problem_report = answer.json()
+    assert problem_report["error"]
+    assert all(problem["field"] and problem["message"] for problem in problem_report["detail"])
+    assert 1 <= len(problem_report["detail"]) <= 20
     assert len(answer.content) < 20_000
 
 
-def test_null_everywhere_is_answered_where_a_value_may_be_missing_and_else_named(service):
+def test_null_is_answered_where_a_value_may_be_missing_and_elsewhere_refused_by_field(service):
     nulls = dict.fromkeys(service.row)
-    refused = send(service, json.dumps({"data": nulls}))
-    assert refused.status_code == 400
-    assert [problem["field"] for problem in refused.json()["detail"]] == ["customer_id"]
+    response = send(service, json.dumps({"data": nulls}))
+    assert response.status_code == 400
+    assert [problem["field"] for problem in response.json()["detail"]] == ["customer_id"]
     answer = send(service, json.dumps({"data": {**nulls, "customer_id": "c"}}))
     assert answer.status_code == 200
     assert len(answer.json()["warnings"]) == len(nulls) - 1
@@ -212,9 +213,9 @@ def test_null_everywhere_is_answered_where_a_value_may_be_missing_and_else_named
         ("/feedback", {"prediction_id": None, "actual": None}),
         ("/predict", {"data": service.row, "explain": None}),
     ):
-        refused = send(service, json.dumps(body), path)
-        assert refused.status_code == 400
-        assert {problem["field"] for problem in refused.json()["detail"]} <= {
+        response = send(service, json.dumps(body), path)
+        assert response.status_code == 400
+        assert {problem["field"] for problem in response.json()["detail"]} <= {
             "data",
             "customer_id",
             "prediction_id",
@@ -223,7 +224,7 @@ def test_null_everywhere_is_answered_where_a_value_may_be_missing_and_else_named
         }
 
 
-def test_of_a_key_that_is_there_twice_the_last_value_is_answered_and_logged(service):
+def test_the_last_value_of_a_repeated_key_is_scored_and_logged(service):
     content = json.dumps({"data": row(service, age=20)})[:-2] + ', "age": 70}}'
     answer = send(service, content)
     assert answer.status_code == 200
@@ -239,20 +240,20 @@ HUGE = "@" + "9" * 5000 + "@"
     ids=lambda actual: repr(actual)[:20],
 )
 def test_wrong_feedback_is_a_400_that_names_its_field(service, actual):
-    known = service.predict().json()["prediction_id"]
-    answer = send(service, as_json({"prediction_id": known, "actual": actual}), "/feedback")
+    prediction_id = service.predict().json()["prediction_id"]
+    answer = send(service, as_json({"prediction_id": prediction_id, "actual": actual}), "/feedback")
     assert answer.status_code == 400
     assert {problem["field"] for problem in answer.json()["detail"]} <= {"actual", "(body)"}
 
 
 @pytest.mark.parametrize("wrong", ["", "x", 1, "0" * 36, HUGE, "{}", [], "\0" * 36], ids=lambda wrong: repr(wrong)[:20])
-def test_an_id_that_is_none_is_a_400_that_names_it(service, wrong):
+def test_an_invalid_prediction_id_is_a_400_that_names_the_field(service, wrong):
     answer = send(service, as_json({"prediction_id": wrong, "actual": "Good"}), "/feedback")
     assert answer.status_code == 400
     assert {problem["field"] for problem in answer.json()["detail"]} <= {"prediction_id", "(body)"}
 
 
-# --- what surrounds a body -------------------------------------------------------------------------------------------
+# --- headers and bytes around a body ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_an_id_that_is_none_is_a_400_that_names_it(service, wrong):
     ],
     ids=repr,
 )
-def test_odd_headers_are_taken_or_refused_with_what_is_wrong(service, headers, status):
+def test_unusual_headers_are_accepted_or_refused_with_a_reason(service, headers, status):
     answer = send(service, json.dumps({"data": service.row}), headers=headers)
     assert answer.status_code == status
     assert status == 200 or len(answer.json()["error"]) > 20
@@ -321,14 +322,14 @@ def test_odd_headers_are_taken_or_refused_with_what_is_wrong(service, headers, s
     ],
     ids=repr,
 )
-def test_what_is_hardly_http_is_refused_or_closed(service, request_bytes):
-    status, content = raw(service, request_bytes)
+def test_bytes_that_are_hardly_http_are_refused_or_the_connection_closes(service, request_bytes):
+    status, content = send_bytes(service, request_bytes)
     assert status == 0 or 400 <= status < 500
     if content:
         assert json.loads(content)["error"]
 
 
-def test_pipelined_requests_are_answered_in_their_order(service):
+def test_pipelined_requests_are_answered_in_order(service):
     body = json.dumps({"data": service.row}).encode()
     good = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     wrong = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{"
@@ -342,7 +343,7 @@ def test_pipelined_requests_are_answered_in_their_order(service):
     assert statuses == [b"200", b"400", b"200", b"400", b"200"]
 
 
-# --- what a generator makes of the document ---------------------------------------------------------------------------
+# --- requests that are generated from the OpenAPI document ------------------------------------------------------------
 
 CHECKS = [
     checks.not_a_server_error,
@@ -355,9 +356,9 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value)
-def test_generated_requests_get_answers_as_the_document_says(service, mode):
+def test_answers_to_generated_requests_conform_to_the_document(service, mode):
     document = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/docs.json")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [result.ok() for result in document.get_all_operations()]
     assert set(ENDPOINTS) < {operation.path for operation in operations}
     for operation in operations:
 

@@ -1,4 +1,4 @@
-"""Predictions of entities whose features the service looks up in the store: real processes, real MariaDB."""
+"""Predictions by entity id. The service looks up the features in the store: real processes, real MariaDB."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +24,13 @@ DAY = timedelta(days=1)
 
 
 def load(service, rows, *, days_old=1.0):
-    """Put feature rows {entity: values} into the store; values not given are the example's."""
+    """Append feature rows {entity: values} to the store. Missing values come from the spec's example row."""
     now, spec = utc_now(), service.spec
-    at = now - days_old * DAY if spec.timed else TIMELESS
+    event_time = now - days_old * DAY if spec.timed else TIMELESS
     typical = {name: value for name, value in example(spec).items() if name != spec.entity}
-    frame = pd.DataFrame([{"entity_id": who, "event_time": at, **typical, **row} for who, row in rows.items()])
+    frame = pd.DataFrame(
+        [{"entity_id": entity, "event_time": event_time, **typical, **row} for entity, row in rows.items()]
+    )
     numbers = spec.columns_of("numeric")
     appending.append(
         service.settings,
@@ -43,64 +45,65 @@ def load(service, rows, *, days_old=1.0):
     )
 
 
-def ask(service, *ids, **further):
-    return service.post("/predict_by_id", {"ids": list(ids), **further})
+def ask(service, *ids, **options):
+    return service.post("/predict_by_id", {"ids": list(ids), **options})
 
 
 @pytest.fixture(scope="module")
 def service(settings, tmp_path_factory):
-    made = make_service(settings, tmp_path_factory.mktemp("by_id"), "by_id", workers=2)
-    bootstrap.migrate(settings, [made.spec.store])
-    made.deploy(1, made.store(1))
-    load(made, {f"c-{number}": {"age": 20.0 + number} for number in range(64)})
-    with made.running():
-        yield made
+    service_process = make_service(settings, tmp_path_factory.mktemp("by_id"), "by_id", workers=2)
+    bootstrap.migrate(settings, [service_process.spec.store])
+    service_process.deploy(1, service_process.store(1))
+    load(service_process, {f"c-{number}": {"age": 20.0 + number} for number in range(64)})
+    with service_process.running():
+        yield service_process
 
 
-def test_answers_come_in_the_order_of_the_ids_and_are_those_of_the_stored_features(service):
+def test_answers_have_the_order_of_the_ids_and_are_scored_on_the_stored_features(service):
     ids = ["c-7", "c-3", "c-63", "c-7"]
     answer = ask(service, *ids)
     assert answer.status_code == 200
     answers = answer.json()["predictions"]
-    assert [each["entity_id"] for each in answers] == ids
-    logged = service.logged()
-    for each in answers:
-        age = 20.0 + int(each["entity_id"][2:])
-        same = service.predict(customer_id=each["entity_id"], age=age).json()
-        assert each["probabilities"] == same["probabilities"]
-        assert each["warnings"] == same["warnings"] == ["unseen category: occupation"]  # of the example
-        row = logged[each["prediction_id"]]
+    assert [prediction["entity_id"] for prediction in answers] == ids
+    log_rows = service.logged()
+    for prediction in answers:
+        age = 20.0 + int(prediction["entity_id"][2:])
+        same = service.predict(customer_id=prediction["entity_id"], age=age).json()
+        assert prediction["probabilities"] == same["probabilities"]
+        # The warning is for the occupation of the example row.
+        assert prediction["warnings"] == same["warnings"] == ["unseen category: occupation"]
+        row = log_rows[prediction["prediction_id"]]
         expected = {name: value for name, value in service.row.items() if name != "customer_id"}
         assert json.loads(row["features"]) == expected | {"age": age}
-    assert len({each["prediction_id"] for each in answers}) == len(ids)
+    assert len({prediction["prediction_id"] for prediction in answers}) == len(ids)
 
 
 def test_sixty_four_clients_at_once_each_get_their_own_entities(service):
-    def one(number):
+    def ask_two(number):
         ids = [f"c-{number % 64}", f"c-{(number + 1) % 64}"]
         return ids, ask(service, *ids).json()["predictions"]
 
     with ThreadPoolExecutor(64) as clients:
-        found = list(clients.map(one, range(320)))
-    logged = service.logged()
-    for ids, answers in found:
+        results = list(clients.map(ask_two, range(320)))
+    log_rows = service.logged()
+    for ids, answers in results:
         assert [answer["entity_id"] for answer in answers] == ids
         for answer in answers:
-            features = json.loads(logged[answer["prediction_id"]]["features"])
+            features = json.loads(log_rows[answer["prediction_id"]]["features"])
             assert features["age"] == 20.0 + int(answer["entity_id"][2:])
 
 
-def test_unknown_ids_are_all_named_and_nobody_is_answered(service):
-    before = len(service.logged())
-    refused = ask(service, "c-1", "no'body", "c-2", "C-1")
-    assert refused.status_code == 404
-    told = refused.json()
-    assert "\"no'body\", 'C-1'" in told["error"]
-    assert [(each["row"], each["field"], each["reason"]) for each in told["detail"]] == [
+def test_the_error_names_all_unknown_ids_and_no_id_is_scored(service):
+    rows_before = len(service.logged())
+    response = ask(service, "c-1", "no'body", "c-2", "C-1")
+    assert response.status_code == 404
+    content = response.json()
+    assert "\"no'body\", 'C-1'" in content["error"]
+    assert [(problem["row"], problem["field"], problem["reason"]) for problem in content["detail"]] == [
         (1, "ids", "unknown_entity"),
         (3, "ids", "unknown_entity"),
     ]
-    assert len(service.logged()) == before
+    assert len(service.logged()) == rows_before
     assert "no'body" not in service.log.read_text()
 
 
@@ -109,12 +112,12 @@ def test_newer_features_are_used_from_the_next_request_on(service):
     first = ask(service, "changes").json()["predictions"][0]
     load(service, {"changes": {"age": 70.0}})
     second = ask(service, "changes").json()["predictions"][0]
-    logged = service.logged()
-    ages = [json.loads(logged[each["prediction_id"]]["features"])["age"] for each in (first, second)]
+    log_rows = service.logged()
+    ages = [json.loads(log_rows[prediction["prediction_id"]]["features"])["age"] for prediction in (first, second)]
     assert ages == [30.0, 70.0]
 
 
-def test_features_older_than_max_age_count_as_missing_as_at_training(service):
+def test_features_older_than_max_age_count_as_missing_like_in_training(service):
     assert service.spec.features.max_age == 90 * DAY
     load(service, {"old": {}}, days_old=90.01)
     load(service, {"nearly-old": {}}, days_old=89.99)
@@ -128,13 +131,13 @@ def test_features_older_than_max_age_count_as_missing_as_at_training(service):
     assert set(json.loads(service.logged()[old["prediction_id"]]["features"]).values()) == {None}
 
 
-def test_features_that_are_not_true_yet_count_as_missing(service):
+def test_features_with_a_future_event_time_count_as_missing(service):
     load(service, {"early": {}}, days_old=-1)
     (answer,) = ask(service, "early").json()["predictions"]
     assert answer["warnings"][0] == "stored features too old, or not valid yet"
 
 
-def test_a_stored_value_that_no_request_may_have_counts_as_missing_with_a_warning(service):
+def test_a_stored_value_that_requests_may_not_have_counts_as_missing_with_a_warning(service):
     load(service, {"odd": {"age": 300.0, "credit_mix": "Excellent", "type_of_loan": None, "occupation": "Astronaut"}})
     (answer,) = ask(service, "odd").json()["predictions"]
     assert answer["warnings"] == [
@@ -154,9 +157,9 @@ def test_a_forgotten_entity_is_unknown(service):
     load(service, {"leaves": {}, "stays": {}})
     assert ask(service, "leaves", "stays").status_code == 200
     forget(service.settings, spec=service.spec, entity_id="leaves", caused_by="test", now=utc_now())
-    refused = ask(service, "leaves", "stays")
-    assert refused.status_code == 404
-    assert [each["row"] for each in refused.json()["detail"]] == [0]
+    response = ask(service, "leaves", "stays")
+    assert response.status_code == 404
+    assert [problem["row"] for problem in response.json()["detail"]] == [0]
     assert ask(service, "stays").status_code == 200
 
 
@@ -175,35 +178,35 @@ def test_a_forgotten_entity_is_unknown(service):
     ],
 )
 def test_wrong_requests_are_a_400_that_names_the_field(service, body, field):
-    refused = service.post("/predict_by_id", body)
-    assert refused.status_code == 400
-    assert refused.json()["detail"][0]["field"] == field
+    response = service.post("/predict_by_id", body)
+    assert response.status_code == 400
+    assert response.json()["detail"][0]["field"] == field
 
 
-def test_as_many_ids_as_are_allowed_are_answered_with_reasons_where_asked(service):
+def test_the_greatest_allowed_batch_is_answered_and_reasons_come_on_request(service):
     answers = ask(service, *[f"c-{number % 64}" for number in range(BATCH_ROWS)]).json()["predictions"]
     assert len(answers) == BATCH_ROWS
     assert "reasons" not in answers[0]
-    (explained,) = ask(service, "c-5", explain=True).json()["predictions"]
-    assert explained["reasons"]
-    assert ask(service, 12345).json()["detail"][0]["message"] == "'12345' is not in the store"  # as in /predict
+    (prediction,) = ask(service, "c-5", explain=True).json()["predictions"]
+    assert prediction["reasons"]
+    assert ask(service, 12345).json()["detail"][0]["message"] == "'12345' is not in the store"  # like in /predict
 
 
-def test_the_page_describes_it(service):
+def test_the_docs_page_describes_predict_by_id(service):
     document = service.get("/docs.json").json()
     post = document["paths"]["/predict_by_id"]["post"]
     content = post["requestBody"]["content"]["application/json"]["schema"]["$ref"]
-    shown = document["components"]["schemas"][content.rpartition("/")[2]]
-    assert shown["properties"]["ids"]["maxItems"] == BATCH_ROWS
-    assert ask(service, *shown["example"]["ids"]).status_code in {200, 404}
+    schema = document["components"]["schemas"][content.rpartition("/")[2]]
+    assert schema["properties"]["ids"]["maxItems"] == BATCH_ROWS
+    assert ask(service, *schema["example"]["ids"]).status_code in {200, 404}
     assert "404" in post["responses"]
 
 
-def test_data_without_time_is_looked_up_too(settings, tmp_path):
+def test_features_without_time_are_looked_up_too(settings, tmp_path):
     file = yaml.safe_load((ROOT / "models" / "churn.yaml").read_text()) | {"name": "by_id_timeless"}
     (tmp_path / "by_id_timeless.yaml").write_text(yaml.safe_dump(file))
-    own = settings.model_copy(update={"home": tmp_path, "models_dir": tmp_path, "serving_workers": 1})
-    service = Service(own, find_spec(tmp_path, "by_id_timeless"), free_port(), tmp_path / "log")
+    own_settings = settings.model_copy(update={"home": tmp_path, "models_dir": tmp_path, "serving_workers": 1})
+    service = Service(own_settings, find_spec(tmp_path, "by_id_timeless"), free_port(), tmp_path / "log")
     assert not service.spec.timed
     bootstrap.migrate(settings, [service.spec.store])
     service.deploy(1, service.store(1))
@@ -215,7 +218,7 @@ def test_data_without_time_is_looked_up_too(settings, tmp_path):
         assert ask(service, "b").status_code == 404
 
 
-def test_while_mariadb_is_away_it_says_that_the_store_cant_be_reached_and_comes_back(credit_score, tmp_path):
+def test_without_mariadb_the_error_names_the_store_and_answers_return_with_it(credit_score, tmp_path):
     with own_mariadb([credit_score.store]) as server:
         service = make_service(server.settings, tmp_path, "by_id_away")
         bootstrap.migrate(server.settings, [service.spec.store])
@@ -224,19 +227,19 @@ def test_while_mariadb_is_away_it_says_that_the_store_cant_be_reached_and_comes_
         with service.running():
             assert ask(service, "a").status_code == 200
             server.stop()
-            refused = ask(service, "a")
-            assert refused.status_code == 503
-            assert int(refused.headers["Retry-After"]) > 0
-            assert "feature store can't be reached" in refused.json()["error"]
+            response = ask(service, "a")
+            assert response.status_code == 503
+            assert int(response.headers["Retry-After"]) > 0
+            assert "feature store can't be reached" in response.json()["error"]
             server.start()
             wait_for("an answer", lambda: ask(service, "a").status_code == 200)
 
 
-def test_a_store_that_was_not_migrated_is_a_503_that_says_so(settings, tmp_path):
+def test_a_store_that_was_not_migrated_is_a_503_that_names_the_store(settings, tmp_path):
     service = make_service(settings, tmp_path, "by_id_bare")
     service.deploy(1, service.store(1))
     with service.running():
-        refused = ask(service, "a")
-        assert refused.status_code == 503
-        assert "feature store can't be reached" in refused.json()["error"]
+        response = ask(service, "a")
+        assert response.status_code == 503
+        assert "feature store can't be reached" in response.json()["error"]
         assert service.predict().status_code == 200

@@ -1,4 +1,4 @@
-"""The migrated database against db/tables, and repeating a migration."""
+"""The migrated database matches db/tables, and a migration can be repeated."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,16 +41,16 @@ def scratch(settings: Settings) -> Iterator[str]:
 def test_migrations_make_the_tables_that_the_code_describes(settings, scratch):
     with session(settings, "root", scratch) as connection:
         metadata.create_all(connection)
-        (columns, indexes), migrated = shape(connection, scratch), shape(connection, PLATFORM_DB)
+        (columns, indexes), migrated_shape = shape(connection, scratch), shape(connection, PLATFORM_DB)
     assert len(columns) > 50
-    assert migrated == (columns, indexes)
+    assert migrated_shape == (columns, indexes)
 
 
-def test_a_second_migration_changes_nothing_and_says_so(settings, credit_score):
+def test_a_second_migration_reports_no_change(settings, credit_score):
     assert bootstrap.migrate(settings, [credit_score.store]) == []
 
 
-def test_databases_and_users_can_be_made_again(settings):
+def test_databases_and_users_can_be_created_again(settings):
     bootstrap.create_databases_and_users(settings)
     with session(settings, "reader") as connection:
         assert connection.scalar(text("SELECT 1")) == 1
@@ -59,15 +59,15 @@ def test_databases_and_users_can_be_made_again(settings):
 def test_a_feature_added_to_the_model_file_becomes_a_column(settings, new_schema):
     schema = new_schema()
     wider = replace(schema, features=(*schema.features, Column("extra", "number")))
-    done = bootstrap.migrate(settings, [wider])
-    assert done == [
+    changes = bootstrap.migrate(settings, [wider])
+    assert changes == [
         f"added column extra to {STORE_DB}.{schema.features_table}",
         f"added column extra to {STORE_DB}.{schema.latest_table}",
     ]
     assert bootstrap.migrate(settings, [wider]) == []
 
 
-def test_the_store_tells_upper_from_lower_case_and_a_space_from_none(settings, new_schema):
+def test_the_store_distinguishes_upper_from_lower_case_and_trailing_spaces(settings, new_schema):
     schema = new_schema()
     with session(settings, "reader", STORE_DB) as connection:
         collations = connection.scalars(

@@ -1,4 +1,4 @@
-"""Partitions made ahead and dropped behind, on a MariaDB of their own: its log is nobody else's."""
+"""Creating future partitions and dropping old ones, on a separate MariaDB whose log has only these tests' rows."""
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
@@ -30,7 +30,7 @@ from utils.errors import HeldBack
 from utils.settings import STORE_DB, Settings
 
 DAY = timedelta(days=1)
-START = date(2026, 9, 1)  # the day the server was set up, with 60 days of partitions
+START = date(2026, 9, 1)  # the day of the server's setup, which creates 60 days of partitions
 SCHEMA = StoreSchema(
     model="kept",
     features=(Column("amount", "number"), Column("kind", "category"), Column("note", "text")),
@@ -41,7 +41,7 @@ SCHEMA = StoreSchema(
 FEATURES, LABELS = store_partitions(SCHEMA)
 LOG = """INSERT INTO evergreen.prediction_log
          VALUES (:id, 'm', 1, 'champion', 'e', '{}', 'x', NULL, NULL, NULL, 1, UUID(), NOW(), NOW())"""
-TOLD = """INSERT INTO evergreen.prediction_feedback (prediction_id, model, actual, received_at)
+FEEDBACK = """INSERT INTO evergreen.prediction_feedback (prediction_id, model, actual, received_at)
           VALUES (:id, 'm', 'x', NOW())"""
 
 
@@ -55,7 +55,7 @@ def log(settings: Settings, *moments: datetime) -> None:
     with session(settings, "admin") as connection:
         for moment in moments:
             connection.execute(text(LOG), {"id": str(first_id_of(moment))})
-            connection.execute(text(TOLD), {"id": str(first_id_of(moment))})
+            connection.execute(text(FEEDBACK), {"id": str(first_id_of(moment))})
 
 
 def rows_by_partition(settings: Settings, table: Partitioned) -> dict[str, int]:
@@ -72,18 +72,18 @@ def names(settings: Settings, table: Partitioned) -> list[str]:
         return [cut.name for cut in cuts(connection, table)]
 
 
-def dropped(settings: Settings) -> list[tuple[str, str | None, datetime]]:
+def recorded_drops(settings: Settings) -> list[tuple[str, str | None, datetime]]:
     with session(settings, "reader") as connection:
-        found = connection.execute(text("SELECT table_name, model, dropped_before FROM retention ORDER BY id"))
-        return [tuple(row) for row in found]
+        rows = connection.execute(text("SELECT table_name, model, dropped_before FROM retention ORDER BY id"))
+        return [tuple(row) for row in rows]
 
 
-def test_partitions_are_made_for_the_coming_days_and_months_and_a_second_time_there_is_nothing_to_do(settings):
-    today = START + 70 * DAY  # the first 60 days are over
-    made = add_partitions(settings, PREDICTIONS, today=today)
-    assert names(settings, PREDICTIONS)[-len(made) :] == made
-    assert made[0] == f"p{today:%Y%m%d}"  # nothing was logged in the days between: they need none of their own
-    assert len(made) == DAYS_AHEAD + 1
+def test_partitions_are_created_for_the_coming_days_and_months_and_only_once(settings):
+    today = START + 70 * DAY  # after the first 60 days
+    partitions = add_partitions(settings, PREDICTIONS, today=today)
+    assert names(settings, PREDICTIONS)[-len(partitions) :] == partitions
+    assert partitions[0] == f"p{today:%Y%m%d}"  # the days between have no rows and need no partition
+    assert len(partitions) == DAYS_AHEAD + 1
     assert add_partitions(settings, PREDICTIONS, today=today) == []
     assert add_partitions(settings, FEATURES, today=date(2027, 8, 15), dry_run=True)[-1] == "p202711"
     assert add_partitions(settings, FEATURES, today=date(2027, 8, 15)) == ["p202708", "p202709", "p202710", "p202711"]
@@ -91,32 +91,32 @@ def test_partitions_are_made_for_the_coming_days_and_months_and_a_second_time_th
     assert MONTHS_AHEAD == 3
 
 
-def test_rows_that_came_before_their_partition_end_in_it(settings):
+def test_rows_logged_before_their_partition_existed_move_into_it(settings):
     days = [datetime(2026, 11, 3, 23, 59), datetime(2026, 11, 4), datetime(2026, 11, 20, 12)]
     log(settings, *days)
     load(settings, SCHEMA, [feature("e", datetime(2027, 5, 2), 1.0), feature("e", datetime(2031, 1, 1), 2.0)])
     assert rows_by_partition(settings, PREDICTIONS) == {LATER: 3}
-    made = add_partitions(settings, PREDICTIONS, today=date(2026, 11, 20))
-    assert (made[0], made[-1]) == ("p20261103", "p20261204")
+    partitions = add_partitions(settings, PREDICTIONS, today=date(2026, 11, 20))
+    assert (partitions[0], partitions[-1]) == ("p20261103", "p20261204")
     assert rows_by_partition(settings, PREDICTIONS) == {"p20261103": 1, "p20261104": 1, "p20261120": 1}
     add_partitions(settings, FEATURES, today=date(2027, 5, 20))
     assert rows_by_partition(settings, FEATURES) == {"p202705": 1, LATER: 1}
 
 
-def test_many_rows_without_a_partition_are_sorted_in_only_when_told_to(settings):
+def test_many_rows_without_a_partition_move_only_on_request(settings):
     log(settings, *(datetime(2026, 11, 20) + timedelta(seconds=n) for n in range(4)))
-    before = names(settings, PREDICTIONS)
+    names_before = names(settings, PREDICTIONS)
     with pytest.raises(HeldBack, match=r"more than 3 rows are in p_later.*partitions --hold-inserts"):
         add_partitions(settings, PREDICTIONS, today=date(2026, 11, 21), most=3)
-    assert names(settings, PREDICTIONS) == before
+    assert names(settings, PREDICTIONS) == names_before
     add_partitions(settings, PREDICTIONS, today=date(2026, 11, 21), most=None)
     assert rows_by_partition(settings, PREDICTIONS) == {"p20261120": 4}
 
 
 def test_while_a_reader_is_open_a_change_gives_up_and_inserts_go_on(settings):
-    before = names(settings, PREDICTIONS)
-    reading = engine(settings, "reader")
-    with reading.connect() as reader:
+    names_before = names(settings, PREDICTIONS)
+    reader_engine = engine(settings, "reader")
+    with reader_engine.connect() as reader:
         reader.execute(text("SELECT COUNT(*) FROM prediction_log"))  # its transaction stays open
         with pytest.raises(HeldBack, match="a reader kept the table open over 2 tries"):
             add_partitions(settings, PREDICTIONS, today=START + 70 * DAY, pauses=(0.1,))
@@ -124,33 +124,33 @@ def test_while_a_reader_is_open_a_change_gives_up_and_inserts_go_on(settings):
             drop_partitions(
                 settings, PREDICTIONS, before=datetime(2026, 9, 3), caused_by="t", now=datetime(2026, 12, 1), pauses=()
             )
-        log(settings, datetime(2026, 9, 5))  # the reader is open still, and no change waits before this
-        assert names(settings, PREDICTIONS) == before
-        assert dropped(settings) == []  # nothing is said to have gone that is there
-    reading.dispose()
+        log(settings, datetime(2026, 9, 5))  # the reader is still open, and no waiting change blocks the insert
+        assert names(settings, PREDICTIONS) == names_before
+        assert recorded_drops(settings) == []  # no drop is recorded that did not happen
+    reader_engine.dispose()
     assert len(add_partitions(settings, PREDICTIONS, today=START + 70 * DAY)) == DAYS_AHEAD + 1
 
 
 def test_changes_of_partitions_take_turns(settings):
-    """Two that wait for a reader one behind the other would keep inserts waiting twice as long."""
-    holding = engine(settings, "reader")
-    with holding.connect() as other, pytest.MonkeyPatch.context() as patch:
-        other.execute(text("SELECT GET_LOCK('evergreen_partitions', 0)"))
+    """Two changes that wait for a reader one after the other would block inserts twice as long."""
+    lock_engine = engine(settings, "reader")
+    with lock_engine.connect() as connection, pytest.MonkeyPatch.context() as patch:
+        connection.execute(text("SELECT GET_LOCK('evergreen_partitions', 0)"))
         patch.setattr("db.admin.retention.TURN_SECONDS", 0)
         with pytest.raises(HeldBack, match="others are being changed"):
             add_partitions(settings, PREDICTIONS, today=START + 70 * DAY)
-    holding.dispose()
+    lock_engine.dispose()
 
 
-def test_old_days_of_the_log_go_whole_with_what_was_told_of_them_and_each_is_recorded(settings):
+def test_old_days_of_the_log_are_dropped_with_their_feedback_and_recorded(settings):
     log(settings, datetime(2026, 8, 1), datetime(2026, 9, 2, 12), datetime(2026, 9, 3), datetime(2026, 9, 30))
-    given: dict[str, Any] = {"before": datetime(2026, 9, 3, 6), "caused_by": "test", "now": datetime(2026, 10, 3)}
-    assert drop_partitions(settings, PREDICTIONS, **given, dry_run=True) == ["p20260901", "p20260902"]
-    assert dropped(settings) == []
-    assert drop_partitions(settings, PREDICTIONS, **given) == ["p20260901", "p20260902"]
-    assert drop_partitions(settings, PREDICTIONS, **given) == []
+    options: dict[str, Any] = {"before": datetime(2026, 9, 3, 6), "caused_by": "test", "now": datetime(2026, 10, 3)}
+    assert drop_partitions(settings, PREDICTIONS, **options, dry_run=True) == ["p20260901", "p20260902"]
+    assert recorded_drops(settings) == []
+    assert drop_partitions(settings, PREDICTIONS, **options) == ["p20260901", "p20260902"]
+    assert drop_partitions(settings, PREDICTIONS, **options) == []
     assert rows_by_partition(settings, PREDICTIONS) == {"p20260903": 1, "p20260930": 1}
-    assert dropped(settings) == [
+    assert recorded_drops(settings) == [
         ("prediction_log", None, datetime(2026, 9, 2)),
         ("prediction_log", None, datetime(2026, 9, 3)),
     ]
@@ -162,21 +162,21 @@ def test_old_days_of_the_log_go_whole_with_what_was_told_of_them_and_each_is_rec
 
 def test_a_month_of_a_store_is_dropped_only_when_all_of_it_is_old(settings):
     load(settings, SCHEMA, [feature("e", datetime(2026, month, 10), 1.0) for month in (5, 6, 7)])
-    given: dict[str, Any] = {"caused_by": "test", "now": datetime(2026, 10, 3)}
-    drop_partitions(settings, FEATURES, before=datetime(2026, 6, 30), **given)
+    options: dict[str, Any] = {"caused_by": "test", "now": datetime(2026, 10, 3)}
+    drop_partitions(settings, FEATURES, before=datetime(2026, 6, 30), **options)
     assert rows_by_partition(settings, FEATURES) == {"p202606": 1, "p202607": 1}
-    drop_partitions(settings, FEATURES, before=datetime(2026, 7, 1), **given)
+    drop_partitions(settings, FEATURES, before=datetime(2026, 7, 1), **options)
     assert rows_by_partition(settings, FEATURES) == {"p202607": 1}
-    assert dropped(settings)[-1] == ("kept_features", "kept", datetime(2026, 7, 1))
+    assert recorded_drops(settings)[-1] == ("kept_features", "kept", datetime(2026, 7, 1))
 
 
-def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(settings):
+def test_rows_of_a_killed_load_are_removed_and_a_running_load_is_left_alone(settings):
     origin = Origin("test", "0" * 64, "test", datetime(2026, 9, 1))
     load(settings, SCHEMA, labels=[label("e", datetime(2026, 9, 1), "yes")])
     with appending.open_batch(settings, SCHEMA, origin):
         assert appending.remove_dead(settings, SCHEMA) is None
-    killed = engine(settings, "admin", STORE_DB)
-    with killed.begin() as connection:  # as a loader that was killed leaves it: rows, an open batch, no turn
+    loader_engine = engine(settings, "admin", STORE_DB)
+    with loader_engine.begin() as connection:  # what a killed loader leaves: rows and an open batch, but no lock
         connection.execute(
             text(
                 "INSERT INTO evergreen.load_batch (batch_id, model, source, content_sha256, state, caused_by,"
@@ -184,7 +184,7 @@ def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(sett
             )
         )
         connection.execute(text("INSERT INTO kept_labels VALUES ('f', '2026-09-01', '2026-09-01', 77, 'no')"))
-    killed.dispose()
+    loader_engine.dispose()
     assert appending.remove_dead(settings, SCHEMA) == 1
     assert appending.remove_dead(settings, SCHEMA) == 0
     with session(settings, "reader", STORE_DB) as connection:
@@ -194,6 +194,6 @@ def test_what_a_killed_load_left_is_removed_and_a_running_one_is_left_alone(sett
 
 
 def test_a_stack_that_was_down_gets_its_partitions_before_its_first_rows(settings):
-    done = bootstrap.migrate(settings, [SCHEMA], today=START + 400 * DAY)
-    assert f"made {DAYS_AHEAD + 1} partitions of evergreen.prediction_log" in " ".join(done)
+    changes = bootstrap.migrate(settings, [SCHEMA], today=START + 400 * DAY)
+    assert f"made {DAYS_AHEAD + 1} partitions of evergreen.prediction_log" in " ".join(changes)
     assert bootstrap.migrate(settings, [SCHEMA], today=START + 400 * DAY) == []

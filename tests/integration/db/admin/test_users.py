@@ -1,4 +1,4 @@
-"""Each database user can do its work, and is refused what is not its work."""
+"""Each database user can run the statements that its job needs, and no others."""
 
 import pytest
 from pydantic import SecretStr
@@ -126,14 +126,17 @@ def test_a_user_can_do_nothing_else(settings, role, statement):
 
 
 def test_a_wrong_password_is_one_line_without_the_password(settings):
-    wrong = settings.model_copy(update={"db_reader_password": SecretStr("guessed")})
-    with pytest.raises(AccessDenied, match="refuses user 'evergreen_reader'") as refused, session(wrong, "reader"):
+    wrong_password = settings.model_copy(update={"db_reader_password": SecretStr("guessed")})
+    with (
+        pytest.raises(AccessDenied, match="refuses user 'evergreen_reader'") as refused,
+        session(wrong_password, "reader"),
+    ):
         pass
     assert "\n" not in str(refused.value)
     assert "guessed" not in str(refused.value)
 
 
-def test_a_database_that_an_older_version_did_not_make_is_said_to_come_with_make_up(settings):
+def test_the_error_for_a_missing_database_advises_make_up(settings):
     with (
         pytest.raises(AccessDenied, match="`make up` gives missing grants"),
         session(settings, "pipeline", "not_made_yet"),

@@ -1,4 +1,4 @@
-"""`evergreen migrate` after a change of the model file: planned, applied, refused; old snapshots stay readable."""
+"""`evergreen migrate` after a change of the model file. Old snapshots stay readable."""
 
 import copy
 import json
@@ -60,15 +60,15 @@ ROWS = pd.DataFrame(
         "outcome": [("low", "high")[n % 2] for n in range(60)],
     }
 )
-Changed = Callable[[dict[str, Any]], Any]
+Change = Callable[[dict[str, Any]], Any]
 
 
-def spec_of(file: dict[str, Any], change: Changed | None = None) -> ModelSpec:
+def spec_of(file: dict[str, Any], change: Change | None = None) -> ModelSpec:
     """The model file, or a copy after `change`."""
-    copied = copy.deepcopy(file)
+    new_file = copy.deepcopy(file)
     if change:
-        change(copied)
-    return ModelSpec.parse(copied, file="a test's file")
+        change(new_file)
+    return ModelSpec.parse(new_file, file="a test's file")
 
 
 def features(file: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def without_kind(file: dict[str, Any]) -> None:
     del features(file)["kind"]
 
 
-def retyped(column: str, kind: str) -> Changed:
+def retype(column: str, kind: str) -> Change:
     return lambda file: features(file).update({column: {"type": kind}})
 
 
@@ -103,10 +103,10 @@ def regression(file: dict[str, Any]) -> None:
 
 @pytest.fixture
 def file(settings: Settings) -> dict[str, Any]:
-    """A model file of a name of its own, with its tables made."""
-    made = {"name": f"m{secrets.token_hex(4)}", **copy.deepcopy(FILE)}
-    bootstrap.migrate(settings, [spec_of(made).store])
-    return made
+    """A model file with a new name, whose tables exist."""
+    model_file = {"name": f"m{secrets.token_hex(4)}", **copy.deepcopy(FILE)}
+    bootstrap.migrate(settings, [spec_of(model_file).store])
+    return model_file
 
 
 def load(spec: ModelSpec, settings: Settings, folder: Path) -> Any:
@@ -115,13 +115,13 @@ def load(spec: ModelSpec, settings: Settings, folder: Path) -> Any:
 
 
 @pytest.fixture
-def loaded(file: dict[str, Any], settings: Settings, tmp_path: Path) -> dict[str, Any]:
+def loaded_file(file: dict[str, Any], settings: Settings, tmp_path: Path) -> dict[str, Any]:
     load(spec_of(file), settings, tmp_path)
     return file
 
 
-def trained_on(spec: ModelSpec, settings: Settings) -> Run:
-    """A run of `spec` with its snapshot taken."""
+def run_with_snapshot(spec: ModelSpec, settings: Settings) -> Run:
+    """A run of `spec` up to its snapshot."""
     run_id = f"t/{secrets.token_hex(4)}"
     training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
     run = training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW)
@@ -135,36 +135,36 @@ def frame_of(run: Run, settings: Settings) -> pd.DataFrame:
     return frame
 
 
-def planned(settings: Settings, spec: ModelSpec, *drop: str) -> list[str]:
+def plan_lines(settings: Settings, spec: ModelSpec, *drop: str) -> list[str]:
     return [change.planned for change in bootstrap.plan(settings, [spec.store], drop={spec.name: set(drop)})]
 
 
 @pytest.mark.parametrize("change", [add_extra, kind_to_text, without_kind], ids=["added", "widened", "removed"])
 def test_a_snapshot_of_the_old_file_stays_readable_from_its_file_and_from_the_store(
-    change: Changed, loaded: dict[str, Any], settings: Settings, tmp_path: Path
+    change: Change, loaded_file: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
-    run = trained_on(spec_of(loaded), settings)
-    changed = spec_of(loaded, change)
-    bootstrap.migrate(settings, [changed.store])
-    load(changed, settings, tmp_path)  # later rows of the new file
+    run = run_with_snapshot(spec_of(loaded_file), settings)
+    new_spec = spec_of(loaded_file, change)
+    bootstrap.migrate(settings, [new_spec.store])
+    load(new_spec, settings, tmp_path)  # later rows, loaded with the new file
     assert run.snapshot_id
-    kept = read_snapshot(run.snapshot_id, settings=settings)
-    assert len(kept.frame) == len(ROWS)
-    assert kept.frame["kind"].notna().sum() == ROWS["kind"].notna().sum()
-    assert content_hash(read_rows(run, settings=settings)) == kept.manifest.content_sha256
-    after = trained_on(changed, settings)
-    assert set(next(read_rows(after, settings=settings)).column_names) == {
+    recorded = read_snapshot(run.snapshot_id, settings=settings)
+    assert len(recorded.frame) == len(ROWS)
+    assert recorded.frame["kind"].notna().sum() == ROWS["kind"].notna().sum()
+    assert content_hash(read_rows(run, settings=settings)) == recorded.manifest.content_sha256
+    later_run = run_with_snapshot(new_spec, settings)
+    assert set(next(read_rows(later_run, settings=settings)).column_names) == {
         *("entity_id", "event_time", "outcome"),
-        *changed.features.columns,
+        *new_spec.features.columns,
     }
 
 
-def test_added_columns_and_widened_types_are_planned_then_done_and_then_there(
-    loaded: dict[str, Any], settings: Settings
+def test_added_columns_and_widened_types_are_planned_applied_and_then_present(
+    loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    spec = spec_of(loaded, lambda file: [change(file) for change in (add_extra, kind_to_text)])
+    spec = spec_of(loaded_file, lambda file: [change(file) for change in (add_extra, kind_to_text)])
     store = f"{STORE_DB}.{spec.name}"
-    shown: list[Any] = []
+    shown_changes: list[Any] = []
     expected = [
         f"column kind of {store}_features from category to text",
         f"column extra to {store}_features",
@@ -172,42 +172,44 @@ def test_added_columns_and_widened_types_are_planned_then_done_and_then_there(
         f"column extra to {store}_latest",
     ]
     verbs = ("widen", "add", "widen", "add")
-    assert planned(settings, spec) == [f"{verb} {rest}" for verb, rest in zip(verbs, expected, strict=True)]
-    done = bootstrap.migrate(settings, [spec.store], show=shown.extend)
-    assert [change.planned for change in shown] == [f"{v} {rest}" for v, rest in zip(verbs, expected, strict=True)]
-    assert done == [f"{verb} {rest}" for verb, rest in zip(("widened", "added") * 2, expected, strict=True)]
-    assert bootstrap.migrate(settings, [spec.store]) == planned(settings, spec) == []
+    assert plan_lines(settings, spec) == [f"{verb} {rest}" for verb, rest in zip(verbs, expected, strict=True)]
+    changes = bootstrap.migrate(settings, [spec.store], show=shown_changes.extend)
+    assert [change.planned for change in shown_changes] == [
+        f"{v} {rest}" for v, rest in zip(verbs, expected, strict=True)
+    ]
+    assert changes == [f"{verb} {rest}" for verb, rest in zip(("widened", "added") * 2, expected, strict=True)]
+    assert bootstrap.migrate(settings, [spec.store]) == plan_lines(settings, spec) == []
 
 
-def test_a_plan_changes_nothing(loaded: dict[str, Any], settings: Settings) -> None:
-    spec = spec_of(loaded, add_extra)
-    assert planned(settings, spec) == planned(settings, spec) != []
+def test_a_plan_changes_nothing(loaded_file: dict[str, Any], settings: Settings) -> None:
+    spec = spec_of(loaded_file, add_extra)
+    assert plan_lines(settings, spec) == plan_lines(settings, spec) != []
 
 
-def test_a_removed_feature_keeps_its_values_and_has_them_when_it_comes_back(
-    loaded: dict[str, Any], settings: Settings
+def test_a_removed_feature_keeps_its_values_and_has_them_if_it_is_added_again(
+    loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    removed = spec_of(loaded, without_kind)
-    (line,) = planned(settings, removed)
-    assert line.startswith(f"keep column kind of {STORE_DB}.{removed.name}_features")
-    assert bootstrap.migrate(settings, [removed.store]) == []
-    rows = frame_of(trained_on(spec_of(loaded), settings), settings)
+    new_spec = spec_of(loaded_file, without_kind)
+    (line,) = plan_lines(settings, new_spec)
+    assert line.startswith(f"keep column kind of {STORE_DB}.{new_spec.name}_features")
+    assert bootstrap.migrate(settings, [new_spec.store]) == []
+    rows = frame_of(run_with_snapshot(spec_of(loaded_file), settings), settings)
     assert rows["kind"].notna().sum() == ROWS["kind"].notna().sum()
 
 
-def test_a_column_is_dropped_only_by_name_and_the_plan_counts_what_goes(
-    loaded: dict[str, Any], settings: Settings
+def test_a_column_is_dropped_only_by_name_and_the_plan_counts_its_values(
+    loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    run = trained_on(spec_of(loaded), settings)
-    removed = spec_of(loaded, without_kind)
-    first, second = planned(settings, removed, "kind")
+    run = run_with_snapshot(spec_of(loaded_file), settings)
+    new_spec = spec_of(loaded_file, without_kind)
+    first, second = plan_lines(settings, new_spec, "kind")
     assert first == (
-        f"drop column kind of {STORE_DB}.{removed.name}_features: 40 rows hold a value of it; 1 snapshot used it and"
+        f"drop column kind of {STORE_DB}.{new_spec.name}_features: 40 rows hold a value of it; 1 snapshot used it and"
         " can no longer be read again from the store, only from their files"
     )
-    assert second == f"drop column kind of {STORE_DB}.{removed.name}_latest"
-    bootstrap.migrate(settings, [removed.store], drop={removed.name: {"kind"}})
-    assert planned(settings, removed) == []
+    assert second == f"drop column kind of {STORE_DB}.{new_spec.name}_latest"
+    bootstrap.migrate(settings, [new_spec.store], drop={new_spec.name: {"kind"}})
+    assert plan_lines(settings, new_spec) == []
     assert run.snapshot_id
     assert len(read_snapshot(run.snapshot_id, settings=settings).frame) == len(ROWS)
     with pytest.raises(NotFound):
@@ -215,26 +217,27 @@ def test_a_column_is_dropped_only_by_name_and_the_plan_counts_what_goes(
 
 
 @pytest.mark.parametrize(("column", "kind"), [("kind", "numeric"), ("note", "numeric"), ("amount", "categorical")])
-def test_a_type_that_would_read_old_values_otherwise_is_refused_and_made_anew_where_named(
-    column: str, kind: str, loaded: dict[str, Any], settings: Settings
+def test_a_type_that_old_values_do_not_fit_is_refused_unless_the_column_is_dropped_by_name(
+    column: str, kind: str, loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    spec = spec_of(loaded, retyped(column, kind))
+    spec = spec_of(loaded_file, retype(column, kind))
     with pytest.raises(SpecInvalid, match=rf"features\.columns\.{column}: .*--drop {spec.name}\.{column}"):
         bootstrap.migrate(settings, [spec.store])
-    assert len(frame_of(trained_on(spec_of(loaded), settings), settings)) == len(ROWS)  # untouched
+    # The values are unchanged.
+    assert len(frame_of(run_with_snapshot(spec_of(loaded_file), settings), settings)) == len(ROWS)
     bootstrap.migrate(settings, [spec.store], drop={spec.name: {column}})
-    rows = frame_of(trained_on(spec, settings), settings)
+    rows = frame_of(run_with_snapshot(spec, settings), settings)
     assert rows[column].isna().all()
     assert rows.drop(columns=column).notna().any().all()
-    assert planned(settings, spec) == []
+    assert plan_lines(settings, spec) == []
 
 
-def test_a_column_for_text_takes_categories_as_it_is(loaded: dict[str, Any], settings: Settings) -> None:
-    assert planned(settings, spec_of(loaded, retyped("note", "categorical"))) == []
+def test_a_text_column_holds_categories_without_a_change(loaded_file: dict[str, Any], settings: Settings) -> None:
+    assert plan_lines(settings, spec_of(loaded_file, retype("note", "categorical"))) == []
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (timeless, "source.event_time: the store's rows have a time"),
         (regression, "task: the label outcome: the store already holds it as category, not as number"),
@@ -243,39 +246,39 @@ def test_a_column_for_text_takes_categories_as_it_is(loaded: dict[str, Any], set
     ],
     ids=["time", "task", "entity", "label"],
 )
-def test_what_would_give_stored_rows_another_meaning_is_refused_in_one_line_until_they_are_none(
-    change: Changed, told: str, file: dict[str, Any], settings: Settings, tmp_path: Path
+def test_a_change_of_the_meaning_of_stored_rows_is_refused_in_one_line_unless_there_are_none(
+    change: Change, message: str, file: dict[str, Any], settings: Settings, tmp_path: Path
 ) -> None:
     spec, original = spec_of(file, change), spec_of(file)
-    done = bootstrap.migrate(settings, [spec.store])
-    assert done == [f"made anew the tables of {spec.name}: they hold no rows"]
+    changes = bootstrap.migrate(settings, [spec.store])
+    assert changes == [f"made anew the tables of {spec.name}: they hold no rows"]
     assert bootstrap.migrate(settings, [spec.store]) == []
-    bootstrap.migrate(settings, [original.store])  # and back
+    bootstrap.migrate(settings, [original.store])  # and change the tables back
     load(original, settings, tmp_path)
     with pytest.raises(SpecInvalid) as refused:
         bootstrap.migrate(settings, [spec.store])
-    assert str(refused.value).startswith(f"{spec.name}.yaml: {told}")
+    assert str(refused.value).startswith(f"{spec.name}.yaml: {message}")
     assert "\n" not in str(refused.value)
     assert bootstrap.migrate(settings, [original.store]) == []
 
 
-def test_one_refused_model_keeps_the_others_as_they_are(
-    loaded: dict[str, Any], new_schema: Callable[..., Any], settings: Settings
+def test_one_refused_model_leaves_the_others_unchanged(
+    loaded_file: dict[str, Any], new_schema: Callable[..., Any], settings: Settings
 ) -> None:
     schema = new_schema()
     other = replace(schema, features=(*schema.features, Column("extra", "number")))
-    refused = spec_of(loaded, retyped("amount", "text")).store
+    bad_store = spec_of(loaded_file, retype("amount", "text")).store
     with pytest.raises(SpecInvalid):
-        bootstrap.migrate(settings, [other, refused])
+        bootstrap.migrate(settings, [other, bad_store])
     with session(settings, "reader", STORE_DB) as connection:
         columns = connection.scalars(text(f"SHOW COLUMNS FROM {other.features_table}")).all()
     assert "extra" not in columns
 
 
-def test_tables_made_before_stores_noted_whose_rows_they_hold_get_the_note(
-    loaded: dict[str, Any], settings: Settings
+def test_tables_without_the_note_of_their_entity_column_get_one(
+    loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    schema = spec_of(loaded).store
+    schema = spec_of(loaded_file).store
     with session(settings, "admin", STORE_DB) as connection:
         for table in (schema.features_table, schema.labels_table):
             connection.execute(text(f"ALTER TABLE {table} COMMENT ''"))
@@ -284,65 +287,69 @@ def test_tables_made_before_stores_noted_whose_rows_they_hold_get_the_note(
     assert bootstrap.migrate(settings, [schema]) == []
 
 
-@pytest.mark.parametrize("named", ["amount", "outcome", "event_time", "nothing"])
-def test_only_a_column_that_is_not_used_can_be_dropped(named: str, loaded: dict[str, Any], settings: Settings) -> None:
-    with pytest.raises((SpecInvalid, NotFound), match=named):
-        bootstrap.migrate(settings, [spec_of(loaded, without_kind).store], drop={loaded["name"]: {named}})
+@pytest.mark.parametrize("column", ["amount", "outcome", "event_time", "nothing"])
+def test_only_a_column_that_is_not_used_can_be_dropped(
+    column: str, loaded_file: dict[str, Any], settings: Settings
+) -> None:
+    with pytest.raises((SpecInvalid, NotFound), match=column):
+        bootstrap.migrate(settings, [spec_of(loaded_file, without_kind).store], drop={loaded_file["name"]: {column}})
 
 
-@pytest.mark.parametrize("busy", ["load", "reader"])
-def test_a_column_is_not_dropped_under_a_load_or_a_reader(
-    busy: str, loaded: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("user", ["load", "reader"])
+def test_a_column_is_not_dropped_during_a_load_or_a_read(
+    user: str, loaded_file: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "WAIT_SECONDS", 1)
-    schema = spec_of(loaded, without_kind).store
+    schema = spec_of(loaded_file, without_kind).store
     hold = {
         "load": f"SELECT GET_LOCK('{load_lock(schema.model)}', 1)",
         "reader": f"SELECT COUNT(*) FROM {schema.features_table}",
     }
-    with session(settings, "loader", STORE_DB) as other:
-        assert other.scalar(text(hold[busy]))
+    with session(settings, "loader", STORE_DB) as connection:
+        assert connection.scalar(text(hold[user]))
         with pytest.raises(StackError, match="try again"):
             bootstrap.migrate(settings, [schema], drop={schema.model: {"kind"}})
-    done = bootstrap.migrate(settings, [schema], drop={schema.model: {"kind"}})
-    assert [line.split(" of ")[0] for line in done] == ["dropped column kind"] * 2
+    changes = bootstrap.migrate(settings, [schema], drop={schema.model: {"kind"}})
+    assert [line.split(" of ")[0] for line in changes] == ["dropped column kind"] * 2
 
 
-def test_two_migrations_at_a_time_both_end_well_and_do_the_work_once(
-    loaded: dict[str, Any], settings: Settings
+def test_two_migrations_at_the_same_time_succeed_and_apply_each_change_once(
+    loaded_file: dict[str, Any], settings: Settings
 ) -> None:
-    schema = spec_of(loaded, add_extra).store
-    with ThreadPoolExecutor(2) as both:
-        done = list(both.map(lambda _: bootstrap.migrate(settings, [schema]), range(2)))
-    assert sorted(len(lines) for lines in done) == [0, 2]
+    schema = spec_of(loaded_file, add_extra).store
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: bootstrap.migrate(settings, [schema]), range(2)))
+    assert sorted(len(lines) for lines in results) == [0, 2]
 
 
 @pytest.fixture
-def evergreen(loaded: dict[str, Any], settings: Settings, tmp_path: Path) -> Callable[..., Any]:
-    """The command, without a terminal, over a folder with this one model file."""
-    (tmp_path / f"{loaded['name']}.yaml").write_text(yaml.safe_dump(loaded))
-    here = settings.model_copy(update={"models_dir": tmp_path})
-    environment = {**os.environ, **settings_environment(here, secrets=("db_admin_password",))}
+def evergreen(loaded_file: dict[str, Any], settings: Settings, tmp_path: Path) -> Callable[..., Any]:
+    """The command without a terminal, with a folder that holds only this model file."""
+    (tmp_path / f"{loaded_file['name']}.yaml").write_text(yaml.safe_dump(loaded_file))
+    own_settings = settings.model_copy(update={"models_dir": tmp_path})
+    environment = {**os.environ, **settings_environment(own_settings, secrets=("db_admin_password",))}
     return partial(commands.evergreen, "migrate", environment=environment)
 
 
-def test_the_command_shows_the_plan_refuses_in_one_line_and_drops_what_is_named(
-    evergreen: Callable[..., Any], loaded: dict[str, Any], tmp_path: Path
+def test_the_command_shows_the_plan_refuses_in_one_line_and_drops_named_columns(
+    evergreen: Callable[..., Any], loaded_file: dict[str, Any], tmp_path: Path
 ) -> None:
-    name, path = loaded["name"], tmp_path / f"{loaded['name']}.yaml"
-    features(loaded)["kind"] = {"type": "numeric"}
-    path.write_text(yaml.safe_dump(loaded))
-    shown = evergreen("--plan")
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith(f"refuse {name}.yaml: features.columns.kind: the store already holds it as category")
-    assert shown.stdout.count("\n") == 1
+    name, path = loaded_file["name"], tmp_path / f"{loaded_file['name']}.yaml"
+    features(loaded_file)["kind"] = {"type": "numeric"}
+    path.write_text(yaml.safe_dump(loaded_file))
+    preview = evergreen("--plan")
+    assert preview.returncode == 0, preview.stderr
+    assert preview.stdout.startswith(
+        f"refuse {name}.yaml: features.columns.kind: the store already holds it as category"
+    )
+    assert preview.stdout.count("\n") == 1
     refused = evergreen()
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    (before, *_) = json.loads(evergreen("--plan", "--json").stdout)["plan"]
-    assert (before["model"], before["action"], before["column"]) == (name, "refuse", "features.columns.kind")
-    done = evergreen("--drop", f"{name}.kind", "--json")
-    assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["done"]) == 4
+    (change, *_) = json.loads(evergreen("--plan", "--json").stdout)["plan"]
+    assert (change["model"], change["action"], change["column"]) == (name, "refuse", "features.columns.kind")
+    process = evergreen("--drop", f"{name}.kind", "--json")
+    assert process.returncode == 0, process.stderr
+    assert len(json.loads(process.stdout)["done"]) == 4
     assert evergreen().stdout == "nothing to do: all tables are there\n"
 
 
@@ -350,7 +357,7 @@ def test_the_command_shows_the_plan_refuses_in_one_line_and_drops_what_is_named(
     ("arguments", "code"),
     [(("--drop", "kind"), 2), (("--drop", "nosuch.kind"), UnknownModel.exit_code), (("--plan", "--create"), 2)],
 )
-def test_the_command_refuses_what_it_can_not_mean(
+def test_the_command_refuses_invalid_arguments(
     arguments: tuple[str, ...], code: int, evergreen: Callable[..., Any]
 ) -> None:
     assert evergreen(*arguments).returncode == code

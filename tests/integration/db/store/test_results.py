@@ -1,4 +1,4 @@
-"""Tables of results: what can't be one, and what others see of a batch while it is written."""
+"""Tables of results: column names that MariaDB rejects, and batches that are still being written."""
 
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from utils.settings import RESULTS_DB
 NOW = datetime(2026, 11, 21, 12)
 
 
-def test_classes_that_differ_only_in_capitals_are_said_to_need_a_file(settings):
+def test_classes_that_differ_only_in_capitals_are_rejected_with_advice_to_use_a_file(settings):
     columns = pa.schema({"probability_a": pa.float64(), "probability_A": pa.float64(), "prediction_id": pa.string()})
     with (
         pytest.raises(DataRefused, match="Duplicate column name 'probability_A': write them to a file"),
@@ -26,10 +26,10 @@ def test_classes_that_differ_only_in_capitals_are_said_to_need_a_file(settings):
 
 def test_two_batches_fill_one_table_at_the_same_time(settings):
     columns = pa.schema({"prediction": pa.float64(), "prediction_id": pa.string()})
-    with appended(settings, "shared", model="m", columns=columns) as one:
-        one([{"batch_id": new_id(NOW), "prediction": 1.0, "prediction_id": str(new_id(NOW))}])
-        with appended(settings, "shared", model="m", columns=columns) as other:
-            other([{"batch_id": new_id(NOW), "prediction": 2.0, "prediction_id": str(new_id(NOW))}])
+    with appended(settings, "shared", model="m", columns=columns) as write_first:
+        write_first([{"batch_id": new_id(NOW), "prediction": 1.0, "prediction_id": str(new_id(NOW))}])
+        with appended(settings, "shared", model="m", columns=columns) as write_second:
+            write_second([{"batch_id": new_id(NOW), "prediction": 2.0, "prediction_id": str(new_id(NOW))}])
         with session(settings, "reader", RESULTS_DB) as connection:
             assert connection.scalars(text("SELECT prediction FROM shared")).all() == [2.0]
     with session(settings, "reader", RESULTS_DB) as connection:

@@ -1,4 +1,4 @@
-"""Batch scoring by a version that MLflow holds and `deployment` names: the service's own answers, and all logged."""
+"""Batch scoring by the deployed version. Its results equal the service's answers, and all are logged."""
 
 import json
 import os
@@ -37,7 +37,7 @@ NOW = datetime(2026, 11, 21, 12)
 
 @pytest.fixture(scope="module")
 def ready(mlflow_settings, tmp_path_factory):
-    """Settings with `score_model`, whose version 1 is in MLflow and in service, and whose store holds the world."""
+    """Settings with `score_model`. Version 1 is in MLflow and deployed, and the store has the model's tables."""
     folder = tmp_path_factory.mktemp("models")
     spec = spec_like_credit_score(MODEL, folder)
     settings = mlflow_settings.model_copy(update={"models_dir": folder})
@@ -47,24 +47,24 @@ def ready(mlflow_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by(ready):
+def scorer(ready):
     return serving(ready, MODEL)
 
 
 @pytest.fixture(scope="module")
 def people():
-    """One row a customer, with gaps, and with columns that scoring does not read."""
+    """One row a customer, with missing values and with columns that scoring does not read."""
     world = worlds.example_world("credit_score", end=NOW, customers=ROWS)
     return world.drop_duplicates("customer_id", keep="last").reset_index(drop=True)
 
 
-def scored(path, ready, by, *, out=None, table=None):
-    source = file_source(path, spec=by.bundle.spec)
-    return score_source(source, by=by, settings=ready, now=NOW, out=out, table=table)
+def score_file(path, ready, scorer, *, out=None, table=None):
+    source = file_source(path, spec=scorer.bundle.spec)
+    return score_source(source, by=scorer, settings=ready, now=NOW, out=out, table=table)
 
 
 def in_table(settings, name):
-    """The table's rows as a person who may only read sees them; None where there is no such table."""
+    """The rows of the table as a reader sees them, or None if the table does not exist."""
     with session(settings, "reader", RESULTS_DB) as connection:
         if not connection.scalar(
             text("SELECT COUNT(*) FROM information_schema.tables WHERE table_name = :n"), {"n": name}
@@ -73,33 +73,33 @@ def in_table(settings, name):
         return pd.read_sql(text(f"SELECT * FROM `{name}` ORDER BY customer_id"), connection)
 
 
-def logged(settings, batch):
+def log_rows(settings, batch):
     with session(settings, "reader") as connection:
         query = text("SELECT * FROM prediction_log WHERE instance = :batch")
         rows = connection.execute(query, {"batch": str(batch)}).mappings()
         return {str(row["prediction_id"]): row for row in rows}
 
 
-def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_version(ready, by, people, tmp_path):
+def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_version(ready, scorer, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
-    done = scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.parquet")
-    assert (done.model, done.version, done.rows) == (MODEL, by.version, ROWS)
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    assert list(found["customer_id"]) == list(people["customer_id"])
-    assert list(found["date"]) == list(people["date"])
+    batch = score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "out.parquet")
+    assert (batch.model, batch.version, batch.rows) == (MODEL, scorer.version, ROWS)
+    results = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(results["customer_id"]) == list(people["customer_id"])
+    assert list(results["date"]) == list(people["date"])
 
-    schemas = build_schemas(by.bundle.spec)
-    names = list(by.bundle.spec.features.columns)
-    values = rows_of(people, spec=by.bundle.spec)
+    schemas = build_schemas(scorer.bundle.spec)
+    names = list(scorer.bundle.spec.features.columns)
+    values = rows_of(people, spec=scorer.bundle.spec)
     rows = [
-        schemas.row.validate_python({"customer_id": who, **dict(zip(names, mine, strict=True))})
-        for who, mine in zip(people["customer_id"], values, strict=True)
+        schemas.row.validate_python({"customer_id": entity, **dict(zip(names, row_values, strict=True))})
+        for entity, row_values in zip(people["customer_id"], values, strict=True)
     ]
-    version = LoadedVersion(MODEL, by.version, by.bundle, by.seen, {}, NOW, NOW)
-    answered = predict(version, rows, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW)
-    rows_in_log = logged(ready, done.batch)
+    version = LoadedVersion(MODEL, scorer.version, scorer.bundle, scorer.seen, {}, NOW, NOW)
+    predictions = predict(version, rows, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW)
+    rows_in_log = log_rows(ready, batch.batch)
     assert len(rows_in_log) == ROWS
-    for (_, result), prediction in zip(found.iterrows(), answered, strict=True):
+    for (_, result), prediction in zip(results.iterrows(), predictions, strict=True):
         answer, row = prediction.answer, rows_in_log[result["prediction_id"]]
         assert result["prediction"] == answer["prediction"] == row["prediction"]
         assert result["confidence"] == pytest.approx(answer["confidence"], abs=1e-12)
@@ -108,16 +108,16 @@ def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_versi
         assert result["warnings"] == "; ".join(answer["warnings"])
         assert json.loads(row["warnings"]) == answer["warnings"]
         assert json.loads(row["features"]) == json.loads(prediction.log_row[5])
-        assert (row["version"], row["role"], row["entity_id"]) == (by.version, "champion", answer["entity_id"])
+        assert (row["version"], row["role"], row["entity_id"]) == (scorer.version, "champion", answer["entity_id"])
         assert row["created_at"] == row["logged_at"] == NOW
 
 
-def test_rows_need_no_time_and_results_can_be_csv(ready, by, people, tmp_path):
+def test_rows_need_no_time_and_results_can_be_csv(ready, scorer, people, tmp_path):
     people.drop(columns=["date", "credit_score"]).to_parquet(tmp_path / "in.parquet")
-    done = scored(tmp_path / "in.parquet", ready, by, out=tmp_path / "out.csv")
-    found = pd.read_csv(tmp_path / "out.csv")
-    assert len(found) == done.rows == ROWS
-    assert list(found.columns) == [
+    batch = score_file(tmp_path / "in.parquet", ready, scorer, out=tmp_path / "out.csv")
+    results = pd.read_csv(tmp_path / "out.csv")
+    assert len(results) == batch.rows == ROWS
+    assert list(results.columns) == [
         "customer_id",
         "prediction",
         "confidence",
@@ -131,51 +131,51 @@ def test_rows_need_no_time_and_results_can_be_csv(ready, by, people, tmp_path):
     ]
 
 
-def test_one_wrong_row_refuses_all_and_leaves_log_and_file_as_they_were(ready, by, people, tmp_path):
+def test_one_wrong_row_refuses_all_and_changes_neither_log_nor_file(ready, scorer, people, tmp_path):
     wrong = people.assign(age=people["age"].where(people.index != 7, 300))
     wrong.to_csv(tmp_path / "in.csv", index=False)
     (tmp_path / "out.csv").write_text("as it was")
     with session(ready, "reader") as connection:
         count = text("SELECT COUNT(*) FROM prediction_log WHERE model = :model")
-        before = connection.scalar(count, {"model": MODEL})
+        rows_before = connection.scalar(count, {"model": MODEL})
     with pytest.raises(RowsRefused, match="1 of 300 rows refused and nothing was scored; first: line 9, age = '300"):
-        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.csv")
+        score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "out.csv")
     with session(ready, "reader") as connection:
-        assert connection.scalar(count, {"model": MODEL}) == before
+        assert connection.scalar(count, {"model": MODEL}) == rows_before
     assert (tmp_path / "out.csv").read_text() == "as it was"
     assert {path.name for path in tmp_path.iterdir()} == {"in.csv", "out.csv"}
 
 
-def test_missing_columns_and_wrong_names_of_files_are_said(ready, by, people, tmp_path):
+def test_missing_columns_and_wrong_file_names_are_errors(ready, scorer, people, tmp_path):
     people.drop(columns="age").to_csv(tmp_path / "in.csv", index=False)
     with pytest.raises(MissingColumns, match="age"):
-        scored(tmp_path / "in.csv", ready, by)
+        score_file(tmp_path / "in.csv", ready, scorer)
     with pytest.raises(NotFound, match=r"file .*none\.csv"):
-        scored(tmp_path / "none.csv", ready, by)
+        score_file(tmp_path / "none.csv", ready, scorer)
     people.to_csv(tmp_path / "in.csv", index=False)
     with pytest.raises(DataRefused, match=r"\.csv or \.parquet"):
-        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.xlsx")
+        score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "out.xlsx")
     with pytest.raises(NotFound, match="folder"):
-        scored(tmp_path / "in.csv", ready, by, out=tmp_path / "none" / "out.csv")
+        score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "none" / "out.csv")
 
 
-def test_the_rows_of_a_query_are_scored_as_those_of_a_file(ready, by, people, tmp_path):
+def test_the_rows_of_a_query_are_scored_like_the_rows_of_a_file(ready, scorer, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
-    load_file(tmp_path / "in.csv", spec=by.bundle.spec, settings=ready, caused_by="t", now=NOW + timedelta(hours=1))
+    load_file(tmp_path / "in.csv", spec=scorer.bundle.spec, settings=ready, caused_by="t", now=NOW + timedelta(hours=1))
     query = f"SELECT * FROM {MODEL}_latest WHERE entity_id LIKE 'CUS%' AND event_time < '2026-12-01 00:00:00'"
-    source = query_source(query, spec=by.bundle.spec, settings=ready)
-    from_query = score_source(source, by=by, settings=ready, now=NOW, out=tmp_path / "query.parquet")
-    scored(tmp_path / "in.csv", ready, by, out=tmp_path / "file.parquet")
+    source = query_source(query, spec=scorer.bundle.spec, settings=ready)
+    from_query = score_source(source, by=scorer, settings=ready, now=NOW, out=tmp_path / "query.parquet")
+    score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "file.parquet")
     assert from_query.rows == ROWS
-    one, other = (
+    query_results, file_results = (
         pd.read_parquet(tmp_path / f"{name}.parquet").sort_values("customer_id").drop(columns="prediction_id")
         for name in ("query", "file")
     )
-    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
+    pd.testing.assert_frame_equal(query_results.reset_index(drop=True), file_results.reset_index(drop=True))
 
 
 @pytest.mark.parametrize(
-    ("query", "error", "said"),
+    ("query", "error", "message"),
     [
         ("SELEKT 1", DataRefused, "the query can't be run"),
         ("SELECT 1 AS a, 2 AS a", DataRefused, "names a column twice"),
@@ -185,62 +185,62 @@ def test_the_rows_of_a_query_are_scored_as_those_of_a_file(ready, by, people, tm
         (f"DELETE FROM {MODEL}_latest", AccessDenied, "evergreen_reader"),
     ],
 )
-def test_a_query_that_is_none_is_said(ready, by, query, error, said):
-    with pytest.raises(error, match=said):
-        query_source(query, spec=by.bundle.spec, settings=ready)
+def test_an_invalid_query_is_an_error(ready, scorer, query, error, message):
+    with pytest.raises(error, match=message):
+        query_source(query, spec=scorer.bundle.spec, settings=ready)
 
 
-def test_a_table_holds_what_a_file_holds_and_each_batch_adds_its_rows(ready, by, people, tmp_path):
+def test_a_table_has_the_same_rows_as_a_file_and_each_batch_adds_its_rows(ready, scorer, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
-    done = scored(tmp_path / "in.csv", ready, by, out=tmp_path / "out.parquet", table="both")
-    assert done.table == "evergreen_results.both"
-    found = in_table(ready, "both")
-    assert set(found["batch_id"]) == {str(done.batch)}
-    assert set(found["prediction_id"]) == set(logged(ready, done.batch))
+    first_batch = score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "out.parquet", table="both")
+    assert first_batch.table == "evergreen_results.both"
+    table_rows = in_table(ready, "both")
+    assert set(table_rows["batch_id"]) == {str(first_batch.batch)}
+    assert set(table_rows["prediction_id"]) == set(log_rows(ready, first_batch.batch))
     file = pd.read_parquet(tmp_path / "out.parquet").sort_values("customer_id").reset_index(drop=True)
-    assert [*file.columns, "batch_id"] == list(found.columns)
-    pd.testing.assert_frame_equal(found.drop(columns="batch_id"), file, check_dtype=False)
+    assert [*file.columns, "batch_id"] == list(table_rows.columns)
+    pd.testing.assert_frame_equal(table_rows.drop(columns="batch_id"), file, check_dtype=False)
 
     people.drop(columns="date").to_csv(tmp_path / "in.csv", index=False)
-    again = scored(tmp_path / "in.csv", ready, by, table="both")
-    found = in_table(ready, "both")
-    assert len(found) == 2 * ROWS
-    added = found[found["batch_id"] == str(again.batch)]
-    assert len(added) == ROWS
-    assert added["date"].isna().all()
+    second_batch = score_file(tmp_path / "in.csv", ready, scorer, table="both")
+    table_rows = in_table(ready, "both")
+    assert len(table_rows) == 2 * ROWS
+    new_rows = table_rows[table_rows["batch_id"] == str(second_batch.batch)]
+    assert len(new_rows) == ROWS
+    assert new_rows["date"].isna().all()
 
 
-def test_a_table_gets_no_row_of_a_batch_that_fails(ready, by, people, tmp_path):
+def test_a_table_gets_no_row_of_a_batch_that_fails(ready, scorer, people, tmp_path):
     people.assign(age=people["age"].where(people.index != 7, 300)).to_csv(tmp_path / "in.csv", index=False)
     with pytest.raises(RowsRefused, match="nothing was scored"):
-        scored(tmp_path / "in.csv", ready, by, table="wrong_rows")
+        score_file(tmp_path / "in.csv", ready, scorer, table="wrong_rows")
     assert in_table(ready, "wrong_rows") is None
 
-    spec, half = by.bundle.spec, people[: ROWS // 2]
+    spec, half = scorer.bundle.spec, people[: ROWS // 2]
     chunks = [pa.Table.from_pandas(half, preserve_index=False)]
 
-    def breaking(names):
-        looked.append(names)
+    def failing_read(names):
+        passes.append(names)
         yield from numbered([chunks[0].select(names)])
-        if len(looked) > 1:  # the first look is for wrong rows
+        if len(passes) > 1:  # the first pass looks for wrong rows
             raise DataRefused("the disk is gone")
 
-    looked = []
-    source = Source.of("breaking", chunks[0].column_names, breaking, spec=spec)
+    passes = []
+    source = Source.of("breaking", chunks[0].column_names, failing_read, spec=spec)
     with pytest.raises(DataRefused, match="the disk is gone"):
-        score_source(source, by=by, settings=ready, now=NOW, table="broken_off")
+        score_source(source, by=scorer, settings=ready, now=NOW, table="broken_off")
     assert len(in_table(ready, "broken_off")) == 0
 
 
-def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(ready, by, people, tmp_path):
+def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(ready, scorer, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
     with session(ready, "admin", RESULTS_DB) as connection:
         connection.execute(text("CREATE TABLE invoices (amount DOUBLE)"))
         connection.execute(text("CREATE TABLE of_another LIKE invoices"))
         connection.execute(text("ALTER TABLE of_another COMMENT = 'results of another_model'"))
         connection.execute(text("CREATE TABLE older (customer_id VARCHAR(64)) COMMENT = 'results of score_model'"))
-        before = connection.scalar(text("SELECT COUNT(*) FROM evergreen.prediction_log"))
-    for name, said in (
+        rows_before = connection.scalar(text("SELECT COUNT(*) FROM evergreen.prediction_log"))
+    for name, message in (
         ("invoices", "evergreen_results.invoices is no table of results of score_model"),
         ("of_another", "is no table of results of score_model"),
         ("older", "other columns than the results of score_model now .*prediction"),
@@ -249,41 +249,41 @@ def test_a_table_that_holds_something_else_is_refused_before_anything_is_logged(
         ("Scores", "can't name a table"),
         ("", "can't name a table"),
     ):
-        with pytest.raises(DataRefused, match=said) as refused:
-            scored(tmp_path / "in.csv", ready, by, table=name)
+        with pytest.raises(DataRefused, match=message) as refused:
+            score_file(tmp_path / "in.csv", ready, scorer, table=name)
         assert "\n" not in str(refused.value)
     with session(ready, "reader") as connection:
-        assert connection.scalar(text("SELECT COUNT(*) FROM prediction_log")) == before
+        assert connection.scalar(text("SELECT COUNT(*) FROM prediction_log")) == rows_before
 
 
 def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
-    neither: dict[str, Any] = {}
-    for given in (neither, {"file": Path("in.csv"), "query": "SELECT 1"}):
+    no_source: dict[str, Any] = {}
+    for rows_from in (no_source, {"file": Path("in.csv"), "query": "SELECT 1"}):
         with pytest.raises(DataRefused, match="either a file or a query"):
-            score_rows(ready, MODEL, now=NOW, **given)
+            score_rows(ready, MODEL, now=NOW, **rows_from)
 
 
-def test_before_the_first_deployment_there_is_nothing_to_score_with(ready):
+def test_before_the_first_deployment_no_version_can_score(ready):
     with pytest.raises(NotFound, match="evergreen train never_deployed"):
         serving(ready, "never_deployed")
 
 
-def test_the_command_says_what_it_did(ready, people, tmp_path):
+def test_the_command_prints_its_result(ready, people, tmp_path):
     people.to_csv(tmp_path / "in.csv", index=False)
-    given = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
-    run = partial(evergreen, "score", MODEL, environment={**os.environ, **given}, cwd=tmp_path)
-    written = partial(run, "in.csv", "--out", "out.csv", "--table")
-    done = written("told")
-    assert done.returncode == 0, done.stderr
-    assert "300 rows scored by version 1" in done.stdout
-    told = json.loads(written("told", "--json").stdout)
-    assert (told["rows"], told["version"], told["out"]) == (300, 1, "out.csv")
-    assert f"evergreen_results.told where batch_id = '{in_table(ready, 'told')['batch_id'][0]}'" in done.stdout
-    assert len(logged(ready, told["batch"])) == 300
+    environment = settings_environment(ready, secrets=("db_reader_password", "db_pipeline_password"))
+    run = partial(evergreen, "score", MODEL, environment={**os.environ, **environment}, cwd=tmp_path)
+    to_table = partial(run, "in.csv", "--out", "out.csv", "--table")
+    process = to_table("told")
+    assert process.returncode == 0, process.stderr
+    assert "300 rows scored by version 1" in process.stdout
+    report = json.loads(to_table("told", "--json").stdout)
+    assert (report["rows"], report["version"], report["out"]) == (300, 1, "out.csv")
+    assert f"evergreen_results.told where batch_id = '{in_table(ready, 'told')['batch_id'][0]}'" in process.stdout
+    assert len(log_rows(ready, report["batch"])) == 300
     assert len(in_table(ready, "told")) == 600
-    refused = written("no-name")
-    assert refused.returncode == DataRefused.exit_code
-    assert len(refused.stderr.strip().splitlines()) == 1
-    neither = run()
-    assert neither.returncode == 2
-    assert "either a file or --query" in neither.stderr
+    wrong_name = to_table("no-name")
+    assert wrong_name.returncode == DataRefused.exit_code
+    assert len(wrong_name.stderr.strip().splitlines()) == 1
+    without_rows = run()
+    assert without_rows.returncode == 2
+    assert "either a file or --query" in without_rows.stderr

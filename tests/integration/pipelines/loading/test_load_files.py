@@ -1,4 +1,4 @@
-"""Files as they come: bad rows among good ones, other names, standard input, and a load that is killed."""
+"""Loads of real-world files: bad rows among good ones, other column names, standard input, and a killed load."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ HEADER = "customer,day,amount,kind,note,ssn,paid\n"
 
 @dataclass(frozen=True)
 class Model:
-    """A small model of its own for a test, and the folder with its file and the command's state."""
+    """A small model with its own name, and the folder with its model file and the command's state."""
 
     spec: ModelSpec
     settings: Settings
@@ -49,8 +49,8 @@ class Model:
         path = self.folder / name
         path.write_text(content)
         spec = spec or self.spec
-        chosen = Options(**options)
-        return load_file(path, spec=spec, settings=self.settings, caused_by="test", now=NOW, options=chosen)
+        load_options = Options(**options)
+        return load_file(path, spec=spec, settings=self.settings, caused_by="test", now=NOW, options=load_options)
 
     def command(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return evergreen("load", self.spec.name, *arguments, environment=self.environment, stdin=stdin)
@@ -62,15 +62,15 @@ class Model:
 
     def batches(self) -> list[dict[str, Any]]:
         with session(self.settings, "reader") as connection:
-            found = connection.execute(
+            batch_rows = connection.execute(
                 text("SELECT * FROM load_batch WHERE model = :model ORDER BY batch_id"), {"model": self.spec.name}
             )
-            return [dict(row) for row in found.mappings()]
+            return [dict(row) for row in batch_rows.mappings()]
 
 
 @pytest.fixture
 def model(settings: Settings, tmp_path: Path) -> Model:
-    given = {
+    file = {
         "name": f"m{secrets.token_hex(4)}",
         "task": "binary",
         "entity": "customer",
@@ -85,23 +85,23 @@ def model(settings: Settings, tmp_path: Path) -> Model:
             "private": ["ssn"],
         },
     }
-    (tmp_path / f"{given['name']}.yaml").write_text(yaml.safe_dump(given))
-    spec = ModelSpec.parse(given, file="m.yaml")
+    (tmp_path / f"{file['name']}.yaml").write_text(yaml.safe_dump(file))
+    spec = ModelSpec.parse(file, file="m.yaml")
     bootstrap.migrate(settings, [spec.store])
-    own = settings.model_copy(update={"home": tmp_path})
-    return Model(spec, own, tmp_path, environment_of(settings, tmp_path))
+    own_settings = settings.model_copy(update={"home": tmp_path})
+    return Model(spec, own_settings, tmp_path, environment_of(settings, tmp_path))
 
 
-def row(i: int, **changed: object) -> str:
+def row(i: int, **overrides: object) -> str:
     values = {"customer": f"c{i:05}", "day": "2026-01-02", "amount": i, "kind": "a", "note": "x", "ssn": SECRET}
-    return ",".join(str(value) for value in {**values, "paid": "Yes", **changed}.values()) + "\n"
+    return ",".join(str(value) for value in {**values, "paid": "Yes", **overrides}.values()) + "\n"
 
 
 def rows(count: int, wrong: dict[int, str] | None = None) -> str:
     return HEADER + "".join((wrong or {}).get(i, row(i)) for i in range(count))
 
 
-def test_good_rows_go_in_and_bad_ones_to_a_file_with_their_line_column_value_and_reason(model: Model) -> None:
+def test_good_rows_are_loaded_and_bad_rows_are_listed_with_line_column_value_and_reason(model: Model) -> None:
     wrong = {
         3: row(3, note='"two\nlines"'),
         5: row(5, amount=-1),
@@ -125,12 +125,12 @@ def test_good_rows_go_in_and_bad_ones_to_a_file_with_their_line_column_value_and
     assert [batch["rejects"] for batch in model.batches()] == [3]
 
 
-def test_the_corrected_file_adds_what_was_refused_and_its_list_is_gone(model: Model) -> None:
-    first = model.load(rows(200, {5: row(5, amount="?")}), max_rejects=MaxRejects(share=0.01))
-    again = model.load(rows(200), max_rejects=MaxRejects(share=0.01))
-    assert (again.features_added, again.unchanged, again.rejects_file) == (1, 398, None)
-    assert first.rejects_file is not None
-    assert not first.rejects_file.exists()
+def test_a_corrected_file_adds_the_refused_row_and_its_list_is_deleted(model: Model) -> None:
+    first_report = model.load(rows(200, {5: row(5, amount="?")}), max_rejects=MaxRejects(share=0.01))
+    second_report = model.load(rows(200), max_rejects=MaxRejects(share=0.01))
+    assert (second_report.features_added, second_report.unchanged, second_report.rejects_file) == (1, 398, None)
+    assert first_report.rejects_file is not None
+    assert not first_report.rejects_file.exists()
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def test_too_many_bad_rows_refuse_the_whole_load_and_leave_their_list(
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "%", "101%", "few"])
-def test_a_limit_of_rejects_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_limit_of_rejects_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a number of rows like 20"):
         MaxRejects.parse(text)
 
 
-def test_a_file_wrong_throughout_is_given_up_before_its_end(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_file_of_only_bad_rows_stops_before_its_end(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "CHUNK_BYTES", 100_000)
     bad = HEADER + row(1, kind="z") * 40_000
     with pytest.raises(RowsRefused) as refused:
@@ -169,23 +169,23 @@ def test_a_file_wrong_throughout_is_given_up_before_its_end(model: Model, monkey
     assert 10_000 <= refused.value.refused < 20_000
 
 
-def test_overlapping_files_add_only_what_differs(model: Model) -> None:
+def test_overlapping_files_add_only_their_differences(model: Model) -> None:
     model.load(rows(100), name="january.csv")
-    both = HEADER + "".join(row(i) for i in range(50, 150)) + row(3, amount=77)
-    report = model.load(both, name="february.csv")
+    january_and_february = HEADER + "".join(row(i) for i in range(50, 150)) + row(3, amount=77)
+    report = model.load(january_and_february, name="february.csv")
     assert (report.features_added, report.labels_added, report.corrections, report.unchanged) == (51, 50, 1, 101)
 
 
-def test_a_dry_run_tells_what_would_happen_and_changes_nothing(model: Model) -> None:
+def test_a_dry_run_reports_the_result_and_changes_nothing(model: Model) -> None:
     model.load(rows(100))
-    before = model.batches()
+    batches = model.batches()
     content = HEADER + "".join(row(i) for i in range(90, 110)) + row(3, amount=77) + row(4, amount="?")
     report = model.load(content, dry_run=True, max_rejects=MaxRejects(count=1))
     assert (report.rows, report.features_added, report.labels_added) == (22, 11, 10)
     assert (report.unchanged, report.corrections, report.rejects) == (21, 1, 1)
-    assert (report.commit_seq, report.batch_id, model.batches(), len(model.entities())) == (None, None, before, 100)
-    loaded = model.load(content, max_rejects=MaxRejects(count=1))
-    assert (loaded.features_added, loaded.unchanged, loaded.corrections) == (11, 21, 1)
+    assert (report.commit_seq, report.batch_id, model.batches(), len(model.entities())) == (None, None, batches, 100)
+    load_report = model.load(content, max_rejects=MaxRejects(count=1))
+    assert (load_report.features_added, load_report.unchanged, load_report.corrections) == (11, 21, 1)
 
 
 def test_columns_may_have_other_names_in_one_file(model: Model) -> None:
@@ -197,7 +197,7 @@ def test_columns_may_have_other_names_in_one_file(model: Model) -> None:
     )
     with session(model.settings, "reader", STORE_DB) as connection:
         query = f"SELECT entity_id, event_time, available_at FROM {model.spec.store.features_table} ORDER BY entity_id"
-        assert [tuple(found) for found in connection.execute(text(query))] == [
+        assert [tuple(columns) for columns in connection.execute(text(query))] == [
             ("c1", datetime(2026, 1, 2), datetime(2026, 2, 3)),
             ("c2", datetime(2026, 1, 2), datetime(2026, 1, 4)),
         ]
@@ -217,34 +217,34 @@ def test_a_private_column_can_not_be_mapped_to_a_feature(model: Model) -> None:
 def test_the_command_reads_patterns_and_standard_input(model: Model) -> None:
     for i in range(3):
         (model.folder / f"part{i}.csv").write_text(HEADER + row(i))
-    done = model.command(str(model.folder / "part*.csv"), "--json")
-    assert [json.loads(line)["features_added"] for line in done.stdout.splitlines()] == [1, 1, 1], done.stderr
-    done = model.command("-", "--map", "who=customer", stdin=rows(5).replace("customer", "who"))
-    assert "standard input: 5 rows" in done.stdout, done.stderr
+    process = model.command(str(model.folder / "part*.csv"), "--json")
+    assert [json.loads(line)["features_added"] for line in process.stdout.splitlines()] == [1, 1, 1], process.stderr
+    process = model.command("-", "--map", "who=customer", stdin=rows(5).replace("customer", "who"))
+    assert "standard input: 5 rows" in process.stdout, process.stderr
     assert len(model.entities()) == 5
-    done = model.command(str(model.folder / "other*.csv"))
-    assert (done.returncode, done.stdout) == (NotFound.exit_code, "")
-    assert "there is no file that fits" in done.stderr
+    process = model.command(str(model.folder / "other*.csv"))
+    assert (process.returncode, process.stdout) == (NotFound.exit_code, "")
+    assert "there is no file that fits" in process.stderr
 
 
-def test_the_command_says_how_many_rows_were_refused_why_and_where_they_are(model: Model) -> None:
+def test_the_command_prints_number_reasons_and_list_of_the_refused_rows(model: Model) -> None:
     (model.folder / "rows.csv").write_text(rows(200, {5: row(5, amount="?")}))
-    done = model.command(str(model.folder / "rows.csv"), "--json")
-    report = json.loads(done.stdout)
+    process = model.command(str(model.folder / "rows.csv"), "--json")
+    report = json.loads(process.stdout)
     assert (report["rejects"], report["reasons"]) == (1, {"amount: is not a number": 1})
-    listed = Path(report["rejects_file"])
-    assert listed.is_relative_to(model.folder / "rejects" / model.spec.name)
-    done = model.command(str(model.folder / "rows.csv"), "--dry-run")
-    assert "refused: 1 rows (1 × amount: is not a number): see" in done.stderr
-    assert "nothing was changed" in done.stdout
-    done = model.command(str(model.folder / "rows.csv"), "--max-rejects", "0")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert str(listed) in done.stderr
+    rejects_file = Path(report["rejects_file"])
+    assert rejects_file.is_relative_to(model.folder / "rejects" / model.spec.name)
+    process = model.command(str(model.folder / "rows.csv"), "--dry-run")
+    assert "refused: 1 rows (1 × amount: is not a number): see" in process.stderr
+    assert "nothing was changed" in process.stdout
+    process = model.command(str(model.folder / "rows.csv"), "--max-rejects", "0")
+    assert (process.returncode, process.stdout) == (4, "")
+    assert str(rejects_file) in process.stderr
     assert model.command("rows.csv", "--max-rejects", "some").returncode == 2
 
 
 def stream(model: Model, megabytes: int, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A loading process that was given so much through its standard input, which stays open."""
+    """Start a load from standard input and write `megabytes` of rows. The standard input stays open."""
     command = [EVERGREEN, "load", model.spec.name, "-", *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=model.environment
@@ -264,11 +264,11 @@ def peak_megabytes(process: "subprocess.Popen[bytes]") -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) >> 10
 
 
-def test_memory_does_not_grow_with_what_is_read(model: Model) -> None:
+def test_memory_does_not_grow_with_the_size_of_the_input(model: Model) -> None:
     peaks = []
     for megabytes in (100, 600):
         process = stream(model, megabytes)
-        peaks.append(peak_megabytes(process))  # what is left is in the pipe's and the reader's buffers
+        peaks.append(peak_megabytes(process))  # the rest is in the buffers of the pipe and of the reader
         out, err = process.communicate()
         assert process.returncode == 0, err
         assert f"standard input: {megabytes * 256:,} rows" in out.decode()
@@ -278,7 +278,7 @@ def test_memory_does_not_grow_with_what_is_read(model: Model) -> None:
 
 def test_a_killed_load_is_invisible_and_can_be_run_again(model: Model) -> None:
     model.load(rows(10))
-    content = "".join(row(i, note="n" * 1_000) for i in range(24_000))  # more than is read at once
+    content = "".join(row(i, note="n" * 1_000) for i in range(24_000))  # more than one chunk
     process = subprocess.Popen(
         [EVERGREEN, "load", model.spec.name, "-"], stdin=subprocess.PIPE, env=model.environment, text=True
     )
@@ -292,8 +292,8 @@ def test_a_killed_load_is_invisible_and_can_be_run_again(model: Model) -> None:
     process.stdin.close()
     assert [batch["state"] for batch in model.batches()] == ["committed", "open"]
     assert latest_commit_seq(model.settings, model.spec.name) == 1
-    assert len(model.entities()) > 10  # rows are there, of a batch that no reader takes
-    again = model.load(rows(300), name="again.csv")
-    assert (again.features_added, again.unchanged, again.commit_seq) == (290, 20, 2)
+    assert len(model.entities()) > 10  # the rows exist, but readers ignore their batch
+    report = model.load(rows(300), name="again.csv")
+    assert (report.features_added, report.unchanged, report.commit_seq) == (290, 20, 2)
     assert [batch["state"] for batch in model.batches()] == ["committed", "abandoned", "committed"]
     assert len(model.entities()) == 300

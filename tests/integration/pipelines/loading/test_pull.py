@@ -1,4 +1,4 @@
-"""Rows that come from a table of another database on the same server, by `source.query`."""
+"""Loads with `source.query`: rows come from a table in another database on the same server."""
 
 import secrets
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Insert = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def crm(settings: Settings) -> Insert:
-    """Somebody else's database that the loader may read; inserts or changes rows of its table."""
+    """A function that inserts or replaces a row in a foreign database, which the loader may read."""
     with session(settings, "root") as root:
         root.execute(text("CREATE DATABASE crm"))
         root.execute(text(TABLE))
@@ -45,16 +45,16 @@ def crm(settings: Settings) -> Insert:
 
 @pytest.fixture
 def spec(settings: Settings, crm: Insert) -> ModelSpec:
-    """A model of its own for a test, and no statements yet."""
+    """A new model for each test. The source table is empty."""
     with session(settings, "root") as root:
         root.execute(text("TRUNCATE crm.statements"))
-    made = with_query(QUERY, name=f"m{secrets.token_hex(4)}")
-    bootstrap.migrate(settings, [made.store])
-    return made
+    new_spec = with_query(QUERY, name=f"m{secrets.token_hex(4)}")
+    bootstrap.migrate(settings, [new_spec.store])
+    return new_spec
 
 
 def with_query(query: str, *, name: str = "any", **source: str) -> ModelSpec:
-    given: dict[str, Any] = {
+    file: dict[str, Any] = {
         "name": name,
         "task": "binary",
         "entity": "customer",
@@ -65,16 +65,16 @@ def with_query(query: str, *, name: str = "any", **source: str) -> ModelSpec:
             "private": ["secret"],
         },
     }
-    return ModelSpec.parse(given, file=f"{name}.yaml")
+    return ModelSpec.parse(file, file=f"{name}.yaml")
 
 
-def stored(settings: Settings, spec: ModelSpec) -> list[tuple[Any, ...]]:
+def store_rows(settings: Settings, spec: ModelSpec) -> list[tuple[Any, ...]]:
     query = text(f"SELECT entity_id, amount, available_at FROM {STORE_DB}.{spec.name}_features ORDER BY 1, 3")
     with session(settings, "reader") as connection:
         return [tuple(row) for row in connection.execute(query)]
 
 
-def pulled(settings: Settings, spec: ModelSpec, *, now: datetime = NOW) -> tuple[int, int, int]:
+def pull_counts(settings: Settings, spec: ModelSpec, *, now: datetime = NOW) -> tuple[int, int, int]:
     report = pull(settings, spec=spec, caused_by="test", now=now)
     return report.features_added, report.labels_added, report.corrections
 
@@ -82,68 +82,66 @@ def pulled(settings: Settings, spec: ModelSpec, *, now: datetime = NOW) -> tuple
 def test_rows_of_a_table_enter_the_store_in_its_types_and_a_second_time_change_nothing(
     settings: Settings, spec: ModelSpec, crm: Insert
 ) -> None:
-    assert pulled(settings, spec) == (0, 0, 0)  # an empty table is no error
+    assert pull_counts(settings, spec) == (0, 0, 0)  # an empty table is no error
     crm("c1", 1, 12.34)
     crm("c2", 1, None)
-    assert pulled(settings, spec) == (2, 2, 0)
-    assert pulled(settings, spec) == (0, 0, 0)
-    assert stored(settings, spec) == [("c1", 12.34, datetime(2026, 9, 1)), ("c2", None, datetime(2026, 9, 1))]
+    assert pull_counts(settings, spec) == (2, 2, 0)
+    assert pull_counts(settings, spec) == (0, 0, 0)
+    assert store_rows(settings, spec) == [("c1", 12.34, datetime(2026, 9, 1)), ("c2", None, datetime(2026, 9, 1))]
 
 
-def test_only_rows_since_the_last_pull_are_asked_for_and_a_changed_one_is_a_correction(
+def test_a_pull_reads_only_rows_since_the_last_one_and_a_changed_row_is_a_correction(
     settings: Settings, spec: ModelSpec, crm: Insert
 ) -> None:
     crm("c1", 1, 10.0)
-    assert pulled(settings, spec) == (1, 1, 0)
-    crm("old", 1, 1.0, updated_at=NOW - timedelta(hours=2))  # written before the last pull looked, and not seen again
-    crm("late", 1, 1.0, updated_at=NOW - timedelta(minutes=30))  # committed while the last pull ran
+    assert pull_counts(settings, spec) == (1, 1, 0)
+    crm("old", 1, 1.0, updated_at=NOW - timedelta(hours=2))  # older than the overlap of two pulls
+    crm("late", 1, 1.0, updated_at=NOW - timedelta(minutes=30))  # committed during the last pull
     crm("c1", 1, 11.0, updated_at=NOW + timedelta(minutes=5))
     later = NOW + timedelta(days=1)
-    assert pulled(settings, spec, now=later) == (2, 1, 1)
-    assert [row[:2] for row in stored(settings, spec)] == [("c1", 10.0), ("c1", 11.0), ("late", 1.0)]
-    assert stored(settings, spec)[1][2] == later
+    assert pull_counts(settings, spec, now=later) == (2, 1, 1)
+    assert [row[:2] for row in store_rows(settings, spec)] == [("c1", 10.0), ("c1", 11.0), ("late", 1.0)]
+    assert store_rows(settings, spec)[1][2] == later
 
 
 def test_a_query_passes_the_same_checks_as_a_file(settings: Settings, spec: ModelSpec, crm: Insert) -> None:
     crm("c1", 1, 5.0)
     crm("c2", 1, -5.0)
     with pytest.raises(RowsRefused, match=r"amount = '-5.00': is below the minimum 0"):
-        pulled(settings, spec)
-    assert stored(settings, spec) == []
+        pull_counts(settings, spec)
+    assert store_rows(settings, spec) == []
     with pytest.raises(MissingColumns, match="missing columns day"):
-        pulled(settings, with_query("SELECT customer, amount, kind FROM crm.statements", name=spec.name))
+        pull_counts(settings, with_query("SELECT customer, amount, kind FROM crm.statements", name=spec.name))
 
 
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM crm.statements", "SELECT 1 FROM nowhere.x", "SELEC", "SELECT :other"]
 )
-def test_a_query_that_is_none_is_refused_in_one_line(settings: Settings, spec: ModelSpec, statement: str) -> None:
+def test_an_invalid_query_is_refused_in_one_line(settings: Settings, spec: ModelSpec, statement: str) -> None:
     with pytest.raises((DataRefused, AccessDenied)) as refused:
-        pulled(settings, with_query(statement, name=spec.name))
+        pull_counts(settings, with_query(statement, name=spec.name))
     assert "\n" not in str(refused.value)
 
 
 def test_a_query_can_only_read_even_where_its_user_may_write(settings: Settings, spec: ModelSpec) -> None:
     with pytest.raises(DataRefused, match="READ ONLY"):
-        pulled(settings, with_query(f"DELETE FROM {STORE_DB}.{spec.name}_features", name=spec.name))
+        pull_counts(settings, with_query(f"DELETE FROM {STORE_DB}.{spec.name}_features", name=spec.name))
 
 
-def test_a_table_that_the_loader_may_not_read_is_told_with_the_user_it_needs(
-    settings: Settings, spec: ModelSpec
-) -> None:
+def test_the_error_for_a_table_without_grant_names_the_user(settings: Settings, spec: ModelSpec) -> None:
     with pytest.raises(AccessDenied, match="evergreen_loader"):
-        pulled(settings, with_query("SELECT * FROM crm.hidden", name=spec.name))
+        pull_counts(settings, with_query("SELECT * FROM crm.hidden", name=spec.name))
 
 
 def test_another_database_is_read_over_its_own_address(settings: Settings, spec: ModelSpec, crm: Insert) -> None:
     crm("c1", 1, 5.0)
-    over = with_query(QUERY, name=spec.name, connection="crm")
+    over_crm = with_query(QUERY, name=spec.name, connection="crm")
     with pytest.raises(DataRefused, match="only its training DAG"):
-        pulled(settings, over)
+        pull_counts(settings, over_crm)
     address = settings.db_url("root", "crm", scheme="mysql")
-    report = pull(settings, spec=over, caused_by="test", now=NOW, address=address)
+    report = pull(settings, spec=over_crm, caused_by="test", now=NOW, address=address)
     assert (report.source, report.features_added) == ("query over crm", 1)
-    gone = address.replace(f":{settings.mariadb_port}/", ":1/")
+    unreachable = address.replace(f":{settings.mariadb_port}/", ":1/")
     with pytest.raises(Unreachable, match="connection crm") as refused:
-        pull(settings, spec=over, caused_by="test", now=NOW, address=gone)
+        pull(settings, spec=over_crm, caused_by="test", now=NOW, address=unreachable)
     assert settings.db_password("root") not in str(refused.value)

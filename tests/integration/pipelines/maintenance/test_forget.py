@@ -1,4 +1,4 @@
-"""Forgetting an entity: gone from every place, everybody else's rows as they were, and not loaded again."""
+"""Forgetting deletes an entity's rows in every place, changes no other rows, and keeps loads from adding them again."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import event, insert, select, text
 
 from db import tombstones
-from db.admin import bootstrap
-from db.admin import erase as rows
+from db.admin import bootstrap, erase
 from db.log.prediction_ids import new_id
 from db.log.writing import LOG_COLUMNS, LOG_NEW
 from db.session import engine as real_engine
@@ -46,8 +45,8 @@ def load(world, folder, spec, settings, *, now=NOW):
     return load_file(folder / "world.parquet", spec=spec, settings=settings, caused_by="test", now=now)
 
 
-def extracted(spec, settings, *, run_id, name=None):
-    """A training run, or one of a replay called `name`, up to its snapshot."""
+def run_with_snapshot(spec, settings, *, run_id, name=None):
+    """A training run up to its snapshot. With `name`, a run of a replay with that name."""
     training_runs.record_decision(
         settings, model=name or spec.name, cause="manual", reason="test", caused_by=run_id, now=NOW
     )
@@ -57,7 +56,7 @@ def extracted(spec, settings, *, run_id, name=None):
 
 
 def log(settings, model, entity_id, *, at=END):
-    """A logged prediction with feedback on it; returns its id."""
+    """Log a prediction with feedback. Return its id."""
     prediction_id = new_id(at)
     row = {
         "prediction_id": str(prediction_id),
@@ -74,21 +73,21 @@ def log(settings, model, entity_id, *, at=END):
     }
     with session(settings, "admin") as connection:
         connection.exec_driver_sql(LOG_NEW, tuple(row.get(name) for name in LOG_COLUMNS))
-        told = {"prediction_id": prediction_id, "model": model, "actual": "Poor", "received_at": at}
-        connection.execute(insert(prediction_feedback).values(**told))
+        feedback = {"prediction_id": prediction_id, "model": model, "actual": "Poor", "received_at": at}
+        connection.execute(insert(prediction_feedback).values(**feedback))
     return prediction_id
 
 
-def bury(settings, model, entity_id):
-    """A row that the log refused."""
-    given = {"model": model, "prediction_id": new_id(END), "entity_id": entity_id, "error": 1406, "dead_at": END}
+def add_dead_letter(settings, model, entity_id):
+    """Add a dead letter. Return its prediction id."""
+    columns = {"model": model, "prediction_id": new_id(END), "entity_id": entity_id, "error": 1406, "dead_at": END}
     with session(settings, "admin") as connection:
-        connection.execute(insert(dead_letter).values(**given, log_row=[entity_id]))
-    return given["prediction_id"]
+        connection.execute(insert(dead_letter).values(**columns, log_row=[entity_id]))
+    return columns["prediction_id"]
 
 
-class Place:
-    """A model with rows of `who` and of others in every place."""
+class Model:
+    """A model with rows of `entity` and of other entities in every place."""
 
     def __init__(self, settings, folder, name):
         self.spec = spec_like_credit_score(name, folder)
@@ -97,26 +96,26 @@ class Place:
         bootstrap.migrate(settings, [self.spec.store])
         self.world = worlds.example_world("credit_score", end=END, customers=40)
         load(self.world, folder, self.spec, self.settings)
-        self.who = self.world["customer_id"].iloc[0]
-        self.run = extracted(self.spec, self.settings, run_id=f"{name}/run")
-        self.replayed = extracted(self.spec, self.settings, run_id=f"{name}/replay", name=f"{name}-replay-1")
-        self.ids = [log(settings, name, entity) for entity in (self.who, "another")]
-        self.dead = [bury(settings, model, self.who) for model in (name, "another_model")]
-        self.foreign = log(settings, "another_model", self.who)
+        self.entity = self.world["customer_id"].iloc[0]
+        self.run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/run")
+        self.replay_run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/replay", name=f"{name}-replay-1")
+        self.ids = [log(settings, name, entity) for entity in (self.entity, "another")]
+        self.dead = [add_dead_letter(settings, model, self.entity) for model in (name, "another_model")]
+        self.foreign = log(settings, "another_model", self.entity)
         columns = pa.schema([("customer_id", pa.string()), ("prediction_id", pa.string())])
         with appended(settings, f"{name}_scores", model=name, columns=columns) as append:
             append(
                 [
                     {"batch_id": new_id(END), "customer_id": entity, "prediction_id": str(id_)}
-                    for entity, id_ in zip((self.who, "another"), self.ids, strict=True)
+                    for entity, id_ in zip((self.entity, "another"), self.ids, strict=True)
                 ]
             )
         self.rejects = rejects_path(self.settings, model=name, source="a file")
         self.rejects.parent.mkdir(parents=True)
-        self.rejects.write_text(f"line,column,value,reason\n2,customer_id,{self.who},x\n")
+        self.rejects.write_text(f"line,column,value,reason\n2,customer_id,{self.entity},x\n")
 
-    def forget(self, **further):
-        return forget(self.settings, spec=self.spec, entity_id=self.who, caused_by="t", now=NOW, **further)
+    def forget(self, **options):
+        return forget(self.settings, spec=self.spec, entity_id=self.entity, caused_by="t", now=NOW, **options)
 
     def snapshot(self, run):
         with session(self.settings, "reader") as connection:
@@ -131,21 +130,21 @@ class Place:
 
     def count(self, sql):
         with session(self.settings, "admin") as connection:
-            return connection.scalar(text(sql), {"who": self.who, "model": self.spec.name})
+            return connection.scalar(text(sql), {"who": self.entity, "model": self.spec.name})
 
 
 @pytest.fixture
-def place(settings, tmp_path, request):
-    return Place(settings, tmp_path, f"forget_{abs(hash(request.node.name)) % 10**8}")
+def model(settings, tmp_path, request):
+    return Model(settings, tmp_path, f"forget_{abs(hash(request.node.name)) % 10**8}")
 
 
-def test_an_entity_is_gone_from_every_place_and_nobody_else_is(place):
-    name, theirs = place.spec.name, int((place.world["customer_id"] == place.who).sum())
-    frame = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
-    in_snapshot = int((frame["entity_id"] == place.who).sum())
+def test_the_rows_of_an_entity_are_deleted_in_every_place_and_no_other_rows(model):
+    name, rows_of_entity = model.spec.name, int((model.world["customer_id"] == model.entity).sum())
+    frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    in_snapshot = int((frame["entity_id"] == model.entity).sum())
     expected = {
-        "features": theirs,
-        "labels": theirs,
+        "features": rows_of_entity,
+        "labels": rows_of_entity,
         "latest": 1,
         "predictions": 1,
         "feedback": 1,
@@ -154,177 +153,178 @@ def test_an_entity_is_gone_from_every_place_and_nobody_else_is(place):
         "snapshots": 2 * in_snapshot,
         "rejects": 1,
     }
-    assert place.forget(dry_run=True).found == expected
-    assert place.tombstones() == []
-    done = place.forget()
-    assert tuple(done.found) == PLACES
-    assert done.found == expected
-    assert set(place.forget(dry_run=True).found.values()) == {0}
+    assert model.forget(dry_run=True).found == expected
+    assert model.tombstones() == []
+    report = model.forget()
+    assert tuple(report.found) == PLACES
+    assert report.found == expected
+    assert set(model.forget(dry_run=True).found.values()) == {0}
 
-    others = len(place.world) - theirs
-    for table, left in ((f"{name}_features", others), (f"{name}_labels", others), (f"{name}_latest", 39)):
-        assert place.count(f"SELECT COUNT(*) FROM evergreen_store.{table}") == left
-        assert place.count(f"SELECT COUNT(*) FROM evergreen_store.{table} WHERE entity_id = :who") == 0
-    assert place.count("SELECT entity_id FROM prediction_log WHERE model = :model") == "another"
-    assert place.count("SELECT COUNT(*) FROM prediction_feedback WHERE model = :model") == 1
-    assert place.count(f"SELECT customer_id FROM {RESULTS_DB}.{name}_scores") == "another"
-    assert place.count("SELECT COUNT(*) FROM prediction_log WHERE model = 'another_model' AND entity_id = :who") > 0
-    assert not place.rejects.exists()
-    for run in (place.run, place.replayed):
-        kept = frame[frame["entity_id"] != place.who].reset_index(drop=True)
-        pd.testing.assert_frame_equal(read_snapshot(run.snapshot_id, settings=place.settings).frame, kept)
-    assert list(place.settings.home.rglob("*.redacted")) == []
-
-
-def test_a_snapshot_says_how_many_rows_are_gone_and_the_store_still_gives_what_is_left(place):
-    before = place.snapshot(place.run)
-    frame = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
-    for who in frame["entity_id"].unique()[:2]:
-        place.who = who
-        place.forget()
-    row = place.snapshot(place.run)
-    left = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
-    assert row["redacted_rows"] == len(frame) - len(left) > 1
-    assert (row["content_sha256"], row["row_count"]) == (before["content_sha256"], len(frame))
-    verified = verify_snapshot(place.run.snapshot_id, settings=place.settings)
-    assert (verified.read_from, verified.rows, verified.content_sha256) == ("store", len(left), row["redacted_sha256"])
-    assert verified.note == f"redacted: {row['redacted_rows']:,} rows of forgotten entities"
+    others = len(model.world) - rows_of_entity
+    for table, rows_left in ((f"{name}_features", others), (f"{name}_labels", others), (f"{name}_latest", 39)):
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table}") == rows_left
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table} WHERE entity_id = :who") == 0
+    assert model.count("SELECT entity_id FROM prediction_log WHERE model = :model") == "another"
+    assert model.count("SELECT COUNT(*) FROM prediction_feedback WHERE model = :model") == 1
+    assert model.count(f"SELECT customer_id FROM {RESULTS_DB}.{name}_scores") == "another"
+    assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = 'another_model' AND entity_id = :who") > 0
+    assert not model.rejects.exists()
+    for run in (model.run, model.replay_run):
+        frame_left = frame[frame["entity_id"] != model.entity].reset_index(drop=True)
+        pd.testing.assert_frame_equal(read_snapshot(run.snapshot_id, settings=model.settings).frame, frame_left)
+    assert list(model.settings.home.rglob("*.redacted")) == []
 
 
-def test_the_tombstone_holds_counts_and_never_the_id(place):
-    place.forget()
-    (row,) = place.tombstones()
-    assert row["entity_sha256"] == tombstones.entity_sha256(place.spec.name, place.who)
+def test_a_snapshot_counts_its_redacted_rows_and_the_store_still_verifies_the_rest(model):
+    old_row = model.snapshot(model.run)
+    frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    for entity in frame["entity_id"].unique()[:2]:
+        model.entity = entity
+        model.forget()
+    row = model.snapshot(model.run)
+    frame_left = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    assert row["redacted_rows"] == len(frame) - len(frame_left) > 1
+    assert (row["content_sha256"], row["row_count"]) == (old_row["content_sha256"], len(frame))
+    result = verify_snapshot(model.run.snapshot_id, settings=model.settings)
+    assert (result.read_from, result.rows, result.content_sha256) == ("store", len(frame_left), row["redacted_sha256"])
+    assert result.note == f"redacted: {row['redacted_rows']:,} rows of forgotten entities"
+
+
+def test_the_tombstone_holds_counts_and_never_the_id(model):
+    model.forget()
+    (row,) = model.tombstones()
+    assert row["entity_sha256"] == tombstones.entity_sha256(model.spec.name, model.entity)
     assert set(row["found"]) == set(PLACES)
     assert (row["forgotten_at"], row["caused_by"]) == (NOW, "t")
-    assert place.who not in json.dumps({name: str(value) for name, value in row.items()})
+    assert model.entity not in json.dumps({name: str(value) for name, value in row.items()})
 
 
-def test_what_a_crash_left_undone_is_finished_by_doing_it_again(place, monkeypatch):
-    """Broken off at each of its statements in turn: on the server's side nothing tells that from a killed process."""
+def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
+    """Break off after 4 statements, then after 8, and so on. On the server, this looks like a killed process."""
 
     class Killed(Exception):
         pass
 
     steps = 0
 
-    def broken_after(most):
+    def raise_after(limit):
         def count(*_):
             nonlocal steps
             steps += 1
-            if steps > most:
+            if steps > limit:
                 raise Killed
 
         return count
 
-    expected, tries = place.forget(dry_run=True).found, 0
+    expected, tries = model.forget(dry_run=True).found, 0
     while True:
         steps, tries = 0, tries + 1
 
-        def engine(*args, most=tries * 4, **further):
-            made = real_engine(*args, **further)
-            event.listen(made, "after_cursor_execute", broken_after(most))
-            return made
+        def engine(*args, limit=tries * 4, **options):
+            own_engine = real_engine(*args, **options)
+            event.listen(own_engine, "after_cursor_execute", raise_after(limit))
+            return own_engine
 
-        monkeypatch.setattr(rows, "engine", engine)
+        monkeypatch.setattr(erase, "engine", engine)
         try:
-            done = place.forget()
+            report = model.forget()
         except Killed:
             continue
         break
     assert tries > 5
-    monkeypatch.setattr(rows, "engine", real_engine)
-    assert set(place.forget(dry_run=True).found.values()) == {0}
-    *_, last = tombstones = place.tombstones()  # more than one: a try was broken off after all was done
-    assert last["found"] == done.found
+    monkeypatch.setattr(erase, "engine", real_engine)
+    assert set(model.forget(dry_run=True).found.values()) == {0}
+    *_, last_tombstone = tombstones = model.tombstones()  # more than one, since a try broke off after its last change
+    assert last_tombstone["found"] == report.found
     assert sum(row["found"]["snapshots"] for row in tombstones) == expected["snapshots"]
-    left = read_snapshot(place.run.snapshot_id, settings=place.settings).frame
-    assert place.snapshot(place.run)["redacted_rows"] == place.snapshot(place.run)["row_count"] - len(left)
+    frame_left = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    assert model.snapshot(model.run)["redacted_rows"] == model.snapshot(model.run)["row_count"] - len(frame_left)
 
 
-def test_a_snapshot_whose_row_was_written_and_its_file_not_is_finished_too(place, monkeypatch):
+def test_a_second_try_also_replaces_a_snapshot_file_whose_row_was_already_updated(model, monkeypatch):
     original = Path.replace
 
-    def killed(self, target):
+    def raise_if_redacted(self, target):
         if ".redacted" in self.name:
             raise KeyboardInterrupt
         return original(self, target)
 
-    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(Path, "replace", raise_if_redacted)
     with pytest.raises(KeyboardInterrupt):
-        place.forget()
-    first, _ = sorted((place.run, place.replayed), key=lambda run: run.snapshot_id)
+        model.forget()
+    first_run, _ = sorted((model.run, model.replay_run), key=lambda run: run.snapshot_id)
     with pytest.raises(IntegrityError):
-        read_snapshot(first.snapshot_id, settings=place.settings)
+        read_snapshot(first_run.snapshot_id, settings=model.settings)
     monkeypatch.setattr(Path, "replace", original)
-    place.forget()
-    for run in (place.run, place.replayed):
-        left = read_snapshot(run.snapshot_id, settings=place.settings).frame
-        assert place.who not in set(left["entity_id"])
-        assert verify_snapshot(run.snapshot_id, settings=place.settings).rows == len(left)
+    model.forget()
+    for run in (model.run, model.replay_run):
+        frame_left = read_snapshot(run.snapshot_id, settings=model.settings).frame
+        assert model.entity not in set(frame_left["entity_id"])
+        assert verify_snapshot(run.snapshot_id, settings=model.settings).rows == len(frame_left)
 
 
-def test_two_that_are_forgotten_at_once_are_both_gone_from_every_snapshot(place):
-    both = list(place.world["customer_id"].unique()[:2])
+def test_two_entities_forgotten_at_the_same_time_are_both_deleted_from_every_snapshot(model):
+    entities = list(model.world["customer_id"].unique()[:2])
     with ThreadPoolExecutor(2) as pool:
-        told = [
-            pool.submit(forget, place.settings, spec=place.spec, entity_id=who, caused_by="t", now=NOW) for who in both
+        futures = [
+            pool.submit(forget, model.settings, spec=model.spec, entity_id=entity, caused_by="t", now=NOW)
+            for entity in entities
         ]
-        assert all(each.result().found["snapshots"] for each in told)
-    for run in (place.run, place.replayed):
-        left = read_snapshot(run.snapshot_id, settings=place.settings).frame
-        assert not set(both) & set(left["entity_id"])
-        assert place.snapshot(run)["redacted_rows"] == place.snapshot(run)["row_count"] - len(left)
+        assert all(future.result().found["snapshots"] for future in futures)
+    for run in (model.run, model.replay_run):
+        frame_left = read_snapshot(run.snapshot_id, settings=model.settings).frame
+        assert not set(entities) & set(frame_left["entity_id"])
+        assert model.snapshot(run)["redacted_rows"] == model.snapshot(run)["row_count"] - len(frame_left)
 
 
-def test_a_damaged_snapshot_loses_the_rows_and_stays_known_as_damaged(place):
-    file = place.settings.snapshots / place.snapshot(place.run)["path"]
+def test_a_damaged_snapshot_loses_the_rows_and_is_still_reported_as_damaged(model):
+    file = model.settings.snapshots / model.snapshot(model.run)["path"]
     frame = pd.read_parquet(file)
     frame.assign(age=frame["age"] + 1).to_parquet(file)
-    place.forget()
-    assert place.who not in set(pd.read_parquet(file)["entity_id"])
+    model.forget()
+    assert model.entity not in set(pd.read_parquet(file)["entity_id"])
     with pytest.raises(IntegrityError):
-        read_snapshot(place.run.snapshot_id, settings=place.settings)
+        read_snapshot(model.run.snapshot_id, settings=model.settings)
 
 
-def test_a_load_leaves_out_what_was_before_and_takes_what_comes_after(place):
-    place.forget()
-    theirs = place.world[place.world["customer_id"] == place.who]
-    report = load(place.world, place.folder, place.spec, place.settings)
-    assert (report.features_added, report.labels_added, report.forgotten) == (0, 0, 2 * len(theirs))
-    later = theirs.tail(1).assign(date=NOW + timedelta(seconds=1))
-    report = load(later, place.folder, place.spec, place.settings, now=NOW + timedelta(days=1))
+def test_a_load_leaves_out_rows_from_before_the_tombstone_and_adds_later_rows(model):
+    model.forget()
+    rows_of_entity = model.world[model.world["customer_id"] == model.entity]
+    report = load(model.world, model.folder, model.spec, model.settings)
+    assert (report.features_added, report.labels_added, report.forgotten) == (0, 0, 2 * len(rows_of_entity))
+    later = rows_of_entity.tail(1).assign(date=NOW + timedelta(seconds=1))
+    report = load(later, model.folder, model.spec, model.settings, now=NOW + timedelta(days=1))
     assert (report.features_added, report.labels_added, report.forgotten) == (1, 1, 0)
-    assert place.forget().found["features"] == 1  # it came back, and is forgotten again
-    assert len(place.tombstones()) == 2
-    report = load(later.assign(date=NOW), place.folder, place.spec, place.settings)
+    assert model.forget().found["features"] == 1  # the entity was loaded again, and is forgotten again
+    assert len(model.tombstones()) == 2
+    report = load(later.assign(date=NOW), model.folder, model.spec, model.settings)
     assert (report.features_added, report.forgotten) == (0, 2)
 
 
-def test_data_without_time_stays_away_altogether(new_schema, settings):
+def test_rows_without_time_are_always_left_out(new_schema, settings):
     schema = new_schema(timed=False)
-    with rows.deleting(settings) as connection:
-        rows.open_tombstone(connection, model=schema.model, entity_id="e1", places=PLACES, caused_by="t", now=NOW)
+    with erase.deleting(settings) as connection:
+        erase.open_tombstone(connection, model=schema.model, entity_id="e1", places=PLACES, caused_by="t", now=NOW)
         table = pa.table({"entity_id": ["e1", "e2"], "event_time": pa.array([0, 0], pa.timestamp("us"))})
-        kept, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
-    assert (kept["entity_id"].to_pylist(), left_out) == (["e2"], 1)
+        remaining, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
+    assert (remaining["entity_id"].to_pylist(), left_out) == (["e2"], 1)
 
 
-def test_rows_are_left_out_up_to_the_moment_of_forgetting_and_only_those_of_the_model(new_schema, settings):
+def test_rows_are_left_out_up_to_the_time_of_forgetting_and_only_in_the_model(new_schema, settings):
     schema = new_schema()
-    with rows.deleting(settings) as connection:
+    with erase.deleting(settings) as connection:
         table = some_rows()
         assert tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)[0] is table
         for moment in (NOW - timedelta(days=9), NOW):
-            tombstone, _ = rows.open_tombstone(
+            tombstone, _ = erase.open_tombstone(
                 connection, model=schema.model, entity_id="e1", places=(), caused_by="t", now=moment
             )
-            rows.record_found(connection, tombstone, dict.fromkeys(PLACES, 0))
-        kept, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
-        other = f"{schema.model}x"
-        assert tombstones.leave_out(tombstones.tombstones(connection, other), other, table) == (table, 0)
+            erase.record_found(connection, tombstone, dict.fromkeys(PLACES, 0))
+        remaining, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
+        other_model = f"{schema.model}x"
+        assert tombstones.leave_out(tombstones.tombstones(connection, other_model), other_model, table) == (table, 0)
     assert left_out == 2
-    assert kept["n"].to_pylist() == [2, 3]
+    assert remaining["n"].to_pylist() == [2, 3]
 
 
 def some_rows():
@@ -332,60 +332,60 @@ def some_rows():
     return pa.table({"entity_id": ["e1", "e1", "e1", "e2"], "event_time": times, "n": [0, 1, 2, 3]})
 
 
-def test_a_snapshot_that_was_read_while_its_entity_was_forgotten_loses_its_rows(place):
-    """The tombstone came after the rows were read, and forgetting looked for snapshots before this one had its row."""
-    with rows.deleting(place.settings) as connection:
-        rows.open_tombstone(
-            connection, model=place.spec.name, entity_id=place.who, places=PLACES, caused_by="t", now=NOW
+def test_a_snapshot_that_was_read_during_a_forgetting_loses_the_rows_too(model):
+    """The tombstone was written after the rows were read, and before the snapshot had its row."""
+    with erase.deleting(model.settings) as connection:
+        erase.open_tombstone(
+            connection, model=model.spec.name, entity_id=model.entity, places=PLACES, caused_by="t", now=NOW
         )
-    assert redact_forgotten(place.settings, place.run.snapshot_id, model=place.spec.name) > 0
-    left = read_snapshot(place.run.snapshot_id, settings=place.settings)
-    assert place.who not in set(left.frame["entity_id"])
-    assert redact_forgotten(place.settings, place.run.snapshot_id, model=place.spec.name) == 0
+    assert redact_forgotten(model.settings, model.run.snapshot_id, model=model.spec.name) > 0
+    snapshot_left = read_snapshot(model.run.snapshot_id, settings=model.settings)
+    assert model.entity not in set(snapshot_left.frame["entity_id"])
+    assert redact_forgotten(model.settings, model.run.snapshot_id, model=model.spec.name) == 0
 
 
-def test_a_load_that_is_under_way_is_waited_for(place):
-    """It has looked for tombstones before there was one; what it adds is deleted too."""
-    lock = {"name": f"evergreen_load_{place.spec.name}"}
-    with session(place.settings, "loader") as connection, ThreadPoolExecutor(1) as other:
+def test_forgetting_waits_for_a_running_load(model):
+    """The load looked for tombstones before this one existed. Forgetting also deletes the rows that it adds."""
+    lock = {"name": f"evergreen_load_{model.spec.name}"}
+    with session(model.settings, "loader") as connection, ThreadPoolExecutor(1) as pool:
         connection.execute(text("SELECT GET_LOCK(:name, 0)"), lock)
-        forgetting = other.submit(place.forget)
-        waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%'"
-        while not place.count(waiting):
-            assert not forgetting.done()
-        assert place.count(f"SELECT COUNT(*) FROM evergreen_store.{place.spec.name}_features WHERE entity_id = :who")
+        future = pool.submit(model.forget)
+        query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%'"
+        while not model.count(query):
+            assert not future.done()
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{model.spec.name}_features WHERE entity_id = :who")
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)
-        assert forgetting.result().found["features"]
+        assert future.result().found["features"]
 
 
-def test_the_log_is_read_in_chunks_and_told_of(place, monkeypatch):
-    monkeypatch.setattr(rows, "CHUNK", 7)
-    monkeypatch.setattr(rows, "DELETE_ROWS", 3)
+def test_the_log_is_read_in_chunks_with_progress(model, monkeypatch):
+    monkeypatch.setattr(erase, "CHUNK", 7)
+    monkeypatch.setattr(erase, "DELETE_ROWS", 3)
     days = [END - timedelta(days=n % 5) for n in range(40)]
     for n, day in enumerate(days):
-        log(place.settings, place.spec.name, place.who if n % 2 else f"other-{n}", at=day)
-    told: list[Any] = []
-    found = place.forget(progress=told.append).found
-    assert (found["predictions"], found["feedback"]) == (21, 21)
-    assert told == [7 * n for n in range(1, len(told) + 1)]
-    assert place.count("SELECT COUNT(*) FROM prediction_log WHERE model = :model") == 21
+        log(model.settings, model.spec.name, model.entity if n % 2 else f"other-{n}", at=day)
+    progress: list[Any] = []
+    counts = model.forget(progress=progress.append).found
+    assert (counts["predictions"], counts["feedback"]) == (21, 21)
+    assert progress == [7 * n for n in range(1, len(progress) + 1)]
+    assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = :model") == 21
 
 
-def test_the_command_asks_counts_and_forgets_without_a_word_of_the_id(place):
-    given = settings_environment(place.settings, secrets=("db_admin_password", "db_pipeline_password"))
-    command = ("forget", place.spec.name, place.who)
-    run = partial(evergreen, *command, environment={**os.environ, **given}, stdin="n\n")
-    refused = run()
-    assert refused.returncode == 1
-    assert "can't be undone" in refused.stderr
-    counted = json.loads(run("--dry-run", "--json").stdout)
-    assert counted["dry_run"]
-    assert counted["found"]["predictions"] == 1
-    done = run("--yes")
-    assert done.returncode == 0, done.stderr
-    assert "deleted: " in done.stdout
-    assert "1 logged predictions" in done.stdout
-    again = run("--yes")
-    assert "no row of it was found" in again.stdout
-    for said in (refused, done, again):
-        assert place.who not in said.stdout + said.stderr
+def test_the_command_asks_counts_and_forgets_and_never_prints_the_id(model):
+    environment = settings_environment(model.settings, secrets=("db_admin_password", "db_pipeline_password"))
+    command = ("forget", model.spec.name, model.entity)
+    run = partial(evergreen, *command, environment={**os.environ, **environment}, stdin="n\n")
+    without_yes = run()
+    assert without_yes.returncode == 1
+    assert "can't be undone" in without_yes.stderr
+    dry_run = json.loads(run("--dry-run", "--json").stdout)
+    assert dry_run["dry_run"]
+    assert dry_run["found"]["predictions"] == 1
+    process = run("--yes")
+    assert process.returncode == 0, process.stderr
+    assert "deleted: " in process.stdout
+    assert "1 logged predictions" in process.stdout
+    second_run = run("--yes")
+    assert "no row of it was found" in second_run.stdout
+    for output in (without_yes, process, second_run):
+        assert model.entity not in output.stdout + output.stderr

@@ -1,4 +1,4 @@
-"""Monitoring on a real MariaDB and MLflow: from logged predictions to a decision; every step is also done twice."""
+"""Monitoring on a real MariaDB and MLflow, from logged predictions to a decision. Every step runs twice."""
 
 import json
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ from sqlalchemy import RowMapping, select, text, update
 
 from db import history
 from db.admin import bootstrap
-from db.history import deployments, trainings
-from db.history import window_rows as rows
+from db.history import deployments, trainings, window_rows
 from db.log.prediction_ids import new_id
 from db.log.writing import LOG_COLUMNS
 from db.session import session
@@ -45,12 +44,15 @@ from utils.errors import NothingToDo
 from utils.settings import Settings
 
 DAY = timedelta(days=1)
-ROWS = 400  # of a window that has enough
+ROWS = 400  # requests in a window, above min_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """A model that serves, and a world to draw requests from: the last statement of each of 600 customers."""
+class Model:
+    """A model with a deployed version.
+
+    world: the rows that requests are drawn from, the last statement of each of 600 customers.
+    """
 
     settings: Settings
     spec: ModelSpec
@@ -82,8 +84,8 @@ def train(settings: Settings, spec: ModelSpec, run_id: str, *, window_end: datet
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A training until END and the files of the version that serves for it."""
+class Training:
+    """A training until END and the files and tags of its promoted version."""
 
     run: RowMapping
     folder: Path
@@ -91,66 +93,66 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def training(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Training:
     settings, spec = model_of(small, tmp_path_factory.mktemp("trained"), "watched")
     assert train(settings, spec, "watched/first", window_end=END, now=END) == "promote"
-    claimed = promote.claim(settings, model=spec.name, run_id="watched/deploy", now=END)
-    version = promote.promote(settings, decision_id=claimed["decision"])
+    claim = promote.claim(settings, model=spec.name, run_id="watched/deploy", now=END)
+    version = promote.promote(settings, decision_id=claim["decision"])
     folder = tmp_path_factory.mktemp("bundle")
     registry.download(settings, spec.name, version, folder)
     with session(settings, "pipeline") as connection:
         run = trainings.find_run(connection, "watched/first")
     assert run is not None
-    return Trained(run, folder, registry.version_tags(settings, spec.name, version))
+    return Training(run, folder, registry.version_tags(settings, spec.name, version))
 
 
 @pytest.fixture
-def watched(small: Small, trained: Trained, tmp_path: Path) -> Watched:
-    """A model of its own that serves what was trained until END; nothing of it is logged yet."""
+def model(small: Small, training: Training, tmp_path: Path) -> Model:
+    """A new model that serves the version trained until END. Its log is empty."""
     name = f"watched_{uuid4().hex[:8]}"
     settings, spec = model_of(small, tmp_path, name)
-    run = {**trained.run, "run_id": f"{name}/first", "model": name, "commit_seq": 1}
-    tags = {**trained.tags, "run_id": run["run_id"]}
+    run = {**training.run, "run_id": f"{name}/first", "model": name, "commit_seq": 1}
+    tags = {**training.tags, "run_id": run["run_id"]}
     with session(settings, "pipeline") as connection:
         history.add(connection, training_run, run)
     version = registry.register(
-        settings, model=name, mlflow_run_id=run["mlflow_run_id"], folder=trained.folder, tags=tags, description=""
+        settings, model=name, mlflow_run_id=run["mlflow_run_id"], folder=training.folder, tags=tags, description=""
     )
     rollout.roll_out(settings, model=name, version=version, caused_by="test", reason="a test", now=END)
     world = worlds.example_world("credit_score", end=END, customers=600)
-    return Watched(settings, spec, version, world.groupby("customer_id").tail(1).reset_index(drop=True))
+    return Model(settings, spec, version, world.groupby("customer_id").tail(1).reset_index(drop=True))
 
 
-def requests(watched: Watched, seed: int, count: int = ROWS) -> pd.DataFrame:
-    return watched.world.sample(count, random_state=seed).reset_index(drop=True)
+def requests(model: Model, seed: int, count: int = ROWS) -> pd.DataFrame:
+    return model.world.sample(count, random_state=seed).reset_index(drop=True)
 
 
 def richer(rows: pd.DataFrame) -> pd.DataFrame:
-    """The world's incomes rise by a good half of their standard deviation."""
+    """Raise the incomes in `rows` by a good half of their standard deviation."""
     factor = dict.fromkeys(("annual_income", "monthly_inhand_salary", "monthly_balance"), 1.4)
-    return rows.assign(**{name: rows[name] * by for name, by in factor.items()})
+    return rows.assign(**{name: rows[name] * rate for name, rate in factor.items()})
 
 
-def answer(watched: Watched, asked: pd.DataFrame, day: datetime) -> list[str]:
-    """Log predictions for `asked`, spread over `day`, as a service does; returns their ids."""
-    spec, features = watched.spec, list(watched.spec.features.columns)
-    bundle = registry.load(watched.settings, spec.name, watched.version)
-    scores = score(bundle.model, pool_from_frame(asked, spec=spec, label=False), spec=spec)
-    told = json.loads(asked[features].to_json(orient="records"))
-    logged = []
-    for place, (entity, given) in enumerate(zip(asked["customer_id"], told, strict=True)):
-        moment = day + place * DAY / len(asked)
+def answer(model: Model, frame: pd.DataFrame, day: datetime) -> list[str]:
+    """Log predictions for the rows of `frame`, spread over `day`, like a service does. Return their ids."""
+    spec, features = model.spec, list(model.spec.features.columns)
+    bundle = registry.load(model.settings, spec.name, model.version)
+    scores = score(bundle.model, pool_from_frame(frame, spec=spec, label=False), spec=spec)
+    feature_rows = json.loads(frame[features].to_json(orient="records"))
+    log_rows = []
+    for number, (entity, feature_values) in enumerate(zip(frame["customer_id"], feature_rows, strict=True)):
+        moment = day + number * DAY / len(frame)
         assert scores.probabilities is not None
-        by_class = dict(zip(spec.label.classes, scores.probabilities[place].tolist(), strict=True))
-        warnings = [f"missing: {name}" for name, value in given.items() if value is None]
+        by_class = dict(zip(spec.label.classes, scores.probabilities[number].tolist(), strict=True))
+        warnings = [f"missing: {name}" for name, value in feature_values.items() if value is None]
         values = (
             str(new_id(moment)),
             spec.name,
-            watched.version,
+            model.version,
             "champion",
             entity,
-            json.dumps(given),
-            scores.predictions[place],
+            json.dumps(feature_values),
+            scores.predictions[number],
             max(by_class.values()),
             json.dumps(by_class),
             json.dumps(warnings),
@@ -159,22 +161,22 @@ def answer(watched: Watched, asked: pd.DataFrame, day: datetime) -> list[str]:
             moment,
             moment,
         )
-        logged.append(dict(zip(LOG_COLUMNS, values, strict=True)))
+        log_rows.append(dict(zip(LOG_COLUMNS, values, strict=True)))
     statement = text(f"INSERT INTO prediction_log VALUES ({', '.join(f':{name}' for name in LOG_COLUMNS)})")
-    with session(watched.settings, "api") as connection:
-        connection.execute(statement, logged)
-    return [row["prediction_id"] for row in logged]
+    with session(model.settings, "api") as connection:
+        connection.execute(statement, log_rows)
+    return [row["prediction_id"] for row in log_rows]
 
 
-def label(watched: Watched, asked: pd.DataFrame, day: datetime, *, features: bool = False) -> None:
-    """Labels for `asked`, dated by the day, arrive a day later; with their features where a training shall see them."""
-    dated = asked.rename(columns={"customer_id": "entity_id"}).assign(event_time=day)
+def label(model: Model, frame: pd.DataFrame, day: datetime, *, features: bool = False) -> None:
+    """Load labels for `frame`. Event time is `day`, availability time a day later. With `features`, load them too."""
+    labels = frame.rename(columns={"customer_id": "entity_id"}).assign(event_time=day)
     columns = ["entity_id", "event_time"]
     append(
-        watched.settings,
-        watched.spec.store,
-        labels=dated[[*columns, "credit_score"]],
-        features=dated[[*columns, *watched.spec.features.columns]] if features else None,
+        model.settings,
+        model.spec.store,
+        labels=labels[[*columns, "credit_score"]],
+        features=labels[[*columns, *model.spec.features.columns]] if features else None,
         source="test",
         content_sha256=uuid4().hex,
         caused_by="test",
@@ -183,212 +185,214 @@ def label(watched: Watched, asked: pd.DataFrame, day: datetime, *, features: boo
     )
 
 
-def look(watched: Watched, until: datetime, caused_by: str = "") -> RowMapping:
-    """A monitoring run, every step of it done twice."""
+def monitor(model: Model, until: datetime, caused_by: str = "") -> RowMapping:
+    """Run monitoring, each step twice. Return the decision."""
     now = until + timedelta(minutes=1)
     for _ in range(2):
         for do in monitoring_steps.STEPS.values():
-            do(watched.settings, watched.spec, until=until, now=now)
+            do(model.settings, model.spec, until=until, now=now)
     caused_by = caused_by or f"monitoring/{until}"
-    first = monitoring_steps.decide(watched.settings, watched.spec, caused_by=caused_by, now=now)
-    assert monitoring_steps.decide(watched.settings, watched.spec, caused_by=caused_by, now=now) == first
+    first = monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now)
+    assert monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now) == first
     return first
 
 
-def all_of(watched: Watched, table: Any) -> list[RowMapping]:
-    with session(watched.settings, "pipeline") as connection:
-        rows = select(table).where(table.c.model == watched.spec.name).order_by(table.c.id)
+def rows_of(model: Model, table: Any) -> list[RowMapping]:
+    with session(model.settings, "pipeline") as connection:
+        rows = select(table).where(table.c.model == model.spec.name).order_by(table.c.id)
         return list(connection.execute(rows).mappings())
 
 
-def test_an_unchanged_world_is_counted_once_measured_and_left_alone(watched: Watched) -> None:
+def test_an_unchanged_world_is_counted_once_and_causes_no_training(model: Model) -> None:
     for number in range(3):
-        asked = requests(watched, number)
-        answer(watched, asked, END + number * DAY)
-        label(watched, asked, END + number * DAY)
-    decision = look(watched, END + 4 * DAY)
+        frame = requests(model, number)
+        answer(model, frame, END + number * DAY)
+        label(model, frame, END + number * DAY)
+    decision = monitor(model, END + 4 * DAY)
     assert (decision["action"], decision["cause"]) == ("hold", "no_reason"), decision["reason"]
-    counted = all_of(watched, window_profile)
-    assert [row["row_count"] for row in counted] == [ROWS, ROWS, ROWS, 0]
-    assert all(sum(row["counts"]["age"]) == ROWS for row in counted[:3])
-    assert [row["drifted"] for row in all_of(watched, drift_result)] == [False] * 3
-    measured = all_of(watched, performance_result)
-    assert [row["label_count"] for row in measured] == [ROWS, ROWS, ROWS]
-    assert not any(row["lost"] for row in measured)
-    assert all(row["low"] < row["value"] < row["high"] and row["threshold"] < row["judged"] for row in measured)
+    profiles = rows_of(model, window_profile)
+    assert [row["row_count"] for row in profiles] == [ROWS, ROWS, ROWS, 0]
+    assert all(sum(row["counts"]["age"]) == ROWS for row in profiles[:3])
+    assert [row["drifted"] for row in rows_of(model, drift_result)] == [False] * 3
+    results = rows_of(model, performance_result)
+    assert [row["label_count"] for row in results] == [ROWS, ROWS, ROWS]
+    assert not any(row["lost"] for row in results)
+    assert all(row["low"] < row["value"] < row["high"] and row["threshold"] < row["judged"] for row in results)
 
 
-def test_drift_is_found_decided_on_once_and_kept_until_a_training_takes_it(watched: Watched) -> None:
-    """Killed between row and event, between event and claim, and after the claim: nothing lost, nothing twice."""
-    settings, name = watched.settings, watched.spec.name
+def test_drift_leads_to_one_decision_that_stays_open_until_a_training_claims_it(model: Model) -> None:
+    """Crashes between row and event, between event and claim, and after the claim lose and repeat nothing."""
+    settings, name = model.settings, model.spec.name
     for number in range(2):
-        asked = richer(requests(watched, number))
-        answer(watched, asked, END + number * DAY)
-        label(watched, asked, END + number * DAY, features=True)
+        frame = richer(requests(model, number))
+        answer(model, frame, END + number * DAY)
+        label(model, frame, END + number * DAY, features=True)
     now = END + 3 * DAY
-    decision = look(watched, now)
+    decision = monitor(model, now)
     assert (decision["action"], decision["cause"]) == ("retrain", "drift"), decision["reason"]
-    found = all_of(watched, drift_result)
-    assert [row["drifted"] for row in found] == [True, True]
-    assert {"annual_income", "monthly_inhand_salary"} <= set(found[0]["evidence"]["drifted"])
-    # Killed before the event: the next run decides nothing new, and announces the row that is there.
-    assert look(watched, now, "monitoring/next")["cause"] == "under_way"
+    drift_rows = rows_of(model, drift_result)
+    assert [row["drifted"] for row in drift_rows] == [True, True]
+    assert {"annual_income", "monthly_inhand_salary"} <= set(drift_rows[0]["evidence"]["drifted"])
+    # A crash before the event: the next run adds no decision, and announces the row that exists.
+    assert monitor(model, now, "monitoring/next")["cause"] == "under_way"
     assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
-    # The event came; the training claims, and dies without a word.
-    training_runs.claim(settings, spec=watched.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
+    # The event arrives. The training claims the decision and crashes.
+    training_runs.claim(settings, spec=model.spec, run_id=f"{name}_training/dies", now=now, window_end=now)
     with pytest.raises(NothingToDo):
         monitoring_steps.due(settings, model=name)
-    alive: dict[str, Any] = {"state_of": lambda run_id: "running", "now": now}
-    assert monitoring_steps.release(settings, model=name, **alive) == []
-    assert look(watched, now, "monitoring/training")["cause"] == "under_way"
-    dead: dict[str, Any] = {"state_of": lambda run_id: "failed", "now": now}
-    assert monitoring_steps.release(settings, model=name, **dead) == [f"{name}_training/dies"]
-    assert monitoring_steps.release(settings, model=name, **dead) == []
+    running: dict[str, Any] = {"state_of": lambda run_id: "running", "now": now}
+    assert monitoring_steps.release(settings, model=name, **running) == []
+    assert monitor(model, now, "monitoring/training")["cause"] == "under_way"
+    failed: dict[str, Any] = {"state_of": lambda run_id: "failed", "now": now}
+    assert monitoring_steps.release(settings, model=name, **failed) == [f"{name}_training/dies"]
+    assert monitoring_steps.release(settings, model=name, **failed) == []
     assert monitoring_steps.due(settings, model=name).startswith(f"decision {decision['id']}, drift")
-    # Another one claims the same decision and finishes: its newest rows are as rich as the requests, so drift is
-    # answered, whether or not the candidate was better.
-    train(settings, watched.spec, f"{name}_training/heir", window_end=now, now=now)
-    assert look(watched, now, "monitoring/after")["cause"] == "no_reason"
-    gathered = evidence.gather(settings, watched.spec, now=now)
-    assert [window.answered for window in gathered.windows] == [True, True]
-    # Not where it had to wait for labels.
+    # Another training claims the same decision and finishes. Its newest rows have the same incomes as the requests,
+    # so it answers the drift, whether or not its candidate was better.
+    train(settings, model.spec, f"{name}_training/heir", window_end=now, now=now)
+    assert monitor(model, now, "monitoring/after")["cause"] == "no_reason"
+    current_evidence = evidence.gather(settings, model.spec, now=now)
+    assert [window.answered for window in current_evidence.windows] == [True, True]
+    # A verdict that waits for labels does not answer the drift.
     with session(settings, "admin") as connection:
-        judged = promotion_decision.c.run_id == f"{name}_training/heir"
-        verdict = connection.scalar(select(promotion_decision.c.verdict).where(judged))
-        connection.execute(update(promotion_decision).where(judged).values(verdict="wait"))
-    gathered = evidence.gather(settings, watched.spec, now=now)
-    assert [window.answered for window in gathered.windows] == [False, False]
+        of_training = promotion_decision.c.run_id == f"{name}_training/heir"
+        verdict = connection.scalar(select(promotion_decision.c.verdict).where(of_training))
+        connection.execute(update(promotion_decision).where(of_training).values(verdict="wait"))
+    current_evidence = evidence.gather(settings, model.spec, now=now)
+    assert [window.answered for window in current_evidence.windows] == [False, False]
     with session(settings, "admin") as connection:
-        connection.execute(update(promotion_decision).where(judged).values(verdict=verdict))
-    # The world moves on: that is news again.
+        connection.execute(update(promotion_decision).where(of_training).values(verdict=verdict))
+    # The incomes rise again. That is new drift.
     for number in range(3, 5):
-        answer(watched, richer(richer(requests(watched, number))), END + number * DAY)
-    again = look(watched, END + 5 * DAY)
-    assert [note["cause"] for note in again["evidence"]["reasons"]] == ["drift"]
-    decided = [row for row in all_of(watched, retrain_decision) if row["cause"] == "drift"]
-    assert decided[0]["run_id"] == f"{name}_training/heir"
+        answer(model, richer(richer(requests(model, number))), END + number * DAY)
+    decision = monitor(model, END + 5 * DAY)
+    assert [reason["cause"] for reason in decision["evidence"]["reasons"]] == ["drift"]
+    drift_decisions = [row for row in rows_of(model, retrain_decision) if row["cause"] == "drift"]
+    assert drift_decisions[0]["run_id"] == f"{name}_training/heir"
 
 
-def test_a_broken_source_alerts_once_and_trains_nothing(watched: Watched) -> None:
-    with webhook() as (address, taken):
-        watched = Watched(
-            watched.settings.model_copy(update={"alert_webhook": address}), watched.spec, watched.version, watched.world
+def test_a_broken_source_alerts_once_and_trains_nothing(model: Model) -> None:
+    with webhook() as (address, messages):
+        model = Model(
+            model.settings.model_copy(update={"alert_webhook": address}), model.spec, model.version, model.world
         )
         for number in range(3):
-            asked = requests(watched, number)
+            frame = requests(model, number)
             broken = (
-                asked.assign(annual_income=None)
+                frame.assign(annual_income=None)
                 if number % 2
-                else asked.assign(outstanding_debt=asked["outstanding_debt"] * 100)
+                else frame.assign(outstanding_debt=frame["outstanding_debt"] * 100)
             )
-            answer(watched, broken, END + number * DAY)
-            decision = look(watched, END + (number + 1) * DAY)
+            answer(model, broken, END + number * DAY)
+            decision = monitor(model, END + (number + 1) * DAY)
             assert (decision["action"], decision["cause"]) == ("hold", "broken_source"), decision["reason"]
-    assert len(taken) == 1
-    assert "outstanding_debt lies beyond nearly all of its training values, as in another unit" in taken[0]["text"]
-    assert taken[0]["model"] == watched.spec.name
-    assert all(row["action"] == "hold" for row in all_of(watched, retrain_decision) if row["cause"] != "manual")
+    assert len(messages) == 1
+    assert "outstanding_debt lies beyond nearly all of its training values, as in another unit" in messages[0]["text"]
+    assert messages[0]["model"] == model.spec.name
+    assert all(row["action"] == "hold" for row in rows_of(model, retrain_decision) if row["cause"] != "manual")
 
 
-def test_an_alert_that_could_not_be_sent_is_sent_by_the_next_run(watched: Watched) -> None:
-    nobody = watched.settings.model_copy(update={"alert_webhook": "http://127.0.0.1:9/hook"})
-    answer(watched, requests(watched, 1).assign(annual_income=None), END)
-    look(Watched(nobody, watched.spec, watched.version, watched.world), END + DAY)
-    with webhook() as (address, taken):
-        reachable = watched.settings.model_copy(update={"alert_webhook": address})
-        assert monitoring_steps.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 1
-        assert monitoring_steps.send_alerts(reachable, model=watched.spec.name, now=END + DAY) == 0
-    assert [told["cause"] for told in taken] == ["broken_source"]
+def test_an_alert_that_could_not_be_sent_is_sent_by_the_next_run(model: Model) -> None:
+    without_receiver = model.settings.model_copy(update={"alert_webhook": "http://127.0.0.1:9/hook"})
+    answer(model, requests(model, 1).assign(annual_income=None), END)
+    monitor(Model(without_receiver, model.spec, model.version, model.world), END + DAY)
+    with webhook() as (address, messages):
+        reachable = model.settings.model_copy(update={"alert_webhook": address})
+        assert monitoring_steps.send_alerts(reachable, model=model.spec.name, now=END + DAY) == 1
+        assert monitoring_steps.send_alerts(reachable, model=model.spec.name, now=END + DAY) == 0
+    assert [message["cause"] for message in messages] == ["broken_source"]
 
 
-def otherwise(asked: pd.DataFrame) -> pd.DataFrame:
-    """The same customers under another rule."""
-    return asked.assign(credit_score=asked["credit_score"].map({"Poor": "Good", "Standard": "Poor", "Good": "Poor"}))
+def with_other_rule(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same customers, labelled by another rule."""
+    return frame.assign(credit_score=frame["credit_score"].map({"Poor": "Good", "Standard": "Poor", "Good": "Poor"}))
 
 
-def test_a_rule_that_changed_is_found_by_labels(watched: Watched) -> None:
-    asked = requests(watched, 1)
-    answer(watched, asked, END)
-    label(watched, otherwise(asked), END)
-    decision = look(watched, END + 3 * DAY)
-    assert [row["lost"] for row in all_of(watched, performance_result)] == [True]
-    assert [note["cause"] for note in decision["evidence"]["reasons"]] == ["performance"]
+def test_labels_show_a_changed_rule(model: Model) -> None:
+    frame = requests(model, 1)
+    answer(model, frame, END)
+    label(model, with_other_rule(frame), END)
+    decision = monitor(model, END + 3 * DAY)
+    assert [row["lost"] for row in rows_of(model, performance_result)] == [True]
+    assert [reason["cause"] for reason in decision["evidence"]["reasons"]] == ["performance"]
 
 
-def test_what_clients_report_for_a_prediction_goes_before_its_label(watched: Watched) -> None:
-    asked = requests(watched, 1)
-    told = dict(zip(answer(watched, asked, END), asked["credit_score"], strict=True))
-    label(watched, otherwise(asked), END)
+def test_feedback_on_a_prediction_takes_precedence_over_its_label(model: Model) -> None:
+    frame = requests(model, 1)
+    actuals = dict(zip(answer(model, frame, END), frame["credit_score"], strict=True))
+    label(model, with_other_rule(frame), END)
     columns = "prediction_id, model, actual, received_at"
     statement = text(f"INSERT INTO prediction_feedback ({columns}) VALUES (:id, :model, :actual, NOW())")
-    with session(watched.settings, "api") as connection:
-        for wrong_first in ("Good", None):
-            rows = [{"id": i, "model": watched.spec.name, "actual": wrong_first or a} for i, a in told.items()]
+    with session(model.settings, "api") as connection:
+        for actual in ("Good", None):
+            rows = [{"id": i, "model": model.spec.name, "actual": actual or a} for i, a in actuals.items()]
             connection.execute(statement, rows)
-    look(watched, END + 3 * DAY)
-    assert [row["lost"] for row in all_of(watched, performance_result)] == [False]
+    monitor(model, END + 3 * DAY)
+    assert [row["lost"] for row in rows_of(model, performance_result)] == [False]
 
 
-def test_labels_that_are_not_mature_yet_wait(watched: Watched) -> None:
-    asked = requests(watched, 1)
-    answer(watched, asked, END)
-    label(watched, asked, END)
-    look(watched, END + DAY)
-    assert all_of(watched, performance_result) == []
-    look(watched, END + 2 * DAY)
-    assert [row["window_end"] for row in all_of(watched, performance_result)] == [END + DAY]
+def test_performance_waits_for_mature_labels(model: Model) -> None:
+    frame = requests(model, 1)
+    answer(model, frame, END)
+    label(model, frame, END)
+    monitor(model, END + DAY)
+    assert rows_of(model, performance_result) == []
+    monitor(model, END + 2 * DAY)
+    assert [row["window_end"] for row in rows_of(model, performance_result)] == [END + DAY]
 
 
-def test_windows_with_few_rows_are_put_together_and_repetitions_count_once(watched: Watched) -> None:
-    asked = requests(watched, 1)
+def test_windows_with_few_rows_are_merged_and_repeated_rows_count_once(model: Model) -> None:
+    frame = requests(model, 1)
     for number in range(4):
-        part = asked.iloc[number * 100 : (number + 1) * 100]
-        answer(watched, pd.concat([part] * 3, ignore_index=True), END + number * DAY)
-        look(watched, END + (number + 1) * DAY)
-    counted = all_of(watched, window_profile)
-    assert [(row["row_count"], row["distinct_count"]) for row in counted] == [(300, 100)] * 4
-    merged = all_of(watched, drift_result)
-    assert [(row["window_start"], row["window_end"], row["row_count"]) for row in merged] == [(END, END + 3 * DAY, 900)]
-
-
-def test_requests_that_are_refused_all_at_once_look_like_a_broken_source(watched: Watched) -> None:
-    with session(watched.settings, "api") as connection:
-        refused = text("INSERT INTO request_reject VALUES (:model, :day, 'age', 'greater_than_equal', 390)")
-        answer(watched, requests(watched, 1), END)
-        look(watched, END + DAY)
-        connection.execute(refused, {"model": watched.spec.name, "day": END + DAY})
-    answer(watched, requests(watched, 2), END + DAY)
-    decision = look(watched, END + 2 * DAY)
-    assert decision["cause"] == "broken_source"
-    assert "age is refused in 49% of the rows" in decision["reason"]
-    answer(watched, requests(watched, 3), END + 2 * DAY)
-    assert look(watched, END + 3 * DAY)["cause"] == "no_reason"
-
-
-def test_an_unknown_version_in_the_log_does_not_stop_the_others(watched: Watched) -> None:
-    answer(watched, requests(watched, 1), END)
-    with session(watched.settings, "admin") as connection:
-        some = prediction_log.c.model == watched.spec.name
-        stranger = select(prediction_log.c.prediction_id).where(some).limit(1)
-        found = connection.scalar(stranger)
-        connection.execute(prediction_log.update().where(prediction_log.c.prediction_id == found).values(version=99))
-    look(watched, END + DAY)
-    assert [(row["version"], row["row_count"]) for row in all_of(watched, window_profile)] == [
-        (watched.version, ROWS - 1)
+        part = frame.iloc[number * 100 : (number + 1) * 100]
+        answer(model, pd.concat([part] * 3, ignore_index=True), END + number * DAY)
+        monitor(model, END + (number + 1) * DAY)
+    profiles = rows_of(model, window_profile)
+    assert [(row["row_count"], row["distinct_count"]) for row in profiles] == [(300, 100)] * 4
+    results = rows_of(model, drift_result)
+    assert [(row["window_start"], row["window_end"], row["row_count"]) for row in results] == [
+        (END, END + 3 * DAY, 900)
     ]
 
 
-def test_nothing_is_decided_before_something_serves(small: Small, tmp_path: Path) -> None:
+def test_many_refused_requests_at_once_look_like_a_broken_source(model: Model) -> None:
+    with session(model.settings, "api") as connection:
+        statement = text("INSERT INTO request_reject VALUES (:model, :day, 'age', 'greater_than_equal', 390)")
+        answer(model, requests(model, 1), END)
+        monitor(model, END + DAY)
+        connection.execute(statement, {"model": model.spec.name, "day": END + DAY})
+    answer(model, requests(model, 2), END + DAY)
+    decision = monitor(model, END + 2 * DAY)
+    assert decision["cause"] == "broken_source"
+    assert "age is refused in 49% of the rows" in decision["reason"]
+    answer(model, requests(model, 3), END + 2 * DAY)
+    assert monitor(model, END + 3 * DAY)["cause"] == "no_reason"
+
+
+def test_an_unknown_version_in_the_log_does_not_stop_the_others(model: Model) -> None:
+    answer(model, requests(model, 1), END)
+    with session(model.settings, "admin") as connection:
+        of_model = prediction_log.c.model == model.spec.name
+        query = select(prediction_log.c.prediction_id).where(of_model).limit(1)
+        prediction_id = connection.scalar(query)
+        connection.execute(
+            prediction_log.update().where(prediction_log.c.prediction_id == prediction_id).values(version=99)
+        )
+    monitor(model, END + DAY)
+    assert [(row["version"], row["row_count"]) for row in rows_of(model, window_profile)] == [(model.version, ROWS - 1)]
+
+
+def test_without_a_deployed_version_monitoring_holds(small: Small, tmp_path: Path) -> None:
     settings, spec = model_of(small, tmp_path, "never_served")
-    watched = Watched(settings, spec, 0, pd.DataFrame())
-    assert look(watched, END)["cause"] == "no_version"
+    model = Model(settings, spec, 0, pd.DataFrame())
+    assert monitor(model, END)["cause"] == "no_version"
     with session(settings, "pipeline") as connection:
         assert deployments.champion(connection, spec.name) is None
-        assert rows.versions(connection, model=spec.name, after=END - 9 * DAY) == []
+        assert window_rows.versions(connection, model=spec.name, after=END - 9 * DAY) == []
 
 
-def test_a_candidate_whose_event_was_lost_is_announced_until_a_deployment_claims_it(watched: Watched) -> None:
-    settings, name = watched.settings, watched.spec.name
+def test_a_candidate_whose_event_was_lost_is_announced_again_until_a_deployment_claims_it(model: Model) -> None:
+    settings, name = model.settings, model.spec.name
     run = {"model": name, "candidate_version": 7, "verdict": "promote", "reason": "a test", "gates": []}
     with session(settings, "pipeline") as connection:
         history.add(connection, promotion_decision, {**run, "run_id": f"{name}/lost", "decided_at": END})
@@ -398,23 +402,23 @@ def test_a_candidate_whose_event_was_lost_is_announced_until_a_deployment_claims
         monitoring_steps.due_candidate(settings, model=name)
 
 
-def test_a_training_from_the_command_line_is_taken_for_dead_after_a_day(watched: Watched) -> None:
-    settings, name = watched.settings, watched.spec.name
+def test_a_training_from_the_command_line_counts_as_failed_after_a_day(model: Model) -> None:
+    settings, name = model.settings, model.spec.name
     training_runs.record_decision(settings, model=name, cause="manual", reason="a test", caused_by="cli/9", now=END)
-    training_runs.claim(settings, spec=watched.spec, run_id=f"cli/{name}", now=END, window_end=END)
+    training_runs.claim(settings, spec=model.spec, run_id=f"cli/{name}", now=END, window_end=END)
 
-    def unasked(run_id: str) -> str | None:
+    def unexpected(run_id: str) -> str | None:
         raise AssertionError(run_id)
 
-    assert monitoring_steps.release(settings, model=name, state_of=unasked, now=END + DAY) == []
-    assert monitoring_steps.release(settings, model=name, state_of=unasked, now=END + DAY + timedelta(seconds=1)) == [
-        f"cli/{name}"
-    ]
+    assert monitoring_steps.release(settings, model=name, state_of=unexpected, now=END + DAY) == []
+    assert monitoring_steps.release(
+        settings, model=name, state_of=unexpected, now=END + DAY + timedelta(seconds=1)
+    ) == [f"cli/{name}"]
     assert monitoring_steps.due(settings, model=name)
 
 
-def test_a_window_of_a_night_without_requests_says_nothing(watched: Watched) -> None:
-    decision = look(watched, END + 2 * DAY)
+def test_a_window_without_requests_is_no_reason(model: Model) -> None:
+    decision = monitor(model, END + 2 * DAY)
     assert decision["cause"] == "no_reason"
-    assert decision["reason"] == f"no window of version {watched.version} has enough rows yet"
-    assert np.sum([row["row_count"] for row in all_of(watched, window_profile)]) == 0
+    assert decision["reason"] == f"no window of version {model.version} has enough rows yet"
+    assert np.sum([row["row_count"] for row in rows_of(model, window_profile)]) == 0

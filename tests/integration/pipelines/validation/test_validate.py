@@ -1,4 +1,4 @@
-"""A training whose data is wrong: what is told, what is kept, what stays as it was. With a real MariaDB and MLflow."""
+"""Trainings on wrong data: the error, the stored report, and what stays unchanged. With a real MariaDB and MLflow."""
 
 import json
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ FILE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """A model that serves a version, and whose first training (up to `FIRST`) has finished."""
+    """A model with a serving version. Its first training, up to `FIRST`, has finished."""
 
     spec: ModelSpec
     settings: Settings
@@ -52,10 +52,10 @@ class Orders:
     version: int
 
     def load(self, *, after: datetime, until: datetime, **columns: object) -> None:
-        """Four orders an hour of the time between; `columns` take the place of honest ones."""
+        """Load four orders an hour between the two times. `columns` replace valid columns."""
         times = pd.date_range(after, until, freq="15min", inclusive="right")
         draw = np.random.default_rng(7)
-        made = {
+        valid = {
             "order_no": [f"A-{time:%m%d%H%M}" for time in times],
             "at": times,
             "outcome": draw.choice(["on time", "late"], len(times)),
@@ -65,12 +65,12 @@ class Orders:
             "phone": [f"555-CANARY-{number}" for number in range(len(times))],
         }
         file = self.folder / f"{until:%m%d%H}.parquet"
-        pd.DataFrame(made | columns).to_parquet(file)
+        pd.DataFrame(valid | columns).to_parquet(file)
         load_file(file, spec=self.spec, settings=self.settings, caused_by="test", now=until + timedelta(hours=1))
 
     def claim(self, run_id: str, *, window_end: datetime, **policy: str) -> None:
-        given = self.spec.to_json() | {"validation": policy}
-        spec = ModelSpec.parse(given, file="checked_orders.yaml")
+        file = self.spec.to_json() | {"validation": policy}
+        spec = ModelSpec.parse(file, file="checked_orders.yaml")
         training_runs.record_decision(
             self.settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=window_end
         )
@@ -82,8 +82,8 @@ class Orders:
 
     def row(self, run_id: str) -> Any:
         with session(self.settings, "reader") as connection:
-            found = select(validation_report).where(validation_report.c.run_id == run_id)
-            return connection.execute(found).mappings().one()
+            query = select(validation_report).where(validation_report.c.run_id == run_id)
+            return connection.execute(query).mappings().one()
 
     def artifact(self, run_id: str, name: str) -> str:
         path = mlflow.artifacts.download_artifacts(
@@ -100,12 +100,12 @@ def orders(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) 
     bootstrap.migrate(mlflow_settings, [spec.store])
     folder = tmp_path_factory.mktemp("orders")
     version = put_into_service(spec, folder / "bundle", settings=mlflow_settings, now=FIRST - WEEK)
-    made = Orders(spec, mlflow_settings, folder, version)
-    made.load(after=FIRST - 4 * WEEK, until=FIRST)
-    made.claim("o/first", window_end=FIRST)
-    made.validate("o/first")
+    new_orders = Orders(spec, mlflow_settings, folder, version)
+    new_orders.load(after=FIRST - 4 * WEEK, until=FIRST)
+    new_orders.claim("o/first", window_end=FIRST)
+    new_orders.validate("o/first")
     training_runs.finish(mlflow_settings, "o/first", now=FIRST)
-    return made
+    return new_orders
 
 
 def test_a_first_training_passes_and_its_report_is_a_row_and_two_artifacts(orders: Orders) -> None:
@@ -122,33 +122,33 @@ def test_a_first_training_passes_and_its_report_is_a_row_and_two_artifacts(order
 
 
 def test_validating_again_writes_the_same_report_once(orders: Orders) -> None:
-    before = orders.row("o/first")["report"]
-    done = orders.validate("o/first")
-    assert done.summary == "3 features and the label keep to the model file"
-    assert done.url
-    assert orders.row("o/first")["report"] == before
+    report_before = orders.row("o/first")["report"]
+    result = orders.validate("o/first")
+    assert result.summary == "3 features and the label keep to the model file"
+    assert result.url
+    assert orders.row("o/first")["report"] == report_before
 
 
-def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Orders) -> None:
+def test_an_error_stops_the_training_and_changes_nothing_else(orders: Orders) -> None:
     until = FIRST + WEEK
     orders.load(after=FIRST, until=until, km=[None] * 7 * 24 * 4)
     orders.claim("o/broken", window_end=until)
-    with pytest.raises(ValidationFailed) as stopped:
+    with pytest.raises(ValidationFailed) as failure:
         orders.validate("o/broken", now=until)
-    assert "km is missing in 100% of the 672 newest rows; in the last training it was in 0%" in str(stopped.value)
-    assert "checked_orders: training data breaks" in str(stopped.value)
+    assert "km is missing in 100% of the 672 newest rows; in the last training it was in 0%" in str(failure.value)
+    assert "checked_orders: training data breaks" in str(failure.value)
     run = training_runs.load_run(orders.settings, "o/broken")
-    assert f"/#/runs/{run.mlflow_run_id}" in str(stopped.value)
+    assert f"/#/runs/{run.mlflow_run_id}" in str(failure.value)
     row = orders.row("o/broken")
-    assert row["errors"] == len(stopped.value.violations) == row["report"]["errors"]
+    assert row["errors"] == len(failure.value.violations) == row["report"]["errors"]
     assert row["report"]["compared_with"]["run_id"] == "o/first"
     assert json.loads(orders.artifact("o/broken", "report.json")) == row["report"]
     assert "<b>km</b> is missing in 100%" in orders.artifact("o/broken", "report.html")
 
     training_steps.give_up("o/broken", settings=orders.settings, now=until)
     with session(orders.settings, "reader") as connection:
-        waiting = select(retrain_decision.c.run_id).where(retrain_decision.c.caused_by == "o/broken")
-        assert connection.execute(waiting).scalar_one() is None
+        query = select(retrain_decision.c.run_id).where(retrain_decision.c.caused_by == "o/broken")
+        assert connection.execute(query).scalar_one() is None
         champion = deployments.champion(connection, orders.spec.name)
     assert champion is not None
     assert champion["version"] == orders.version
@@ -156,13 +156,15 @@ def test_an_error_stops_the_training_and_leaves_the_rest_as_it_was(orders: Order
     assert registry.client(orders.settings).get_run(run.mlflow_run_id).info.status == "FAILED"
 
 
-def test_what_a_failed_training_saw_is_no_measure_and_a_policy_lets_the_next_one_pass(orders: Orders) -> None:
+def test_a_failed_training_is_no_baseline_and_a_policy_lets_the_next_one_pass(orders: Orders) -> None:
     until = FIRST + WEEK
     orders.claim("o/accepted", window_end=until, null_share="warning")
     assert orders.validate("o/accepted", now=until).summary.endswith("but for 1 warning(s) in validation/report.html")
     row = orders.row("o/accepted")
     assert row["report"]["compared_with"]["run_id"] == "o/first"
-    assert [(found["rule"], found["severity"]) for found in row["report"]["violations"]] == [("null_share", "warning")]
+    assert [(violation["rule"], violation["severity"]) for violation in row["report"]["violations"]] == [
+        ("null_share", "warning")
+    ]
     training_runs.finish(orders.settings, "o/accepted", now=until)
 
     later = until + WEEK
@@ -173,7 +175,7 @@ def test_what_a_failed_training_saw_is_no_measure_and_a_policy_lets_the_next_one
     training_steps.give_up("o/next", settings=orders.settings, now=later)
 
 
-def test_features_that_stopped_coming_are_told_though_labels_still_come(orders: Orders) -> None:
+def test_stale_features_are_reported_although_labels_still_arrive(orders: Orders) -> None:
     start, until = FIRST + 2 * WEEK, FIRST + 4 * WEEK
     file = orders.folder / "labels.csv"
     times = pd.date_range(start, until, freq="1h", inclusive="right")
@@ -188,15 +190,19 @@ def test_features_that_stopped_coming_are_told_though_labels_still_come(orders: 
     load_file(file, spec=orders.spec, settings=orders.settings, caused_by="test", now=until)
     orders.claim("o/stale", window_end=until, null_share="warning")
     orders.validate("o/stale", now=until)
-    said = [found["said"] for found in orders.row("o/stale")["report"]["violations"] if found["rule"] == "freshness"]
-    assert said == [
+    sentences = [
+        violation["said"]
+        for violation in orders.row("o/stale")["report"]["violations"]
+        if violation["rule"] == "freshness"
+    ]
+    assert sentences == [
         "the newest feature row is of 2026-08-15 00:00, 14 days before it was due; otherwise they are at most 1d apart"
     ]
 
 
-def test_nothing_private_is_in_any_report(orders: Orders) -> None:
+def test_no_report_has_a_private_value(orders: Orders) -> None:
     with session(orders.settings, "reader") as connection:
-        mine = select(validation_report.c.report).where(validation_report.c.model == orders.spec.name)
-        reports = [json.dumps(report) for report in connection.scalars(mine)]
+        query = select(validation_report.c.report).where(validation_report.c.model == orders.spec.name)
+        reports = [json.dumps(report) for report in connection.scalars(query)]
     assert reports
     assert not [report for report in reports if "CANARY" in report or "phone" in report]

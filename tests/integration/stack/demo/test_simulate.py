@@ -1,4 +1,4 @@
-"""Simulated traffic against a real service, its late labels in a real store."""
+"""Simulated traffic against a real service. Its late labels go into a real store."""
 
 import json
 from datetime import timedelta
@@ -26,14 +26,14 @@ NOW = timedelta(0)
 
 @pytest.fixture(scope="module")
 def service(settings, tmp_path_factory):
-    """credit_score itself: scenarios belong to a model's name."""
-    made = make_service(settings, tmp_path_factory.mktemp("simulated"), "credit_score")
-    made.deploy(1, made.store(1))
-    with made.running():
-        yield made
+    """A service of credit_score itself. Scenarios are defined for a model's name."""
+    service_process = make_service(settings, tmp_path_factory.mktemp("simulated"), "credit_score")
+    service_process.deploy(1, service_process.store(1))
+    with service_process.running():
+        yield service_process
 
 
-def run(service, scenario, *, requests=60, rate=300.0, labels_after=NOW, **further):
+def run(service, scenario, *, requests=60, rate=300.0, labels_after=NOW, **options):
     return simulate(
         service.settings,
         service.spec,
@@ -42,86 +42,86 @@ def run(service, scenario, *, requests=60, rate=300.0, labels_after=NOW, **furth
         rate=rate,
         labels_after=labels_after,
         url=f"http://127.0.0.1:{service.port}",
-        **further,
+        **options,
     )
 
 
-def logged(service, seed):
+def log_rows(service, seed):
     """Logged predictions of the simulation's people, by entity."""
     return {row["entity_id"]: row for row in service.logged().values() if row["entity_id"].startswith(f"sim-{seed:x}-")}
 
 
-def stored(service, seed):
-    """What a training would read of the simulation's people."""
+def store_rows(service, seed):
+    """The rows of the simulation's people that a training would read."""
     now = utc_now()
     seq = latest_commit_seq(service.settings, "credit_score")
-    read = {"start": now - timedelta(hours=1), "until": now, "window_end": now, "commit_seq": seq}
-    rows = training_frame(service.settings, service.spec.store, **read)
+    bounds = {"start": now - timedelta(hours=1), "until": now, "window_end": now, "commit_seq": seq}
+    rows = training_frame(service.settings, service.spec.store, **bounds)
     return rows[rows["entity_id"].str.startswith(f"sim-{seed:x}-")].set_index("entity_id")
 
 
-def test_what_was_asked_is_logged_and_in_the_store_with_its_label_at_the_moment_of_the_prediction(service):
-    done = run(service, "none", seed=101)
-    assert (done.answered, done.refused, done.changed) == (60, 0, 0)
-    assert (done.feature_rows, done.label_rows, done.labels_waiting) == (60, 60, 0)
-    assert done.versions == {1: 60}
-    asked, known = logged(service, 101), stored(service, 101)
-    assert len(asked) == len(known) == 60
-    for entity, row in asked.items():
-        found = known.loc[entity]
-        assert found["event_time"] == created_at(UUID(str(row["prediction_id"]))) == row["created_at"]
-        assert found["credit_score"] in service.spec.label.classes
+def test_each_request_is_in_the_log_and_in_the_store_with_its_label_at_its_prediction_time(service):
+    report = run(service, "none", seed=101)
+    assert (report.answered, report.refused, report.changed) == (60, 0, 0)
+    assert (report.feature_rows, report.label_rows, report.labels_waiting) == (60, 60, 0)
+    assert report.versions == {1: 60}
+    by_entity, in_store = log_rows(service, 101), store_rows(service, 101)
+    assert len(by_entity) == len(in_store) == 60
+    for entity, row in by_entity.items():
+        store_row = in_store.loc[entity]
+        assert store_row["event_time"] == created_at(UUID(str(row["prediction_id"]))) == row["created_at"]
+        assert store_row["credit_score"] in service.spec.label.classes
         for name, value in json.loads(row["features"]).items():
-            assert value == found[name] if value is not None else pd.isna(found[name]), name
+            assert value == store_row[name] if value is not None else pd.isna(store_row[name]), name
 
 
-def test_a_scenario_begins_at_its_moment(service):
-    done = run(service, "broken", seed=102)
-    assert done.changed == 60
-    rows = logged(service, 102).values()
+def test_a_scenario_begins_at_the_given_time(service):
+    report = run(service, "broken", seed=102)
+    assert report.changed == 60
+    rows = log_rows(service, 102).values()
     assert all("missing: monthly_inhand_salary" in json.loads(row["warnings"]) for row in rows)
-    incomes = stored(service, 102)["annual_income"]
-    assert incomes.max() < 1_000  # the store's source is the same broken one
+    incomes = store_rows(service, 102)["annual_income"]
+    assert incomes.max() < 1_000  # the rows in the store come from the same broken source
     assert run(service, "broken", seed=105, since=utc_now() + timedelta(days=1)).changed == 0
 
 
-def test_labels_that_are_late_are_kept_and_loaded_by_a_simulation_when_they_are_due(service):
-    done = run(service, "none", seed=103, labels_after=timedelta(days=1))
-    assert (done.feature_rows, done.label_rows, done.labels_waiting) == (60, 0, 60)
-    assert done.labels_due > utc_now() + timedelta(hours=23)
-    assert stored(service, 103).empty
+def test_late_labels_wait_in_a_file_until_a_simulation_loads_them_when_due(service):
+    report = run(service, "none", seed=103, labels_after=timedelta(days=1))
+    assert (report.feature_rows, report.label_rows, report.labels_waiting) == (60, 0, 60)
+    assert report.labels_due > utc_now() + timedelta(hours=23)
+    assert store_rows(service, 103).empty
     assert run(service, "none", requests=0).labels_waiting == 60
-    (kept,) = (service.settings.home / "simulated" / "credit_score").iterdir()
-    rows = pd.read_parquet(kept)
+    (waiting_file,) = (service.settings.home / "simulated" / "credit_score").iterdir()
+    rows = pd.read_parquet(waiting_file)
     rows.loc[:19, "due"] = pd.Timestamp(utc_now())
-    rows.to_parquet(kept)
-    some = run(service, "none", requests=0)
-    assert (some.feature_rows, some.label_rows, some.labels_waiting) == (0, 20, 40)
-    assert len(stored(service, 103)) == 20
-    (left,) = (service.settings.home / "simulated" / "credit_score").iterdir()
-    left.unlink()
+    rows.to_parquet(waiting_file)
+    second_report = run(service, "none", requests=0)
+    assert (second_report.feature_rows, second_report.label_rows, second_report.labels_waiting) == (0, 20, 40)
+    assert len(store_rows(service, 103)) == 20
+    (remaining_file,) = (service.settings.home / "simulated" / "credit_score").iterdir()
+    remaining_file.unlink()
 
 
-def test_people_of_a_world_without_time_reach_the_store_too(settings):
+def test_rows_of_a_world_without_time_reach_the_store_too(settings):
     spec = find_spec(settings.models_dir, "churn")
     bootstrap.migrate(settings, [spec.store])
     people = People(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)
-    asked = [people.body(number)["data"] for number in range(20)]
-    answered = [Answer(number, uuid4(), utc_now(), "stays", 1) for number in range(20)]
+    bodies = [people.body(number)["data"] for number in range(20)]
+    answers = [Answer(number, uuid4(), utc_now(), "stays", 1) for number in range(20)]
     late = LateLabels(settings, spec, delay=NOW, source="test", name="churn")
-    late.load(people.features(answered), people.labels(answered))
+    late.load(people.features(answers), people.labels(answers))
     late.close()
     assert (late.feature_rows, late.label_rows, len(late.waiting)) == (20, 20, 0)
     now, seq = utc_now(), latest_commit_seq(settings, "churn")
     rows = training_frame(settings, spec.store, start=None, until=now, window_end=now, commit_seq=seq)
-    known = rows.set_index("entity_id").loc[[body["customer_id"] for body in asked]]
-    assert list(known["monthly_fee"]) == [body["monthly_fee"] for body in asked]
-    assert known["hours_a_week"].isna().all()
-    assert set(known["outcome"]) == {"stays", "leaves"}
+    by_entity = rows.set_index("entity_id").loc[[body["customer_id"] for body in bodies]]
+    assert list(by_entity["monthly_fee"]) == [body["monthly_fee"] for body in bodies]
+    assert by_entity["hours_a_week"].isna().all()
+    assert set(by_entity["outcome"]) == {"stays", "leaves"}
 
 
 def test_requests_are_never_sent_before_their_time(service):
-    begun, rate = utc_now(), 50.0
+    start, rate = utc_now(), 50.0
     with Traffic(
         f"http://127.0.0.1:{service.port}", key="", body=lambda _: {"data": service.row}, count=30, rate=rate
     ) as traffic:
@@ -129,7 +129,7 @@ def test_requests_are_never_sent_before_their_time(service):
             pass
     assert sorted(answer.number for answer in traffic.answers) == list(range(30))
     for answer in traffic.answers:
-        assert answer.at - begun >= timedelta(seconds=answer.number / rate - 0.01)
+        assert answer.at - start >= timedelta(seconds=answer.number / rate - 0.01)
 
 
 def test_a_refused_row_is_counted_and_the_traffic_goes_on(service):
@@ -143,7 +143,7 @@ def test_a_refused_row_is_counted_and_the_traffic_goes_on(service):
     assert "age" in traffic.refusals[0]
 
 
-def test_a_service_that_is_not_there_or_not_this_one_is_said_at_once(service):
+def test_a_missing_or_wrong_service_is_an_error_at_once(service):
     with pytest.raises(Unreachable, match="prediction service of credit_score"):
         simulate(
             service.settings,
@@ -153,9 +153,9 @@ def test_a_service_that_is_not_there_or_not_this_one_is_said_at_once(service):
             rate=1.0,
             url=f"http://127.0.0.1:{free_port()}",
         )
-    nowhere = f"http://127.0.0.1:{service.port}/elsewhere"
+    wrong_url = f"http://127.0.0.1:{service.port}/elsewhere"
     with (
-        Traffic(nowhere, key="", body=lambda _: {}, count=1, rate=1) as traffic,
+        Traffic(wrong_url, key="", body=lambda _: {}, count=1, rate=1) as traffic,
         pytest.raises(StackError, match="404"),
     ):
         traffic.is_over(within=20)

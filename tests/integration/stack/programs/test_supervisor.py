@@ -1,4 +1,4 @@
-"""A real supervisor over a real private MariaDB, killed in every way."""
+"""A real supervisor with a real private MariaDB, and all the ways in which they can be killed."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ from utils.settings import Settings, load_settings
 @pytest.fixture
 def settings() -> Iterator[Settings]:
     folder = Path(tempfile.mkdtemp(prefix="eg"))
-    given = load_settings(env_file=folder / ".env", home=folder / "home", mariadb_port=free_port())
-    settings, _ = secrets.ensure(given)
+    without_secrets = load_settings(env_file=folder / ".env", home=folder / "home", mariadb_port=free_port())
+    settings, _ = secrets.ensure(without_secrets)
     try:
         yield settings
     finally:
@@ -40,7 +40,7 @@ def settings() -> Iterator[Settings]:
 
 
 def start(settings: Settings) -> Supervisor:
-    """A supervisor with MariaDB up, as `up` starts it."""
+    """A supervisor that has started MariaDB, like `up` does."""
     supervisor = Supervisor(settings)
     supervisor.ensure([mariadb_program(settings)])
     start_mariadb(settings, supervisor)
@@ -68,22 +68,22 @@ def pid_of(supervisor: Supervisor) -> int:
     return supervisor.states()["mariadb"].pid
 
 
-def remember(settings: Settings) -> None:
+def write_row(settings: Settings) -> None:
     query(settings, "CREATE DATABASE kept", "CREATE TABLE kept.rows (n INT)", "INSERT INTO kept.rows VALUES (42)")
 
 
 def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> None:
     supervisor = start(settings)
-    remember(settings)
-    killed = pid_of(supervisor)
-    os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: pid_of(supervisor) not in {0, killed})
+    write_row(settings)
+    killed_pid = pid_of(supervisor)
+    os.kill(killed_pid, signal.SIGKILL)
+    wait_for(lambda: pid_of(supervisor) not in {0, killed_pid})
     wait_for(lambda: mariadb.root_signs_in(settings))
     assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
 
 
-def test_what_a_killed_program_left_behind_is_ended_before_it_starts_again(settings: Settings, tmp_path: Path) -> None:
-    """As of MLflow, whose child holds the port, and of Airflow's scheduler, whose tasks lead groups of their own."""
+def test_children_of_a_killed_program_are_ended_before_it_starts_again(settings: Settings, tmp_path: Path) -> None:
+    """MLflow leaves a child that holds the port. Airflow's scheduler leaves tasks in their own process groups."""
     file = tmp_path / "born"
     child = f"import os, time; os.setsid(); print(os.getpid(), file=open({str(file)!r}, 'a')); time.sleep(999)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -91,25 +91,25 @@ def test_what_a_killed_program_left_behind_is_ended_before_it_starts_again(setti
     supervisor = Supervisor(settings)
     supervisor.ensure([Program(name=name, launch=lambda: launch) for name in ("killed", "other")])
 
-    def born() -> list[int]:
+    def child_pids() -> list[int]:
         return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
     supervisor.start(["killed"])
-    wait_for(lambda: len(born()) == 1)
+    wait_for(lambda: len(child_pids()) == 1)
     supervisor.start(["other"])
-    wait_for(lambda: len(born()) == 2)
+    wait_for(lambda: len(child_pids()) == 2)
     os.kill(supervisor.states()["killed"].pid, signal.SIGKILL)
-    wait_for(lambda: len(born()) == 3)
-    assert [psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in born()] == [False, True, True]
+    wait_for(lambda: len(child_pids()) == 3)
+    assert [psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in child_pids()] == [False, True, True]
 
 
-def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings: Settings, tmp_path: Path) -> None:
+def test_programs_of_a_killed_supervisor_are_ended_and_foreign_ones_are_not(settings: Settings, tmp_path: Path) -> None:
     supervisor = start(settings)
-    remember(settings)
+    write_row(settings)
     orphan = psutil.Process(pid_of(supervisor))
     sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
-    # Not ours: one of another stack, and one of a shell that merely names the same folder as its home.
-    another = subprocess.Popen(sleep, env={MARKER: str(tmp_path)})
+    # Foreign processes: one of another stack, and one of a shell whose home happens to be the same folder.
+    other_stack = subprocess.Popen(sleep, env={MARKER: str(tmp_path)})
     same_home = subprocess.Popen(sleep, env={"EVERGREEN_HOME": str(settings.home)})
     try:
         os.kill(supervisor.pid(), signal.SIGKILL)
@@ -118,26 +118,26 @@ def test_leftovers_of_a_killed_supervisor_are_ended_and_nothing_else_is(settings
         assert is_ours(orphan, settings)
         start(settings)
         assert not is_alive(orphan)
-        assert another.poll() is None
+        assert other_stack.poll() is None
         assert same_home.poll() is None
         assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
     finally:
-        for started in (another, same_home):
-            started.kill()
-            started.wait()
+        for process in (other_stack, same_home):
+            process.kill()
+            process.wait()
 
 
 def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(settings: Settings) -> None:
     supervisor = start(settings)
-    before = pid_of(supervisor)
-    assert pid_of(start(settings)) == before
-    moved = settings.model_copy(update={"mariadb_port": free_port()})
-    assert pid_of(start(moved)) not in {0, before}
-    assert query(moved, "SELECT @@port") == ((moved.mariadb_port,),)
+    pid_before = pid_of(supervisor)
+    assert pid_of(start(settings)) == pid_before
+    other_port = settings.model_copy(update={"mariadb_port": free_port()})
+    assert pid_of(start(other_port)) not in {0, pid_before}
+    assert query(other_port, "SELECT @@port") == ((other_port.mariadb_port,),)
 
 
 def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Program:
-    """A program that notes its end in `log`, a while after it is asked to; and its begin beside, once it would."""
+    """A program that creates a file at its start. It ends 0.3 s after a signal and then appends its name to `log`."""
     script = (
         "import signal, sys, time; name, log, definition = sys.argv[1:]; note = lambda *_: [time.sleep(0.3), "
         "print(name, file=open(log, 'a')), sys.exit()]; signal.signal(signal.SIGTERM, note); "
@@ -151,10 +151,8 @@ def wait_for_sleepers(names: Sequence[str], *, log: Path, definition: int) -> No
     wait_for(lambda: all(Path(f"{log}-{name}-{definition}").exists() for name in names))
 
 
-def test_programs_that_all_changed_are_stopped_in_the_order_in_which_a_stack_is(
-    settings: Settings, tmp_path: Path
-) -> None:
-    """As when the code has moved: tasks tell the API server how they ended, and services write to MariaDB."""
+def test_if_all_programs_changed_they_stop_in_the_order_of_down(settings: Settings, tmp_path: Path) -> None:
+    """A moved checkout changes all programs. Tasks report their end to the API server, services write to MariaDB."""
     names, log = ("airflow-api-server", "airflow-scheduler", "mariadb", "mlflow", "serve-m"), tmp_path / "ended"
     supervisor = Supervisor(settings)
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
@@ -172,27 +170,27 @@ def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Set
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
     wait_for_sleepers(names, log=log, definition=1)
-    before = supervisor.states()["serve-m"].pid
-    for definition in (2, 3):  # the first of two attempts did not come to the service
-        again = Supervisor(settings)
+    pid_before = supervisor.states()["serve-m"].pid
+    for definition in (2, 3):  # the first of two attempts ended before it reached the service
+        second = Supervisor(settings)
         programs = [sleeper(settings, name, log=log, definition=definition) for name in names]
-        again.ensure(programs, until_start=["serve-m"])
-    assert (again.states()["serve-m"].pid, again.states()["other"].pid) == (before, 0)
-    assert again.start(names) == ["other", "serve-m"]
+        second.ensure(programs, until_start=["serve-m"])
+    assert (second.states()["serve-m"].pid, second.states()["other"].pid) == (pid_before, 0)
+    assert second.start(names) == ["other", "serve-m"]
     wait_for_sleepers(names, log=log, definition=3)
-    assert psutil.Process(again.states()["serve-m"].pid).cmdline()[-1] == "3"
+    assert psutil.Process(second.states()["serve-m"].pid).cmdline()[-1] == "3"
     assert log.read_text().split() == ["other", "serve-m"]
-    assert again.start(names) == []
+    assert second.start(names) == []
 
 
-def test_a_program_that_was_given_up_is_tried_again_by_its_new_definition(
+def test_a_program_in_state_fatal_is_started_again_by_its_new_definition(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its file had moved, and whoever restarted it looked for it at the old place."""
+    """A moved checkout causes this: the restart looks for the program's file at the old path."""
     monkeypatch.setattr("stack.programs.supervisor.RETRIES", 0)
     name, supervisor = "serve-m", Supervisor(settings)
-    moved = Launch((str(tmp_path / "gone"),), base_environment(settings))
-    supervisor.ensure([Program(name=name, launch=lambda: moved)])
+    missing = Launch((str(tmp_path / "gone"),), base_environment(settings))
+    supervisor.ensure([Program(name=name, launch=lambda: missing)])
     supervisor.start([name])
     wait_for(lambda: supervisor.states()[name].state == "FATAL")
     supervisor.ensure([sleeper(settings, name, log=tmp_path / "log", definition=1)], until_start=[name])
@@ -202,7 +200,7 @@ def test_a_program_that_was_given_up_is_tried_again_by_its_new_definition(
 
 def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settings) -> None:
     start(settings)
-    remember(settings)
+    write_row(settings)
     assert down(settings) == 1
     assert ours(settings) == []
     assert down(settings) == 0
@@ -212,7 +210,7 @@ def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settin
 
 def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(settings: Settings) -> None:
     start(settings)
-    remember(settings)
+    write_row(settings)
     query(settings, "CREATE TABLE kept.names (name VARCHAR(9) PRIMARY KEY)", "INSERT INTO kept.names VALUES ('a')")
     assert query(settings, "INSERT INTO kept.names VALUES ('A'), ('a ')", "SELECT @@time_zone") == (("+00:00",),)
     assert query(settings, "SELECT user, host FROM mysql.user WHERE user <> 'mariadb.sys'") == (("root", "localhost"),)
@@ -220,12 +218,12 @@ def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(setting
         mariadb.root_signs_in(settings.model_copy(update={"mariadb_root_password": settings.api_key}))
 
 
-def test_a_root_password_changed_in_the_file_is_taken_at_the_next_start(settings: Settings) -> None:
+def test_a_root_password_changed_in_the_file_is_used_at_the_next_start(settings: Settings) -> None:
     start(settings)
     down(settings)
-    changed = settings.model_copy(update={"mariadb_root_password": settings.api_key})
-    start(changed)
-    assert query(changed, "SELECT 1") == ((1,),)
+    new_password = settings.model_copy(update={"mariadb_root_password": settings.api_key})
+    start(new_password)
+    assert query(new_password, "SELECT 1") == ((1,),)
 
 
 def test_memory_counts_the_tree_and_sockets_fit_their_limit(settings: Settings) -> None:
