@@ -12,7 +12,7 @@ from stack.first_training import is_live, train_first
 from stack.programs import airflow_programs, mariadb, ports, secrets
 from stack.programs.airflow_client import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
 from stack.programs.health import answers, healthy
-from stack.programs.lock import alone
+from stack.programs.lock import exclusive
 from stack.programs.program import Program
 from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
@@ -50,7 +50,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
-    with alone(settings), Steps(console) as steps:
+    with exclusive(settings), Steps(console) as steps:
         with steps.step("secrets") as step:
             settings, written = secrets.ensure(settings)
             step.note = f"{len(written)} written to {settings.env_file}" if written else "kept"

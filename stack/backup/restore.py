@@ -26,7 +26,7 @@ from stack.backup.backup import DUMP, SETTINGS, plain_fields
 from stack.backup.dump import load
 from stack.programs import mariadb, ports, secrets
 from stack.programs.folders import runtime
-from stack.programs.lock import alone
+from stack.programs.lock import exclusive
 from stack.programs.processes import clear_leftovers, ours
 from stack.programs.program import base_environment
 from stack.programs.starting import wait_for_end, wait_for_process
@@ -63,7 +63,7 @@ def restore(settings: Settings, file: Path, *, force: bool, progress: Progress) 
     Nothing has changed then, but that database of a team's own may be half filled.
     """
     begun = time.monotonic()
-    with opened(file) as archive, alone(settings):
+    with opened(file) as archive, exclusive(settings):
         _refuse_newer(archive)
         given = _archived_settings(settings, archive)
         settings = _with(settings, given)
