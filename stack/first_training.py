@@ -59,10 +59,10 @@ def _start(airflow: Airflow, model: str) -> tuple[str, str]:
 def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[str, str], steps: Steps) -> None:
     dag_id, run_id = run
     if dag_id.endswith("_training"):
-        begun = airflow.run(dag_id, run_id)["run_after"]
+        run_after = airflow.run(dag_id, run_id)["run_after"]
         follow(airflow, dag_id, run_id, steps)
         _require_promotion(settings, model, f"{dag_id}/{run_id}")
-        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=begun)
+        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=run_after)
     if follow(airflow, dag_id, run_id, steps) == "waits":
         steps.say(f"  {model} waits for your approval: {airflow.url_of(dag_id, run_id)}")
     elif not is_live(settings, model):

@@ -13,7 +13,7 @@ NAME_WIDTH = 26
 
 
 class Step:
-    """A running step. Its note is shown after its name when it is done."""
+    """A running step. At its end, `note` is printed after its name."""
 
     def __init__(self) -> None:
         self.note = ""

@@ -1,8 +1,8 @@
 """The example world of `credit_score`: generated data in the format of a user's file, to try Evergreen without data.
 
 The world depends only on the seed, the entity and the day. Tomorrow's world is today's world with one more day, so a
-second load adds only the new rows. Labels are drawn from probabilities that are a known function of the features. This
-bounds the quality that a model can reach.
+second load adds only the new rows. Labels are drawn from probabilities that the features determine by a fixed formula.
+This bounds the quality that a model can reach.
 """
 
 from collections.abc import Callable, Mapping

@@ -94,17 +94,17 @@ def _changed(world: World, levers: Levers, scenario: Scenario, random: np.random
     # The first column of a world is the entity. The rows are in the order of event time.
     newest_rows = random.permutation(np.flatnonzero(~world.frame.duplicated(world.frame.columns[0], keep="last")))
     complete = world.complete.iloc[newest_rows].reset_index(drop=True)
-    sent = world.frame.loc[newest_rows, list(complete.columns)].reset_index(drop=True)
+    features = world.frame.loc[newest_rows, list(complete.columns)].reset_index(drop=True)
     if scenario in {Scenario.COVARIATE, Scenario.SHIFT}:
-        complete, sent = (_multiplied(frame, levers.rising) for frame in (complete, sent))
+        complete, features = (_multiplied(frame, levers.rising) for frame in (complete, features))
     rule = levers.changed_rule if scenario in {Scenario.CONCEPT, Scenario.SHIFT} else levers.rule
     labels = pd.Series(rule(complete, random), name=world.label)
     if scenario is Scenario.PRIOR:
         is_kept = random.random(len(labels)) < levers.share(labels)
-        sent, labels = sent[is_kept], labels[is_kept]
+        features, labels = features[is_kept], labels[is_kept]
     if scenario is Scenario.BROKEN:
-        sent = _multiplied(sent, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
-    return Traffic(sent, labels)
+        features = _multiplied(features, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
+    return Traffic(features, labels)
 
 
 def _multiplied(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFrame:

@@ -59,7 +59,7 @@ class Airflow:
         return True
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """Return once the DAG processor has found `dag_id`. Raises: NotFound, with an import error if there is one."""
+        """Return once the DAG processor has found `dag_id`. Raises: NotFound, with an import error if one exists."""
 
         def is_parsed() -> bool:
             if self.has_dag(dag_id):
@@ -122,7 +122,7 @@ class Airflow:
         return int(self._api("GET", path, query={"limit": 1, "state": list(states)})["total_entries"])
 
     def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """The last error in the log of an attempt of a task, as one line. Empty if there is none."""
+        """The last error in the log of an attempt of a task, as one line. Empty if there is no error."""
         path = f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}/taskInstances/{_segment(task_id)}/logs/{attempt}"
         lines = [line for line in self._api("GET", path)["content"] if isinstance(line, dict)]
         for line in reversed(lines):

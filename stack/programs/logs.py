@@ -36,7 +36,7 @@ def size(log: Path) -> int:
 
 
 def last_words(log: Path, *, lines: int = 30) -> str:
-    """The last `lines` of `log` that are not blank. `nothing` if there are none."""
+    """The last `lines` of `log` that are not blank. `nothing` if there are no lines."""
     content = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join([line[:300] for line in content.splitlines() if line.strip()][-lines:]) or "nothing"
 

@@ -53,7 +53,7 @@ def end(processes: Iterable[psutil.Process], *, seconds: float) -> int:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether `process` runs and is no zombie. Zombies stay for ever in a container whose first process reaps none."""
+    """Whether `process` runs and is no zombie. Zombies stay in a container whose first process does not reap them."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -92,7 +92,7 @@ def serving_urls(settings: Settings) -> dict[str, str]:
 
 
 def serving_ports(settings: Settings) -> dict[str, int]:
-    """The port of each model's service, by model name. A model keeps its port when others are added or removed."""
+    """Model name → port of its service. A model keeps its port if other models are added or removed."""
     file = settings.home / "serving_ports.json"
     offsets: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     names = model_names(settings.models_dir)

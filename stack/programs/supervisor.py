@@ -166,8 +166,8 @@ class Supervisor:
         )
 
     def _stop_in_order(self, names: Collection[str]) -> None:
-        others = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
-        for group in (STOPPED_FIRST, others, *((name,) for name in STOPPED_LAST)):
+        middle = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for group in (STOPPED_FIRST, middle, *((name,) for name in STOPPED_LAST)):
             self._stop_all([name for name in group if name in names])
 
     def _stop_all(self, names: list[str]) -> None:
