@@ -21,9 +21,7 @@ def main() -> None:
     folder, file, dag_id = Path(sys.argv[1]), sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
     warnings.simplefilter("ignore")
     from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.definitions._internal.dag_parsing_context import (
-        _airflow_parsing_context_manager as parsing_context,
-    )
+    from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager as context
 
     logging.disable()
     if dag_id:  # like in the processes that tasks are forked from
@@ -35,7 +33,7 @@ def main() -> None:
     def read_file() -> list[float]:
         start = time.process_time()
         sys.path.append(str(folder))
-        with parsing_context(dag_id=None if dag_id == "ALL" else dag_id, task_id="a task"):
+        with context(dag_id=None if dag_id == "ALL" else dag_id, task_id="a task"):
             bag = DagBag(str(folder / file))
         assert not bag.import_errors, bag.import_errors
         return [time.process_time() - start, len(bag.dags)]

@@ -110,9 +110,7 @@ class OpenLoop:
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load, self._rate = load, rate
-        self._idle: deque[Connection] = (
-            deque()
-        )  # used in turn, because servers close connections that are idle for long
+        self._idle: deque[Connection] = deque()  # used in turn: servers close connections that are idle for long
         self._due: deque[float] = deque()  # due times of requests that wait for a connection
 
     def free(self, connection: Connection) -> None:
@@ -157,13 +155,13 @@ async def run(
     """Load http://127.0.0.1:`port``path` and return the figures. Times are in milliseconds."""
     header = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     load = Load([f"{header}{len(body)}\r\n\r\n".encode() + body for body in bodies])
-    closed_or_open = OpenLoop(load, rate) if rate else ClosedLoop(load)
+    schedule = OpenLoop(load, rate) if rate else ClosedLoop(load)
     loop = asyncio.get_running_loop()
     open_connections = [
-        (await loop.create_connection(lambda: Connection(load, closed_or_open.free), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: Connection(load, schedule.free), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
-    duration = await closed_or_open.run(open_connections, seconds)
+    duration = await schedule.run(open_connections, seconds)
     latencies = sorted(load.latencies)
     good_count = load.statuses[200]
     return {

@@ -45,8 +45,8 @@ def measure() -> list[Figure]:
         world = World(server.settings)
         ours, alone = world.ours(workers=WORKERS), world.ours(workers=1)
         committing = world.bare(workers=WORKERS, logged=True)
-        others = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
-        others += [world.bare(workers=1), world.bare(workers=WORKERS), committing]
+        other_sides = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
+        other_sides += [world.bare(workers=1), world.bare(workers=WORKERS), committing]
         scored_ratio = _scored(world)
         memory_ratio = _memory_by_swaps(world, ours)
         count_before = _count(server.settings, ours)
@@ -58,12 +58,17 @@ def measure() -> list[Figure]:
         for number in range(ROUNDS):
             loads: Loads = {}
             extra_loads = {alone.name: _busier(alone), ours.name: _busier(ours) | _by_id(world, ours)}
-            for side in [*others[:-2], alone, ours, *others[-2:]]:  # the services closest to ours run next to it
+            for side in [
+                *other_sides[:-2],
+                alone,
+                ours,
+                *other_sides[-2:],
+            ]:  # the services closest to ours run next to it
                 loads |= _round(server.settings, side, extra_loads.get(side.name, {}))
             rounds.append(loads)
             print(f"round {number + 1}: {json.dumps(loads)}", flush=True)
         profile_figures = profile(server, ours, alone)
-    return [*_figures(rounds, others), *turn_figures, scored_ratio, memory_ratio, *profile_figures]
+    return [*_figures(rounds, other_sides), *turn_figures, scored_ratio, memory_ratio, *profile_figures]
 
 
 def _round(settings: Settings, side: Side, extra: Mapping[str, dict[str, Any]]) -> Loads:
@@ -185,7 +190,7 @@ def _workers(world: World) -> list[Any]:
         return [worker for worker in deployments.instances(connection, MODEL) if psutil.pid_exists(worker["pid"])]
 
 
-def _figures(rounds: Sequence[Loads], others: Sequence[Side]) -> list[Figure]:
+def _figures(rounds: Sequence[Loads], other_sides: Sequence[Side]) -> list[Figure]:
     def values(name: str, key: str = "requests_per_second") -> list[float]:
         return [loads[name][key] for loads in rounds]
 
@@ -199,14 +204,14 @@ def _figures(rounds: Sequence[Loads], others: Sequence[Side]) -> list[Figure]:
     return [
         *(
             higher_is_better(what, values(ours), unit, against=side.name, baselines=values(side.name), goal=goal)
-            for side, goal in zip(others, goals, strict=True)
+            for side, goal in zip(other_sides, goals, strict=True)
         ),
         lower_is_better(
             f"{what}: 99th percentile",
             values(ours, "p99_ms"),
             "ms",
-            against=others[-1].name,
-            baselines=values(others[-1].name, "p99_ms"),
+            against=other_sides[-1].name,
+            baselines=values(other_sides[-1].name, "p99_ms"),
             goal=2.0,  # measured: 3.7 to 4.8; a group commits once
         ),
         # Measured: 0.63 to 0.95. It adds a look-up and a thread for it.

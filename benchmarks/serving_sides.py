@@ -95,17 +95,13 @@ class World:
         port = free_port()
         settings = self.settings.model_copy(update={"serving_workers": workers})
         argv, environment = serve_command(settings, MODEL, port)
-        settings_variables = settings_environment(settings, secrets=("db_api_password", "api_key"))
-        return Side(
-            f"evergreen, {workers}", argv, {**settings_variables, **environment}, port, self.single, count=PREDICTIONS
-        )
+        own = settings_environment(settings, secrets=("db_api_password", "api_key"))
+        return Side(f"evergreen, {workers}", argv, {**own, **environment}, port, self.single, count=PREDICTIONS)
 
     def course(self, *, workers: int) -> Side:
         folder, port = self.settings.home / f"course-{workers}", free_port()
         folder.mkdir()
-        columns = {
-            kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")
-        }  # without text, which is less work
+        columns = {kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")}  # text would be more work
         course_style.train(self.frame, **columns, label=self.spec.label.column, folder=folder, trees=TREES)
         with session(self.settings, "admin") as connection:
             course_style.Base.metadata.create_all(connection)
@@ -129,17 +125,9 @@ class World:
         bodies = self._file("mlflow", [{"dataframe_records": [json.loads(row)]} for row in json_rows])
         argv = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"]
         argv += ["--host", "127.0.0.1", "--port", str(port)]
-        log_variables = {"UVICORN_LOG_LEVEL": "warning", "UVICORN_ACCESS_LOG": "false"}
-        path_variable = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # mlflow finds uvicorn on the PATH
-        return Side(
-            "mlflow models serve",
-            argv,
-            {**log_variables, **path_variable},
-            port,
-            bodies,
-            path="/invocations",
-            ready="/ping",
-        )
+        quiet = {"UVICORN_LOG_LEVEL": "warning", "UVICORN_ACCESS_LOG": "false"}
+        path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # mlflow finds uvicorn on the PATH
+        return Side("mlflow models serve", argv, {**quiet, **path}, port, bodies, path="/invocations", ready="/ping")
 
     def bare(self, *, workers: int, logged: bool = False) -> Side:
         name, port = f"bare{' and logged' * logged}, {workers}", free_port()

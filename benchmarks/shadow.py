@@ -77,13 +77,11 @@ def _set_challenger(world: World, version: int | None) -> None:
     with session(world.settings, "pipeline") as connection:
         history.add(connection, shadow, {**row, "caused_by": "benchmark", "created_at": utc_now()})
 
-    def all_have_it() -> bool:
+    def is_loaded() -> bool:
         with session(world.settings, "reader") as connection:
-            return [worker["shadow_version"] for worker in deployments.instances(connection, MODEL)] == [
-                version
-            ] * WORKERS
+            return [row["shadow_version"] for row in deployments.instances(connection, MODEL)] == [version] * WORKERS
 
-    wait_for(f"challenger {version}", all_have_it)
+    wait_for(f"challenger {version}", is_loaded)
 
 
 def _scored(world: World) -> int:

@@ -143,9 +143,8 @@ def _lookups(settings: Settings, name: str, count: int) -> list[Ratio]:
     return [
         lower_is_better(
             f"newest features of {count} of {entities:,} entities: {percentile_name}",
-            [
-                float(np.percentile(round_times, percent)) for round_times in milliseconds[_ours][1:]
-            ],  # without the warm-up round
+            # Without the warm-up round.
+            [float(np.percentile(round_times, percent)) for round_times in milliseconds[_ours][1:]],
             "ms",
             against="SELECT by primary key",
             baselines=[float(np.percentile(round_times, percent)) for round_times in milliseconds[_plain][1:]],

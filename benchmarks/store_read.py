@@ -1,4 +1,4 @@
-"""`python -m benchmarks.store_read evergreen|pandas LABELS FILE`: time labels with their features to Parquet.
+"""`python -m benchmarks.store_read evergreen|pandas LABELS FILE`: write labels with features to Parquet, and time it.
 
 It runs in its own process to measure the peak memory. Prints JSON: seconds, rows, peak memory in bytes.
 The baseline is a data scientist's usual code: both tables by pandas over pymysql, `merge_asof`, `to_parquet`. The
