@@ -180,7 +180,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _is_needed(path: Path) -> bool:
-    """Whether `path` is needed to serve, unlike BentoML's working files. It begins with the model's name."""
+    """Whether `path` is needed to serve, unlike BentoML's working files. `path` begins with the model's name."""
     return len(path.parts) > 1 and (path.parts[1] == "models" or path.parts[1:] == ("current.json",))
 
 

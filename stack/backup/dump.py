@@ -16,7 +16,7 @@ from stack.programs.mariadb import find_binary
 from utils.errors import StackError
 from utils.settings import Settings, inherited_environment
 
-# MLflow has triggers. To load a trigger with another user as definer needs rights that admin does not have.
+# MLflow has triggers. Loading a trigger with another user as definer needs rights that admin does not have.
 DEFINER = re.compile(rb"^(/\*!500.*)DEFINER=`[^`]*`@`[^`]*`")
 
 
@@ -138,8 +138,8 @@ def copy_airflow(database: Path, to: Path) -> list[str]:
     """Copy Airflow's SQLite file in use, without its secrets. Return notes for people.
 
     The secrets are passwords and extras of connections, and variables. They are encrypted with a key that stays here,
-    so they would be useless elsewhere. The arguments of a deferred task are encrypted too. The task
-    starts and waits again.
+    so they would be useless elsewhere. The arguments of a deferred task are encrypted too, so the task starts again
+    and waits anew.
     """
     copy_sqlite(database, to)
     with closing(sqlite3.connect(to, autocommit=True)) as copy:

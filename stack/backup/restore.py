@@ -67,8 +67,8 @@ class RestoreReport:
 def restore(settings: Settings, file: Path, *, force: bool, progress: Progress) -> RestoreReport:
     """Replace the state of `settings` by that of the backup in `file`. `up` continues from there.
 
-    Existing secrets are kept, and missing ones are generated. Settings of the backup apply where none is set. Existing
-    data and model files that differ are replaced only with `force`.
+    Existing secrets are kept, and missing ones are generated. A setting of the backup applies if it is not set
+    already. Existing data and model files that differ are replaced only with `force`.
 
     Raises: NotFound, IntegrityError, DataRefused, StackError; Unreachable and AccessDenied with a team's own MariaDB.
     Nothing has changed then, except that a team's own database may be partly filled.

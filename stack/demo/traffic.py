@@ -22,7 +22,14 @@ ANSWER_SECONDS = 30.0  # seconds, the timeout of one request
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to the request `number`. `at` is the time in its prediction_id, UTC."""
+    """An answer of the service.
+
+    number: the number of the request.
+    prediction_id: the id of the prediction.
+    at: the time in the prediction_id, UTC.
+    prediction: the predicted class or number.
+    version: the version that answered.
+    """
 
     number: int
     prediction_id: UUID

@@ -71,7 +71,7 @@ def wait_for_process(name: str, process: Started, answers: Callable[[], bool], *
 
 
 def wait_for_end(name: str, process: Started, *, log: Path) -> None:
-    """Return once `process`, which was terminated, has ended. Raises: GaveUp with the last lines of the log."""
+    """Return once a `process` that was asked to stop has ended. Raises: GaveUp with the last lines of the log."""
     _patience(f"the end of {name}", process, log).until(lambda: process.poll() is not None)
 
 
