@@ -1,6 +1,6 @@
-"""What reading the DAG files takes, and what it adds to the start of a task, with 3 and with 100 model files.
+"""The time to read the DAG files, and the time that it adds to the start of a task, with 3 and 100 model files.
 
-The baseline of a task's start is the same file read as a whole. All times are of the processor.
+The baseline of a task's start reads all DAGs of the same file. All times are processor times.
 """
 
 import json
@@ -25,35 +25,35 @@ MODEL = "credit_score"
 
 
 def measure() -> list[Figure]:
-    """Raises: CalledProcessError where a DAG file can't be read."""
+    """Raises: CalledProcessError if a DAG file can't be read."""
     files = sorted(path.name for path in (ROOT / "dags").glob("*.py") if path.name not in {"forms.py", "shared.py"})
-    own: dict[int, list[float]] = {FEW: [], MANY: []}
-    every: dict[int, list[float]] = {FEW: [], MANY: []}
+    own_dag: dict[int, list[float]] = {FEW: [], MANY: []}
+    all_dags: dict[int, list[float]] = {FEW: [], MANY: []}
     figures: list[Figure] = []
     with _models(FEW) as few, _models(MANY) as many:
         folders = {FEW: few, MANY: many}
         for count, models in folders.items():
-            whole = sum(_milliseconds(models, file) for file in files)
-            figures.append(Figure(f"all DAG files read once, {count} models", whole, "ms"))
+            milliseconds = sum(_milliseconds(models, file) for file in files)
+            figures.append(Figure(f"all DAG files read once, {count} models", milliseconds, "ms"))
         for _ in range(ROUNDS):
             for count, models in folders.items():
-                own[count].append(_milliseconds(models, "training.py", f"{MODEL}_training"))
-                every[count].append(_milliseconds(models, "training.py", "ALL"))
+                own_dag[count].append(_milliseconds(models, "training.py", f"{MODEL}_training"))
+                all_dags[count].append(_milliseconds(models, "training.py", "ALL"))
     what = "a DAG file at a task's start"
     for count, goal in ((FEW, None), (MANY, 4.0)):
         figures.append(
             lower_is_better(
                 f"{what}, {count} models: its own DAG",
-                own[count],
+                own_dag[count],
                 "ms",
                 against="all of the file's",
-                baselines=every[count],
+                baselines=all_dags[count],
                 goal=goal,
             )
         )
     figures.append(
         lower_is_better(
-            f"{what}, {MANY} models", own[MANY], "ms", against=f"{FEW} models", baselines=own[FEW], goal=0.7
+            f"{what}, {MANY} models", own_dag[MANY], "ms", against=f"{FEW} models", baselines=own_dag[FEW], goal=0.7
         )
     )
     return figures
@@ -61,7 +61,7 @@ def measure() -> list[Figure]:
 
 @contextmanager
 def _models(count: int) -> Iterator[Path]:
-    """A folder with so many model files, each of a name of its own."""
+    """A temporary folder with `count` model files of different names."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(ROOT / "models" / f"{MODEL}.yaml", folder)
         file = yaml.safe_load((ROOT / "models" / f"{MODEL}.yaml").read_text(encoding="utf-8"))
@@ -82,6 +82,6 @@ def _milliseconds(models: Path, file: str, *dag_id: str) -> float:
         "PYTHONPATH": str(ROOT),
     }
     probe = [sys.executable, str(ROOT / "benchmarks" / "dags_probe.py"), str(ROOT / "dags"), file]
-    done = subprocess.run([*probe, *dag_id], env=environment, capture_output=True, text=True, check=True)
-    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])["seconds"]
+    result = subprocess.run([*probe, *dag_id], env=environment, capture_output=True, text=True, check=True)
+    seconds: list[float] = json.loads(result.stdout.splitlines()[-1])["seconds"]
     return 1000 * median(seconds)

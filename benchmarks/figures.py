@@ -1,6 +1,6 @@
-"""A measured figure, alone or beside its baseline: another way of doing the same, from the same run.
+"""Measured figures: single values, and ratios to a baseline, another way to do the same in the same run.
 
-Only a ratio has a goal. On a busier machine every time is longer, and says nothing about a change of the code.
+Only a ratio has a goal. A single time is longer on a busy machine, so it does not show a change of the code.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-type Rounds = Sequence[float]  # a value a round
+type Rounds = Sequence[float]  # one value for each round
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,7 +23,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Ratio(Figure):
-    """`ratio` is how many times better `value` is than `baseline`, which `against` names; `goal` is its least."""
+    """A figure with its baseline.
+
+    against: the name of the baseline.
+    baseline: the value of the baseline.
+    ratio: how many times better `value` is than `baseline`.
+    goal: the least `ratio`. None if there is no goal.
+    met: whether the goal is met. None without a goal.
+    """
 
     against: str
     baseline: float
@@ -35,9 +42,9 @@ class Ratio(Figure):
 def higher_is_better(
     what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
 ) -> Ratio:
-    """The medians of both sides' rounds, and of the ratios of each round.
+    """The medians of both sides over the rounds, and the median of the ratios of each round.
 
-    What a round measures of both follows one upon the other, so whatever else the machine was doing met both.
+    A round measures both sides one after the other, so other work on the machine affects both.
     """
     ratio = median(value / baseline for value, baseline in zip(values, baselines, strict=True))
     return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
@@ -46,7 +53,7 @@ def higher_is_better(
 def lower_is_better(
     what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
 ) -> Ratio:
-    """As `higher_is_better`."""
+    """Like `higher_is_better`, for values of which the lower one is better."""
     ratio = median(baseline / value for value, baseline in zip(values, baselines, strict=True))
     return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
 

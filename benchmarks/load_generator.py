@@ -21,11 +21,11 @@ from typing import Any
 import uvloop
 
 WARM_UP = 2.0  # seconds that are not counted
-STRAGGLERS = 5.0  # seconds that the last answers of an open loop may take
+STRAGGLERS = 5.0  # seconds, the limit for the last answers of an open loop
 
 
 class Load:
-    """What all connections share. Latencies are in seconds."""
+    """The requests and results that all connections share. Latencies are in seconds."""
 
     def __init__(self, requests: list[bytes]) -> None:
         self.requests = cycle(requests)
@@ -43,7 +43,7 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with one request at a time. `free` is told when the answer is complete."""
+    """One keep-alive connection with one request at a time. It calls `free` when the answer is complete."""
 
     def __init__(self, load: Load, free: "Callable[[Connection], None]") -> None:
         self._load, self._free = load, free
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
             self._free(self)
 
     def send(self, since: float) -> None:
-        """Send the next request; its latency counts from `since`, in seconds of `perf_counter`."""
+        """Send the next request. Its latency counts from `since`, in seconds of `perf_counter`."""
         self._received, self._complete_at, self._since = b"", 0, since
         self._transport.write(next(self._load.requests))
 
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
 
 
 class ClosedLoop:
-    """Every connection sends its next request when the answer to the last one is complete."""
+    """Every connection sends its next request when the answer to the previous one is complete."""
 
     def __init__(self, load: Load) -> None:
         self._load, self._stopping = load, False
@@ -93,25 +93,25 @@ class ClosedLoop:
         else:
             connection.send(time.perf_counter())
 
-    async def run(self, opened: list[Connection], seconds: float) -> float:
-        for connection in opened:
+    async def run(self, connections: list[Connection], seconds: float) -> float:
+        for connection in connections:
             connection.send(time.perf_counter())
         await asyncio.sleep(WARM_UP)
-        self._load.counting, began = True, time.perf_counter()
+        self._load.counting, start = True, time.perf_counter()
         await asyncio.sleep(seconds)
-        self._load.counting, took = False, time.perf_counter() - began
+        self._load.counting, duration = False, time.perf_counter() - start
         self._stopping = True
-        await asyncio.gather(*(connection.closed for connection in opened))
-        return took
+        await asyncio.gather(*(connection.closed for connection in connections))
+        return duration
 
 
 class OpenLoop:
-    """Requests leave at `rate` a second, or as soon after their moment as a connection is free."""
+    """Requests leave at `rate` a second. If no connection is free, a request leaves as soon as one is."""
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load, self._rate = load, rate
-        self._idle: deque[Connection] = deque()  # taken in turn: a server closes one that is idle for long
-        self._due: deque[float] = deque()  # moments of requests that no connection was free for
+        self._idle: deque[Connection] = deque()  # used in turn: servers close connections that are idle for long
+        self._due: deque[float] = deque()  # due times of requests that wait for a connection
 
     def free(self, connection: Connection) -> None:
         if self._due:
@@ -119,22 +119,22 @@ class OpenLoop:
         else:
             self._idle.append(connection)
 
-    async def run(self, opened: list[Connection], seconds: float) -> float:
-        self._idle.extend(opened)
-        began = time.perf_counter()
-        await self._send(began, int(WARM_UP * self._rate))
-        await self._all_answered(opened)
-        self._load.counting, began = True, time.perf_counter()
-        await self._send(began, int(seconds * self._rate))
-        await self._all_answered(opened)
-        took = time.perf_counter() - began
-        for connection in opened:
+    async def run(self, connections: list[Connection], seconds: float) -> float:
+        self._idle.extend(connections)
+        start = time.perf_counter()
+        await self._send(start, int(WARM_UP * self._rate))
+        await self._wait_for_answers(connections)
+        self._load.counting, start = True, time.perf_counter()
+        await self._send(start, int(seconds * self._rate))
+        await self._wait_for_answers(connections)
+        duration = time.perf_counter() - start
+        for connection in connections:
             connection.close()
-        return took
+        return duration
 
-    async def _send(self, began: float, count: int) -> None:
+    async def _send(self, start: float, count: int) -> None:
         for number in range(count):
-            moment = began + number / self._rate
+            moment = start + number / self._rate
             if (wait := moment - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             if self._idle:
@@ -142,31 +142,31 @@ class OpenLoop:
             else:
                 self._due.append(moment)
 
-    async def _all_answered(self, opened: list[Connection]) -> None:
-        """Raises: TimeoutError."""
+    async def _wait_for_answers(self, connections: list[Connection]) -> None:
+        """Wait for all answers. Raises: TimeoutError."""
         async with asyncio.timeout(STRAGGLERS):
-            while len(self._idle) < len(opened):
+            while len(self._idle) < len(connections):
                 await asyncio.sleep(0.01)
 
 
 async def run(
     port: int, path: str, bodies: list[bytes], *, connections: int, seconds: float, rate: float | None = None
 ) -> dict[str, Any]:
-    """Load http://127.0.0.1:`port``path` and return the figures; times in milliseconds."""
+    """Load http://127.0.0.1:`port``path` and return the figures. Times are in milliseconds."""
     header = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     load = Load([f"{header}{len(body)}\r\n\r\n".encode() + body for body in bodies])
-    way = OpenLoop(load, rate) if rate else ClosedLoop(load)
+    schedule = OpenLoop(load, rate) if rate else ClosedLoop(load)
     loop = asyncio.get_running_loop()
-    opened = [
-        (await loop.create_connection(lambda: Connection(load, way.free), "127.0.0.1", port))[1]
+    open_connections = [
+        (await loop.create_connection(lambda: Connection(load, schedule.free), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
-    took = await way.run(opened, seconds)
+    duration = await schedule.run(open_connections, seconds)
     latencies = sorted(load.latencies)
-    good = load.statuses[200]
+    good_count = load.statuses[200]
     return {
-        "requests_per_second": good / took,
-        "answered": good + load.answered_before,
+        "requests_per_second": good_count / duration,
+        "answered": good_count + load.answered_before,
         "statuses": dict(load.statuses),
         "p50_ms": 1000 * latencies[len(latencies) // 2],
         "p95_ms": 1000 * latencies[int(len(latencies) * 0.95)],
@@ -182,10 +182,12 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, help="requests a second of an open loop; without it the loop is closed")
-    given = parser.parse_args()
-    bodies = given.bodies.read_bytes().splitlines()
-    work = run(given.port, given.path, bodies, connections=given.connections, seconds=given.seconds, rate=given.rate)
-    sys.stdout.write(json.dumps(uvloop.run(work)) + "\n")
+    options = parser.parse_args()
+    bodies = options.bodies.read_bytes().splitlines()
+    measurement = run(
+        options.port, options.path, bodies, connections=options.connections, seconds=options.seconds, rate=options.rate
+    )
+    sys.stdout.write(json.dumps(uvloop.run(measurement)) + "\n")
 
 
 if __name__ == "__main__":

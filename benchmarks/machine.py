@@ -1,4 +1,4 @@
-"""Processes for a benchmark, and the load on them."""
+"""Processes for a benchmark, the load on them, and the other use of the machine."""
 
 import json
 import os
@@ -23,9 +23,9 @@ READY_SECONDS = 60
 
 @contextmanager
 def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[int]:
-    """The pid of a process that is ended with its children at the end of the block."""
+    """Run a process during the block, and yield its pid. At the end it is terminated, and killed after 60 seconds."""
     with log.open("wb") as output:
-        started = subprocess.Popen(
+        server = subprocess.Popen(
             argv,
             cwd=ROOT,
             env={**inherited_environment(), **environment},
@@ -34,18 +34,18 @@ def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -
             start_new_session=True,
         )
     try:
-        yield started.pid
+        yield server.pid
     finally:
-        started.terminate()
+        server.terminate()
         try:
-            started.wait(60)
+            server.wait(60)
         except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def wait_until_ready(port: int, log: Path, *, path: str = "/readyz") -> None:
-    """Return when `path` of the service on `port` answers 200; raise with its log where it does not come."""
+    """Return once `path` of the service on `port` answers 200. Raises: TimeoutError with the end of `log`."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -59,7 +59,7 @@ def wait_until_ready(port: int, log: Path, *, path: str = "/readyz") -> None:
 def load(
     port: int, path: str, bodies: Path, *, connections: int, seconds: float, rate: float | None = None
 ) -> dict[str, Any]:
-    """Figures of `benchmarks.load_generator`, run in a process of its own."""
+    """Run `benchmarks.load_generator` in its own process and return its figures."""
     argv = [
         sys.executable,
         "-m",
@@ -73,38 +73,38 @@ def load(
     ]
     argv += ["--connections", str(connections), "--seconds", str(seconds)]
     argv += ["--rate", str(rate)] if rate else []
-    ran = subprocess.run(
+    result = subprocess.run(
         argv,
         cwd=ROOT,
         env=inherited_environment(),
         capture_output=True,
         text=True,
         check=True,
-        start_new_session=True,  # a share of the processors of its own (sched(7), autogroup)
+        start_new_session=True,  # its own share of the processors (sched(7), autogroup)
     )
-    figures: dict[str, Any] = json.loads(ran.stdout)
+    figures: dict[str, Any] = json.loads(result.stdout)
     return figures
 
 
-class Others:
-    """What else used the machine's processors since this was made: they were short then, and the benchmark waited."""
+class OtherUse:
+    """The use of the processors by other programs since its creation. The benchmark had to wait meanwhile."""
 
     def __init__(self) -> None:
-        self._began = self._now()
+        self._start = self._now()
 
     def figures(self) -> list[Figure]:
-        """Call it when all processes of the benchmark have ended."""
-        passed, used, stolen, own = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        """The figures so far. Call it after all processes of the benchmark have ended."""
+        total, used, stolen, own_use = (now - then for now, then in zip(self._now(), self._start, strict=True))
         what = f"of the {os.cpu_count()} processors' time"
         return [
-            Figure(f"{what}: taken by other programs", 100 * max(0.0, used - own) / passed, "%"),
-            Figure(f"{what}: taken by other machines", 100 * stolen / passed, "%"),
+            Figure(f"{what}: taken by other programs", 100 * max(0.0, used - own_use) / total, "%"),
+            Figure(f"{what}: taken by other machines", 100 * stolen / total, "%"),
         ]
 
     @staticmethod
     def _now() -> tuple[float, float, float, float]:
-        """Seconds of the processors: all, those that programs used, stolen ones, and those that this process used."""
-        times, me = psutil.cpu_times(), psutil.Process().cpu_times()
+        """Processor seconds: total, used by programs, stolen by other machines, used by our processes."""
+        times, own_times = psutil.cpu_times(), psutil.Process().cpu_times()
         stolen = getattr(times, "steal", 0.0)
         unused = times.idle + getattr(times, "iowait", 0.0) + stolen
-        return sum(times), sum(times) - unused, stolen, sum(me[:4])
+        return sum(times), sum(times) - unused, stolen, sum(own_times[:4])

@@ -1,6 +1,7 @@
-"""The longest insert into the log while its partitions change, with 200 inserts a second and a reader that stays open.
+"""The longest insert into the prediction log while its partitions change.
 
-The baseline is what a plain ALTER TABLE does in the same place, in the same run.
+The load is 200 inserts a second and a reader with an open transaction. The baseline is a plain ALTER TABLE of the same
+table in the same run.
 """
 
 import json
@@ -29,69 +30,69 @@ from utils.settings import PLATFORM_DB, Settings
 
 A_SECOND = 200
 READER_SECONDS = 4.0
-SHORTER = 2.0  # times: a plain one waits for the reader, ours a second and then lets the inserts go first
-DROPPED_ROWS = 200_000  # of the day that is dropped
+SHORTER = 2.0  # times: a plain ALTER TABLE waits for the reader; ours waits a second, then lets inserts pass
+DROPPED_ROWS = 200_000  # in the day that is dropped
 FEATURES = json.dumps({f"feature_{n}": n * 1.5 for n in range(30)})  # about 700 bytes
 
 
 def measure() -> list[Figure]:
-    """Raises: HeldBack where a change could not be made; AssertionError where nothing was inserted meanwhile."""
+    """Raises: HeldBack if a change failed; AssertionError if nothing was inserted meanwhile."""
     with own_mariadb([]) as server, _inserter(server.settings) as longest_during:
         settings, now = server.settings, utc_now()
         with _connect(settings) as link:
-            _fill(link, now - timedelta(days=1), DROPPED_ROWS)  # into the first partition: it takes what is older too
+            _fill(link, now - timedelta(days=1), DROPPED_ROWS)  # into the first partition, which also takes older rows
 
-        def plainly() -> None:
-            cut = day_cut(days(_last(settings), 2)[-1])
+        def alter() -> None:
+            cut = day_cut(days(_last_day(settings), 2)[-1])
             with session(settings, "maintenance") as connection:
                 connection.execute(text(f"ALTER TABLE prediction_log {split_later(cut.name, PREDICTIONS.bound(cut))}"))
 
-        def make() -> None:
-            assert add_partitions(settings, PREDICTIONS, today=_last(settings))
+        def add() -> None:
+            assert add_partitions(settings, PREDICTIONS, today=_last_day(settings))
 
-        def drop() -> None:
+        def drop_days() -> None:
             assert drop_partitions(settings, PREDICTIONS, before=now + timedelta(days=3), caused_by="bench", now=now)
 
-        plain = longest_during("plain ALTER TABLE", _beside_a_reader(settings, plainly))
-        made = longest_during("partitions made", _beside_a_reader(settings, make))
+        alter_ms = longest_during("plain ALTER TABLE", _beside_a_reader(settings, alter))
+        add_ms = longest_during("partitions made", _beside_a_reader(settings, add))
         with _connect(settings) as link:
-            _fill(link, _moment(_last(settings)) + timedelta(days=2), MOVABLE)
-        moved = longest_during("rows of p_later sorted in", _beside_a_reader(settings, make))
-        dropped = longest_during("partitions dropped", _beside_a_reader(settings, drop))
+            _fill(link, _midnight(_last_day(settings)) + timedelta(days=2), MOVABLE)
+        sort_ms = longest_during("rows of p_later sorted in", _beside_a_reader(settings, add))
+        drop_ms = longest_during("partitions dropped", _beside_a_reader(settings, drop_days))
     return [
         lower_is_better(
             f"longest insert, a reader open for {READER_SECONDS:.0f} s: {what}",
             [value],
             "ms",
             against="a plain ALTER TABLE for one day",
-            baselines=[plain],
+            baselines=[alter_ms],
             goal=SHORTER,
         )
         for what, value in (
-            ("14 days made", made),
-            (f"{MOVABLE:,} rows of p_later sorted in", moved),
-            (f"days dropped, {DROPPED_ROWS:,} rows in one", dropped),
+            ("14 days made", add_ms),
+            (f"{MOVABLE:,} rows of p_later sorted in", sort_ms),
+            (f"days dropped, {DROPPED_ROWS:,} rows in one", drop_ms),
         )
     ]
 
 
-def _last(settings: Settings) -> Any:
+def _last_day(settings: Settings) -> Any:
     with session(settings, "reader") as connection:
         return cuts(connection, PREDICTIONS)[-1].before.date()
 
 
-def _moment(day: Any) -> datetime:
+def _midnight(day: Any) -> datetime:
     return datetime(day.year, day.month, day.day)
 
 
 def _beside_a_reader(settings: Settings, change: Callable[[], None]) -> Callable[[], None]:
-    """The change, begun while a transaction that has read the log stays open for `READER_SECONDS`."""
+    """Wrap `change` so that it starts while a reader's transaction on the log stays open for `READER_SECONDS`."""
 
-    def do() -> None:
-        bound, is_open = engine(settings, "reader"), threading.Event()
+    def change_beside_reader() -> None:
+        reader_engine, is_open = engine(settings, "reader"), threading.Event()
 
         def read() -> None:
-            with bound.connect() as connection:
+            with reader_engine.connect() as connection:
                 connection.execute(text("SELECT COUNT(*) FROM prediction_log"))
                 is_open.set()
                 time.sleep(READER_SECONDS)
@@ -101,26 +102,26 @@ def _beside_a_reader(settings: Settings, change: Callable[[], None]) -> Callable
         is_open.wait()
         change()
         reader.join()
-        bound.dispose()
+        reader_engine.dispose()
 
-    return do
+    return change_beside_reader
 
 
 @contextmanager
 def _inserter(settings: Settings) -> Iterator[Callable[[str, Callable[[], None]], float]]:
-    """A process that inserts all the time, and a function for its longest insert (ms) while something is done."""
+    """Run a process that inserts all the time. Yield a function: its longest insert (ms) during a change."""
     processes = multiprocessing.get_context("spawn")
     stop, longest, count = processes.Event(), processes.Value("d", 0.0), processes.Value("q", 0)
     process = processes.Process(target=_insert, args=(settings, stop, longest, count))
     process.start()
 
     def longest_during(what: str, change: Callable[[], None]) -> float:
-        longest.value, before = 0.0, count.value
-        begun = time.perf_counter()
+        longest.value, count_before = 0.0, count.value
+        start = time.perf_counter()
         change()
-        time.sleep(1)  # what queued behind it ends now
-        print(f"{what}: {time.perf_counter() - begun:.1f} s, {count.value - before} inserts", flush=True)
-        assert count.value > before
+        time.sleep(1)  # queued inserts end now
+        print(f"{what}: {time.perf_counter() - start:.1f} s, {count.value - count_before} inserts", flush=True)
+        assert count.value > count_before
         return float(longest.value)
 
     try:
@@ -136,9 +137,9 @@ def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", cou
     with _connect(settings) as link, link.cursor() as cursor:
         due = time.perf_counter()
         while not stop.is_set():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             cursor.execute(LOG_NEW, _row(utc_now()))
-            longest.value = max(longest.value, 1_000 * (time.perf_counter() - begun))
+            longest.value = max(longest.value, 1_000 * (time.perf_counter() - start))
             count.value += 1
             due = max(due + 1 / A_SECOND, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
@@ -147,13 +148,13 @@ def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", cou
 def _fill(link: "pymysql.Connection[Any]", moment: datetime, rows: int) -> None:
     with link.cursor() as cursor:
         for first in range(0, rows, 1_000):
-            some = range(first, min(first + 1_000, rows))
-            cursor.executemany(LOG_NEW, [_row(moment + timedelta(milliseconds=n)) for n in some])
+            numbers = range(first, min(first + 1_000, rows))
+            cursor.executemany(LOG_NEW, [_row(moment + timedelta(milliseconds=n)) for n in numbers])
 
 
 def _row(moment: datetime) -> tuple[object, ...]:
-    made = new_id(moment)
-    return (str(made), "m", 1, "champion", "e", FEATURES, "x", 0.9, None, None, 1.0, str(made), moment, moment)
+    uuid = new_id(moment)
+    return (str(uuid), "m", 1, "champion", "e", FEATURES, "x", 0.9, None, None, 1.0, str(uuid), moment, moment)
 
 
 def _connect(settings: Settings) -> "pymysql.Connection[Any]":

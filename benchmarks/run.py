@@ -8,41 +8,41 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import Figure, Ratio, write
-from benchmarks.machine import Others
+from benchmarks.machine import OtherUse
 
 NAMES = ("store", "serving", "shadow", "maintenance", "dags")
 HEADINGS = ("what", "value", "unit", "against", "baseline", "ratio", "goal", "met")
-LEFT = {"what", "unit", "against"}
+LEFT_ALIGNED = {"what", "unit", "against"}
 MET = {True: "yes", False: "NO", None: ""}
 
 
 def main() -> int:
-    """Returns 1 where a goal was missed."""
+    """Return 1 if a goal was missed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", nargs="?", choices=NAMES, help="what to measure; without it everything")
-    given = parser.parse_args()
+    options = parser.parse_args()
     missed = 0
-    for name in [given.name] if given.name else NAMES:
-        others = Others()
+    for name in [options.name] if options.name else NAMES:
+        other_use = OtherUse()
         figures: list[Figure] = importlib.import_module(f"benchmarks.{name}").measure()
-        figures += others.figures()
+        figures += other_use.figures()
         show(name, figures)
         path = write(name, figures)
         print(f"written to {path}")
-        missed += sum(isinstance(each, Ratio) and each.met is False for each in figures)
+        missed += sum(isinstance(figure, Ratio) and figure.met is False for figure in figures)
     return 1 if missed else 0
 
 
 def show(name: str, figures: Sequence[Figure]) -> None:
-    """Print the table."""
+    """Print the table of the figures."""
     table = Table(title=name, title_justify="left")
     for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in LEFT else "right")
-    for each in figures:
-        row = [each.what, _number(each.value), each.unit]
-        if isinstance(each, Ratio):
-            goal = "" if each.goal is None else _number(each.goal)
-            row += [each.against, _number(each.baseline), _number(each.ratio), goal, MET[each.met]]
+        table.add_column(heading, justify="left" if heading in LEFT_ALIGNED else "right")
+    for figure in figures:
+        row = [figure.what, _number(figure.value), figure.unit]
+        if isinstance(figure, Ratio):
+            goal = "" if figure.goal is None else _number(figure.goal)
+            row += [figure.against, _number(figure.baseline), _number(figure.ratio), goal, MET[figure.met]]
         table.add_row(*row)
     Console(width=150).print(table)
 

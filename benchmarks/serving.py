@@ -1,7 +1,7 @@
-"""The prediction service against what else there is, every answer of ours durably logged.
+"""The prediction service against other services. Our service logs every answer durably.
 
-All services have the same trees, the same rows and the same load generator beside them on the same cores. In each of
-three rounds every one is started, loaded and stopped in turn; the median round counts. `serving_sides` has them.
+All services have the same trees and rows, and the same load generator on the same cores. In each of three rounds every
+service is started, loaded and stopped in turn. The median round counts. `serving_sides` defines the services.
 """
 
 import gc
@@ -30,65 +30,74 @@ from utils.settings import Settings
 from utils.version import ROOT
 
 WORKERS, CONNECTIONS = 2, 64
-MANY = 200  # connections, for what a service gives at most: of 64, each of two workers has half a group to commit
+MANY = 200  # connections, for the maximum: with 64, each of two workers commits half a group
 ROUNDS, SECONDS = 3, 8.0
 EARLY, LATE = 5, 50  # swaps
 SCORED = 200  # batches
 
-Loads = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by what was asked
+Loads = dict[str, dict[str, Any]]  # name of the load → figures of `benchmarks.load_generator`
 
 
 def measure() -> list[Figure]:
-    """Raises: AssertionError where an answer was not 200, or fewer rows were logged than answered."""
+    """Raises: AssertionError if an answer was not 200, or if fewer rows were logged than answered."""
     spec = find_spec(ROOT / "models", MODEL)
     with own_mariadb([spec.store]) as server:
         world = World(server.settings)
         ours, alone = world.ours(workers=WORKERS), world.ours(workers=1)
         committing = world.bare(workers=WORKERS, logged=True)
-        others = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
-        others += [world.bare(workers=1), world.bare(workers=WORKERS), committing]
-        scored = _scored(world)
-        memory = _memory_by_swaps(world, ours)
-        before = _count(server.settings, ours)
-        turns, answered = by_turns(world, ours, committing)
-        assert (logged := _count(server.settings, ours) - before) >= answered, f"{logged} logged, {answered} answered"
+        other_sides = [world.course(workers=1), world.course(workers=WORKERS), world.mlflow()]
+        other_sides += [world.bare(workers=1), world.bare(workers=WORKERS), committing]
+        scored_ratio = _scored(world)
+        memory_ratio = _memory_by_swaps(world, ours)
+        count_before = _count(server.settings, ours)
+        turn_figures, answered = by_turns(world, ours, committing)
+        assert (logged := _count(server.settings, ours) - count_before) >= answered, (
+            f"{logged} logged, {answered} answered"
+        )
         rounds: list[Loads] = []
         for number in range(ROUNDS):
-            found: Loads = {}
-            more = {alone.name: _busier(alone), ours.name: _busier(ours) | _by_id(world, ours)}
-            for side in [*others[:-2], alone, ours, *others[-2:]]:  # beside ours those that are closest to it
-                found |= _round(server.settings, side, more.get(side.name, {}))
-            rounds.append(found)
-            print(f"round {number + 1}: {json.dumps(found)}", flush=True)
-        why = profile(server, ours, alone)
-    return [*_figures(rounds, others), *turns, scored, memory, *why]
+            loads: Loads = {}
+            extra_loads = {alone.name: _busier(alone), ours.name: _busier(ours) | _by_id(world, ours)}
+            for side in [
+                *other_sides[:-2],
+                alone,
+                ours,
+                *other_sides[-2:],
+            ]:  # the services closest to ours run next to it
+                loads |= _round(server.settings, side, extra_loads.get(side.name, {}))
+            rounds.append(loads)
+            print(f"round {number + 1}: {json.dumps(loads)}", flush=True)
+        profile_figures = profile(server, ours, alone)
+    return [*_figures(rounds, other_sides), *turn_figures, scored_ratio, memory_ratio, *profile_figures]
 
 
-def _round(settings: Settings, side: Side, more: Mapping[str, dict[str, Any]]) -> Loads:
-    """Start the service, load it in the usual way and in `more` ways, stop it."""
-    log, before = settings.home / f"{side.port}.log", _count(settings, side)
+def _round(settings: Settings, side: Side, extra: Mapping[str, dict[str, Any]]) -> Loads:
+    """Start the service, run the usual load and the `extra` loads, and stop it."""
+    log, count_before = settings.home / f"{side.port}.log", _count(settings, side)
     with process(side.argv, side.environment, log=log):
         wait_until_ready(side.port, log, path=side.ready)
-        found = {name: load(side.port, **asked) for name, asked in {side.name: _asked(side), **more}.items()}
-    for figures in found.values():
+        loads = {
+            name: load(side.port, **arguments) for name, arguments in {side.name: _usual_load(side), **extra}.items()
+        }
+    for figures in loads.values():
         assert set(figures["statuses"]) == {"200"}, (side.name, figures)
-    answered = sum(each["answered"] for each in found.values())
-    logged = _count(settings, side) - before
+    answered = sum(figures["answered"] for figures in loads.values())
+    logged = _count(settings, side) - count_before
     assert not side.count or logged >= answered, f"{side.name}: {logged} logged, {answered} answered"
-    return found
+    return loads
 
 
-def _asked(side: Side) -> dict[str, Any]:
-    """Arguments of `load`."""
+def _usual_load(side: Side) -> dict[str, Any]:
+    """The arguments of `load` for the usual load."""
     return {"path": side.path, "bodies": side.bodies, "connections": CONNECTIONS, "seconds": SECONDS}
 
 
 def _busier(side: Side) -> dict[str, dict[str, Any]]:
-    return {f"{side.name}, {MANY} connections": {**_asked(side), "connections": MANY}}
+    return {f"{side.name}, {MANY} connections": {**_usual_load(side), "connections": MANY}}
 
 
 def _by_id(world: World, side: Side) -> dict[str, dict[str, Any]]:
-    return {"by id": {**_asked(side), "path": "/predict_by_id", "bodies": world.by_id}}
+    return {"by id": {**_usual_load(side), "path": "/predict_by_id", "bodies": world.by_id}}
 
 
 def _count(settings: Settings, side: Side) -> int:
@@ -99,12 +108,12 @@ def _count(settings: Settings, side: Side) -> int:
 
 
 def _scored(world: World) -> Ratio:
-    """Rows of /predict_batch a second, from the bytes of a body to probabilities, by one thread and without a log.
+    """Rows of /predict_batch a second, from the bytes of a body to probabilities, with one thread and without a log.
 
-    The functions are those of the service: validation of the body, the pool, CatBoost.
+    It calls the functions of the service: validation of the body, the pool, CatBoost.
     """
     schemas, body = build_schemas(world.spec), world.batches.read_bytes().splitlines()[0]
-    plain = _plain_rows(world)
+    plain_rows = _plain_rows(world)
     kinds = {"cat_features": world.spec.columns_of("categorical"), "text_features": world.spec.columns_of("text")}
 
     def ours() -> None:
@@ -113,11 +122,11 @@ def _scored(world: World) -> Ratio:
         score(world.model, pool, spec=world.spec, threads=1)
 
     def alone() -> None:
-        pool = Pool(plain, feature_names=list(world.spec.features.columns), thread_count=1, **kinds)
+        pool = Pool(plain_rows, feature_names=list(world.spec.features.columns), thread_count=1, **kinds)
         world.model.predict(pool, prediction_type="Probability", thread_count=1)
 
     gc.collect()
-    gc.freeze()  # as a worker does before it serves
+    gc.freeze()  # like a worker before it serves
     pairs = [(BATCH / _seconds(ours), BATCH / _seconds(alone)) for _ in range(SCORED)]
     values, baselines = zip(*pairs, strict=True)
     return higher_is_better(
@@ -126,12 +135,12 @@ def _scored(world: World) -> Ratio:
         "rows/s",
         against="CatBoost alone, pool and trees, one thread",
         baselines=baselines,
-        goal=0.38,  # 0.45 to 0.47 was measured: parsing and checking take as long as pool and trees
+        goal=0.38,  # measured: 0.45 to 0.47; parsing and checks take as long as pool and trees
     )
 
 
 def _plain_rows(world: World) -> np.ndarray:
-    """A batch as CatBoost takes it fastest."""
+    """A batch in the format that CatBoost reads fastest."""
     columns = world.spec.features.columns.items()
     return np.array(
         [
@@ -146,13 +155,13 @@ def _plain_rows(world: World) -> np.ndarray:
 
 
 def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _memory_by_swaps(world: World, side: Side) -> Ratio:
-    """Memory of the worker processes (PSS, MB) after `LATE` swaps and after `EARLY`, asked all the time."""
+    """Memory of the worker processes (PSS, MB) after `LATE` swaps against `EARLY` swaps, under load."""
     log, memory = world.settings.home / "swaps.log", dict[int, float]()
     with process(side.argv, side.environment, log=log):
         wait_until_ready(side.port, log)
@@ -160,10 +169,10 @@ def _memory_by_swaps(world: World, side: Side) -> Ratio:
         for swap in range(1, LATE + 1):
             version = VERSIONS[swap % 2]
             world.deploy(version)
-            wait_for(f"swap {swap}", lambda: {each["version"] for each in _workers(world)} == {version})  # noqa: B023
+            wait_for(f"swap {swap}", lambda: {worker["version"] for worker in _workers(world)} == {version})  # noqa: B023
             if swap in {EARLY, LATE}:
                 load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=1.0)
-                pss = sum(psutil.Process(each["pid"]).memory_full_info().pss for each in _workers(world))
+                pss = sum(psutil.Process(worker["pid"]).memory_full_info().pss for worker in _workers(world))
                 memory[swap] = pss / 1e6
                 print(f"after {swap} swaps: {memory[swap]:.0f} MB", flush=True)
     return lower_is_better(
@@ -172,48 +181,50 @@ def _memory_by_swaps(world: World, side: Side) -> Ratio:
         "MB",
         against=f"after {EARLY} swaps",
         baselines=[memory[EARLY]],
-        goal=0.9,  # 0.99: what stays of a swap would add up 45 times
+        goal=0.9,  # measured: 0.99; a leak of each swap would add up 45 times
     )
 
 
 def _workers(world: World) -> list[Any]:
     with session(world.settings, "reader") as connection:
-        return [each for each in deployments.instances(connection, MODEL) if psutil.pid_exists(each["pid"])]
+        return [worker for worker in deployments.instances(connection, MODEL) if psutil.pid_exists(worker["pid"])]
 
 
-def _figures(rounds: Sequence[Loads], others: Sequence[Side]) -> list[Figure]:
-    def of(name: str, key: str = "requests_per_second") -> list[float]:
-        return [each[name][key] for each in rounds]
+def _figures(rounds: Sequence[Loads], other_sides: Sequence[Side]) -> list[Figure]:
+    def values(name: str, key: str = "requests_per_second") -> list[float]:
+        return [loads[name][key] for loads in rounds]
 
-    def most(name: str) -> list[float]:
-        return [max(pair) for pair in zip(of(name), of(f"{name}, {MANY} connections"), strict=True)]
+    def best_values(name: str) -> list[float]:
+        return [max(pair) for pair in zip(values(name), values(f"{name}, {MANY} connections"), strict=True)]
 
     ours, alone = f"evergreen, {WORKERS}", "evergreen, 1"
-    at, unit = f"/predict, {CONNECTIONS} connections, {WORKERS} workers", "requests/s"
-    # Measured, alone and beside other work: 56 to 62, 12 to 60, 22 to 67, 1.4 to 2.8, 0.9 to 1.2, 2.6 to 4.0.
+    what, unit = f"/predict, {CONNECTIONS} connections, {WORKERS} workers", "requests/s"
+    # Measured, with and without other work: 56 to 62, 12 to 60, 22 to 67, 1.4 to 2.8, 0.9 to 1.2, 2.6 to 4.0.
     goals = (20.0, None, 10.0, 1.3, 0.9, 2.0)
     return [
         *(
-            higher_is_better(at, of(ours), unit, against=side.name, baselines=of(side.name), goal=goal)
-            for side, goal in zip(others, goals, strict=True)
+            higher_is_better(what, values(ours), unit, against=side.name, baselines=values(side.name), goal=goal)
+            for side, goal in zip(other_sides, goals, strict=True)
         ),
         lower_is_better(
-            f"{at}: 99th percentile",
-            of(ours, "p99_ms"),
+            f"{what}: 99th percentile",
+            values(ours, "p99_ms"),
             "ms",
-            against=others[-1].name,
-            baselines=of(others[-1].name, "p99_ms"),
-            goal=2.0,  # 3.7 to 4.8: a group commits once
+            against=other_sides[-1].name,
+            baselines=values(other_sides[-1].name, "p99_ms"),
+            goal=2.0,  # measured: 3.7 to 4.8; a group commits once
         ),
-        # 0.63 to 0.95: a look-up more, and a thread for it.
-        higher_is_better("/predict_by_id, one id", of("by id"), unit, against="/predict", baselines=of(ours), goal=0.5),
-        higher_is_better(at, of(ours), unit, against=alone, baselines=of(alone)),
+        # Measured: 0.63 to 0.95. It adds a look-up and a thread for it.
+        higher_is_better(
+            "/predict_by_id, one id", values("by id"), unit, against="/predict", baselines=values(ours), goal=0.5
+        ),
+        higher_is_better(what, values(ours), unit, against=alone, baselines=values(alone)),
         higher_is_better(
             f"/predict, {WORKERS} workers, the most of {CONNECTIONS} and {MANY} connections",
-            most(ours),
+            best_values(ours),
             unit,
             against=alone,
-            baselines=most(alone),
-            goal=1.2,  # 1.3 to 1.55: with MariaDB and the load, one worker keeps two thirds of two processors busy
+            baselines=best_values(alone),
+            goal=1.2,  # measured: 1.3 to 1.55; one worker, MariaDB and the load use two thirds of two processors
         ),
     ]

@@ -1,6 +1,6 @@
-"""The services that the benchmark of serving compares: the same trees, the same rows, the same quiet logs.
+"""The services that the benchmark of serving compares. They have the same trees, rows and log settings.
 
-Each answers one row a request. Access logs are off and only warnings are written, on every side.
+Each one answers one row per request. On every side access logs are off, and only warnings are logged.
 """
 
 import json
@@ -32,14 +32,23 @@ from utils.settings import Settings
 from utils.version import ROOT
 
 MODEL, CUSTOMERS, TREES = "credit_score", 1_500, 300
-ASKED, BATCH, VERSIONS = 1_000, 1_000, (1, 2)
+REQUESTS, BATCH, VERSIONS = 1_000, 1_000, (1, 2)
 PREDICTIONS = "SELECT COUNT(*) FROM prediction_log"
 QUIET = "api_server.logging.access.enabled=false"
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """How to start a service, what to ask it, and which query counts what it logged, if it does."""
+    """A service in the comparison.
+
+    name: its name in the figures.
+    argv, environment: the command to start it.
+    port: the port that it listens on.
+    bodies: the file with a request body in each line.
+    path: the path of the requests.
+    ready: the path that answers 200 when it is ready.
+    count: the query that counts its logged rows. Empty if it does not log.
+    """
 
     name: str
     argv: Sequence[str]
@@ -52,7 +61,7 @@ class Side:
 
 
 class World:
-    """A labelled history, a model fitted on it, and requests for rows of it."""
+    """A labelled history, a model fitted on it, and requests with its rows."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.spec = settings, find_spec(ROOT / "models", MODEL)
@@ -64,23 +73,23 @@ class World:
             iterations=TREES, depth=6, random_seed=1, verbose=False, allow_writing_files=False
         )
         self.model.fit(pool_from_frame(self.frame, spec=self.spec, label=True))
-        self.sha256 = {version: self._stored(version) for version in VERSIONS}
+        self.sha256 = {version: self._store_version(version) for version in VERSIONS}
         self.deploy(VERSIONS[0])
         self._fill_store()
-        rows = self.frame.sample(ASKED, random_state=1)
-        values = [dict(zip(self.spec.features.columns, row, strict=True)) for row in rows_of(rows, spec=self.spec)]
-        self.rows = [{self.spec.entity: f"c-{i}", **each} for i, each in enumerate(values)]
+        sample = self.frame.sample(REQUESTS, random_state=1)
+        values = [dict(zip(self.spec.features.columns, row, strict=True)) for row in rows_of(sample, spec=self.spec)]
+        self.rows = [{self.spec.entity: f"c-{i}", **row_values} for i, row_values in enumerate(values)]
         self.single = self._file("single", [{"data": row} for row in self.rows])
         self.batches = self._file("batches", [{"data": self.rows[:BATCH]}])
-        ids = self.frame["entity_id"].drop_duplicates().head(ASKED)
+        ids = self.frame["entity_id"].drop_duplicates().head(REQUESTS)
         self.by_id = self._file("by_id", [{"ids": [name]} for name in ids])
 
     def deploy(self, version: int) -> None:
-        """Say that `version` should serve."""
+        """Record the deployment of `version`."""
         row = {"model": MODEL, "action": "deploy", "version": version, "artifact_sha256": self.sha256[version]}
         with session(self.settings, "pipeline") as connection:
-            why = {"caused_by": "benchmark", "reason": "benchmark", "created_at": utc_now()}
-            history.add(connection, deployment, {**row, **why})
+            cause = {"caused_by": "benchmark", "reason": "benchmark", "created_at": utc_now()}
+            history.add(connection, deployment, {**row, **cause})
 
     def ours(self, *, workers: int) -> Side:
         port = free_port()
@@ -92,7 +101,7 @@ class World:
     def course(self, *, workers: int) -> Side:
         folder, port = self.settings.home / f"course-{workers}", free_port()
         folder.mkdir()
-        columns = {kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")}  # without text: less work
+        columns = {kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")}  # text would be more work
         course_style.train(self.frame, **columns, label=self.spec.label.column, folder=folder, trees=TREES)
         with session(self.settings, "admin") as connection:
             course_style.Base.metadata.create_all(connection)
@@ -112,12 +121,12 @@ class World:
         folder, port = self.settings.home / "mlflow-model", free_port()
         features = self._without_gaps_in_text()
         mlflow_serve.save(self.model, features, folder)
-        given = features.sample(ASKED, random_state=1).to_json(orient="records", lines=True).splitlines()
-        bodies = self._file("mlflow", [{"dataframe_records": [json.loads(row)]} for row in given])
+        json_rows = features.sample(REQUESTS, random_state=1).to_json(orient="records", lines=True).splitlines()
+        bodies = self._file("mlflow", [{"dataframe_records": [json.loads(row)]} for row in json_rows])
         argv = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"]
         argv += ["--host", "127.0.0.1", "--port", str(port)]
         quiet = {"UVICORN_LOG_LEVEL": "warning", "UVICORN_ACCESS_LOG": "false"}
-        path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # it starts uvicorn by name
+        path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # mlflow finds uvicorn on the PATH
         return Side("mlflow models serve", argv, {**quiet, **path}, port, bodies, path="/invocations", ready="/ping")
 
     def bare(self, *, workers: int, logged: bool = False) -> Side:
@@ -132,19 +141,19 @@ class World:
         environment = {
             "BARE_MODEL": str(folder / "model.cb"),
             "BARE_SPEC": str(folder / "spec.json"),
-            "BARE_THREADS": "-1" if workers == 1 else "1",  # alone it has all cores, else one a process
+            "BARE_THREADS": "-1" if workers == 1 else "1",  # one worker uses all cores, else one core each
             "BARE_DATABASE": self.settings.db_url("api"),
         }
         return Side(name, argv, environment, port, self.single, count=PREDICTIONS if logged else "")
 
-    def _stored(self, version: int) -> str:
-        """Put the model into the Bento store as `version`; returns the bundle's SHA-256."""
+    def _store_version(self, version: int) -> str:
+        """Put the model into the Bento store as `version`. Return the SHA-256 of the bundle."""
         folder = self.settings.home / f"bundle-{version}"
         folder.mkdir()
         self.model.save_model(str(folder / "model.cb"))
         pool = pool_from_frame(self.frame, spec=self.spec, label=False)
-        predicted = score(self.model, pool, spec=self.spec).predictions
-        profile = build_profile(self.frame, predicted, spec=self.spec)
+        predictions = score(self.model, pool, spec=self.spec).predictions
+        profile = build_profile(self.frame, predictions, spec=self.spec)
         write_companions(folder, model=self.model, spec=self.spec, profile=profile, fitted=self.frame)
         BentoStore(self.settings, MODEL).put(version, folder, tags={})
         return bundle_hash(folder)
@@ -164,7 +173,7 @@ class World:
         )
 
     def _without_gaps_in_text(self) -> pd.DataFrame:
-        """The features as CatBoost takes them in a frame: numbers as floats, no null in categories and text."""
+        """The features in a frame for CatBoost: numbers as floats, no missing values in categories and text."""
         numeric = self.spec.columns_of("numeric")
         features = self.frame[list(self.spec.features.columns)]
         filled = features.drop(columns=numeric).astype(object).fillna(MISSING_TEXT)

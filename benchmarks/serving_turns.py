@@ -1,6 +1,6 @@
-"""Latencies, batches and look-ups of the service against bare Starlette that commits the same rows: asked by turns.
+"""Latencies, batches and look-ups of the service against bare Starlette that commits the same rows, in turns.
 
-Both run all the time, and while one is asked the other only waits. So what the machine does besides meets both.
+Both services run all the time, and one is idle while the other is loaded. So other work on the machine affects both.
 """
 
 import json
@@ -15,12 +15,12 @@ ROUNDS, SECONDS = 7, 3.0
 CONNECTIONS, BATCHES_AT_ONCE = 64, 8
 RATE = 300.0  # requests a second of the open loop
 
-Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by what was asked
+Loads = dict[str, dict[str, Any]]  # name of the load → figures of `benchmarks.load_generator`
 
 
 def by_turns(world: World, ours: Side, bare: Side) -> tuple[list[Ratio], int]:
-    """The figures, and how many rows both sides have answered. Raises: AssertionError where an answer was not 200."""
-    rounds: dict[str, list[Found]] = {ours.name: [], bare.name: []}
+    """The figures, and the number of rows that both sides answered. Raises: AssertionError if an answer was not 200."""
+    rounds: dict[str, list[Loads]] = {ours.name: [], bare.name: []}
     ours_log, bare_log = (world.settings.home / f"{side.port}.log" for side in (ours, bare))
     with (
         process(ours.argv, ours.environment, log=ours_log),
@@ -30,26 +30,26 @@ def by_turns(world: World, ours: Side, bare: Side) -> tuple[list[Ratio], int]:
         wait_until_ready(bare.port, bare_log)
         for number in range(ROUNDS):
             sides = (ours, bare) if number % 2 else (bare, ours)
-            found: dict[str, Found] = {side.name: {} for side in sides}
-            for name, asked in _asked(world).items():
+            loads_by_side: dict[str, Loads] = {side.name: {} for side in sides}
+            for name, arguments in _load_arguments(world).items():
                 for side in sides:
-                    figures = load(side.port, **asked)
+                    figures = load(side.port, **arguments)
                     assert set(figures["statuses"]) == {"200"}, (side.name, figures)
-                    found[side.name][name] = figures
+                    loads_by_side[side.name][name] = figures
             for side in sides:
-                rounds[side.name].append(found[side.name])
-            print(f"round {number + 1}, by turns: {json.dumps(found)}", flush=True)
-    answered = sum(
-        each["answered"] * (BATCH if name == "batch" else 1)
-        for of_side in rounds.values()
-        for found in of_side
-        for name, each in found.items()
+                rounds[side.name].append(loads_by_side[side.name])
+            print(f"round {number + 1}, by turns: {json.dumps(loads_by_side)}", flush=True)
+    answered_rows = sum(
+        figures["answered"] * (BATCH if name == "batch" else 1)
+        for side_rounds in rounds.values()
+        for loads in side_rounds
+        for name, figures in loads.items()
     )
-    return _figures(rounds[ours.name], rounds[bare.name]), answered
+    return _figures(rounds[ours.name], rounds[bare.name]), answered_rows
 
 
-def _asked(world: World) -> dict[str, dict[str, Any]]:
-    """Arguments of `load`."""
+def _load_arguments(world: World) -> dict[str, dict[str, Any]]:
+    """Name of the load → arguments of `load`."""
     single = {"path": "/predict", "bodies": world.single, "seconds": SECONDS}
     return {
         "one": {**single, "connections": 1},
@@ -59,21 +59,21 @@ def _asked(world: World) -> dict[str, dict[str, Any]]:
     }
 
 
-def _figures(ours: Sequence[Found], bare: Sequence[Found]) -> list[Ratio]:
+def _figures(ours: Sequence[Loads], bare: Sequence[Loads]) -> list[Ratio]:
     def latency(what: str, name: str, key: str, *, against: str, goal: float) -> Ratio:
-        values, baselines = ([found[name][key] for found in side] for side in (ours, bare))
+        values, baselines = ([loads[name][key] for loads in rounds] for rounds in (ours, bare))
         return lower_is_better(what, values, "ms", against=against, baselines=baselines, goal=goal)
 
-    rows = [[BATCH * found["batch"]["requests_per_second"] for found in side] for side in (ours, bare)]
+    rows = [[BATCH * loads["batch"]["requests_per_second"] for loads in rounds] for rounds in (ours, bare)]
     commits = "bare Starlette, one INSERT and COMMIT a request"
-    at_rate = f"/predict, {RATE:.0f} requests/s, open loop"
+    open_loop = f"/predict, {RATE:.0f} requests/s, open loop"
     return [
-        # Checks, ids, warnings and counts cost a lone request a quarter more: 0.72 to 0.84 was measured.
+        # Measured: 0.72 to 0.84. Checks, ids, warnings and counters add a quarter to a single request.
         latency("/predict, one connection: median", "one", "p50_ms", against=commits, goal=0.6),
-        # 0.71 to 0.93; a round's slowest hundredth is ten to thirty requests.
+        # Measured: 0.71 to 0.93. The slowest hundredth of a round is ten to thirty requests.
         latency("/predict, one connection: 99th percentile", "one", "p99_ms", against=commits, goal=0.5),
-        latency(f"{at_rate}: 99th percentile", "open", "p99_ms", against=commits, goal=0.5),
-        # 0.63 to 0.66: the look-up has a thread of its own to wake, which the bare one reads without.
+        latency(f"{open_loop}: 99th percentile", "open", "p99_ms", against=commits, goal=0.5),
+        # Measured: 0.63 to 0.66. Our look-up must wake its own thread; the bare service reads on the event loop.
         latency(
             "/predict_by_id, one connection, one id: median",
             "by_id",
@@ -81,7 +81,7 @@ def _figures(ours: Sequence[Found], bare: Sequence[Found]) -> list[Ratio]:
             against="bare Starlette, a SELECT by primary key before",
             goal=0.5,
         ),
-        # 1.9 to 2.8: literals are put together once for a whole batch, and one thread scores while MariaDB inserts.
+        # Measured: 1.9 to 2.8. A batch builds its SQL literals once, and one thread scores while MariaDB inserts.
         higher_is_better(
             f"/predict_batch, {BATCH:,} rows, answered and logged",
             rows[0],

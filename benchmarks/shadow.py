@@ -1,4 +1,4 @@
-"""What a challenger in the shadow costs the clients of the version that serves: one service with and without it."""
+"""The cost of a challenger in the shadow for the champion's clients: one service with and without a challenger."""
 
 import json
 from collections import deque
@@ -20,17 +20,17 @@ from utils.version import ROOT
 ROUNDS, SECONDS, CONNECTIONS, WORKERS = 5, 10.0, 64, 2
 RATES = (100.0, 300.0)  # requests a second, open loop
 WITHOUT, AGAIN, WITH = "without", "again without", "with"
-# And the goals.
+# Key of the figures → name and goal.
 LATENCIES = {"p50_ms": ("median", 0.9), "p95_ms": ("95th percentile", 0.9), "p99_ms": ("99th percentile", 0.7)}
 
-Found = dict[str, dict[str, Any]]  # figures of `benchmarks.load_generator` by WITHOUT, AGAIN and WITH
+Loads = dict[str, dict[str, Any]]  # WITHOUT, AGAIN or WITH → figures of `benchmarks.load_generator`
 
 
 def measure() -> list[Figure]:
-    """Latencies with a challenger against those without it; each round asks all three, in another order.
+    """Latencies with and without a challenger. Each round runs three loads, in another order.
 
-    It is asked without the challenger twice: what these two differ by is the machine.
-    Raises: AssertionError where an answer was not 200, or where the challenger scored nothing.
+    Two of the loads run without the challenger. Their difference shows the noise of the machine.
+    Raises: AssertionError if an answer was not 200, or if the challenger scored nothing.
     """
     spec = find_spec(ROOT / "models", MODEL)
     with own_mariadb([spec.store]) as server:
@@ -43,45 +43,45 @@ def measure() -> list[Figure]:
     return [figure for rate in RATES for figure in _figures(rounds[rate], f"/predict, {rate:.0f} requests/s")]
 
 
-def _figures(rounds: Sequence[Found], what: str) -> list[Ratio]:
-    made = []
+def _figures(rounds: Sequence[Loads], what: str) -> list[Ratio]:
+    ratios = []
     for key, (name, goal) in LATENCIES.items():
-        without, again, with_one = ([found[arm][key] for found in rounds] for arm in (WITHOUT, AGAIN, WITH))
-        usual = [sum(both) / 2 for both in zip(without, again, strict=True)]
-        made += [
+        without, again, with_one = ([loads[arm][key] for loads in rounds] for arm in (WITHOUT, AGAIN, WITH))
+        means = [sum(both) / 2 for both in zip(without, again, strict=True)]
+        ratios += [
             lower_is_better(
-                f"{what}, with a challenger: {name}", with_one, "ms", against="without", baselines=usual, goal=goal
+                f"{what}, with a challenger: {name}", with_one, "ms", against="without", baselines=means, goal=goal
             ),
             lower_is_better(
                 f"{what}, control, again without: {name}", again, "ms", against="without", baselines=without
             ),
         ]
-    return made
+    return ratios
 
 
-def _round(world: World, side: Side, rate: float, number: int) -> Found:
-    """Latencies with the challenger and, twice, without; `number` turns their order."""
-    arms, found = deque([WITHOUT, WITH, AGAIN]), {}
+def _round(world: World, side: Side, rate: float, number: int) -> Loads:
+    """Run one load with and two loads without the challenger. `number` rotates their order."""
+    arms, loads = deque([WITHOUT, WITH, AGAIN]), {}
     arms.rotate(number)
     for arm in arms:
-        _put(world, VERSIONS[1] if arm == WITH else None)
-        found[arm] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
-        assert set(found[arm]["statuses"]) == {"200"}, found[arm]
-    print(f"round {number + 1}, {rate:.0f}/s: {json.dumps(found)}", flush=True)
-    return found
+        _set_challenger(world, VERSIONS[1] if arm == WITH else None)
+        loads[arm] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
+        assert set(loads[arm]["statuses"]) == {"200"}, loads[arm]
+    print(f"round {number + 1}, {rate:.0f}/s: {json.dumps(loads)}", flush=True)
+    return loads
 
 
-def _put(world: World, version: int | None) -> None:
+def _set_challenger(world: World, version: int | None) -> None:
     """Make `version` the challenger, and wait until every worker has it."""
     row = {"model": MODEL, "version": version, "artifact_sha256": version and world.sha256[version]}
     with session(world.settings, "pipeline") as connection:
         history.add(connection, shadow, {**row, "caused_by": "benchmark", "created_at": utc_now()})
 
-    def done() -> bool:
+    def is_loaded() -> bool:
         with session(world.settings, "reader") as connection:
-            return [each["shadow_version"] for each in deployments.instances(connection, MODEL)] == [version] * WORKERS
+            return [row["shadow_version"] for row in deployments.instances(connection, MODEL)] == [version] * WORKERS
 
-    wait_for(f"challenger {version}", done)
+    wait_for(f"challenger {version}", is_loaded)
 
 
 def _scored(world: World) -> int:

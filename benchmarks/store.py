@@ -1,6 +1,6 @@
-"""The feature store: loading, reading at a point in time, and the online store.
+"""The feature store: loads, reads at a point in time, and the online store.
 
-Every history has ten labels an entity over 360 days, three feature rows a label, 22 features; see `store_data`.
+Every history has ten labels per entity over 360 days, three feature rows per label, and 22 features: see `store_data`.
 """
 
 import json
@@ -31,30 +31,30 @@ SIZES = {"store_100k": 100_000, "store_1m": 1_000_000, "store_5m": 5_000_000}
 SMALL, MIDDLE, LARGE = SIZES
 ROUNDS, LOOKUP_ROUNDS, LOOKUPS = 3, 5, 500
 
-Read = list[dict[str, Any]]  # what `store_read` says of itself, a round each
+Reads = list[dict[str, Any]]  # the output of `store_read` in each round
 
 
 def measure() -> list[Figure]:
-    """Raises: AssertionError where both ways of reading do not give the same rows."""
-    own, models = {name: spec_of(name) for name in SIZES}, specs()
-    with own_mariadb([spec.store for spec in (*own.values(), *models)]) as server:
+    """Raises: AssertionError if both ways of reading do not give the same rows."""
+    history_specs, load_specs = {name: spec_of(name) for name in SIZES}, specs()
+    with own_mariadb([spec.store for spec in (*history_specs.values(), *load_specs)]) as server:
         settings = server.settings
-        loaded = [loads(settings, models), *(_load(settings, name) for name in SIZES)]
-        read: dict[str, Read] = {name: [] for name in SIZES}
-        pandas: Read = []
+        load_figures = [loads(settings, load_specs), *(_load(settings, name) for name in SIZES)]
+        reads: dict[str, Reads] = {name: [] for name in SIZES}
+        pandas_reads: Reads = []
         for _ in range(ROUNDS):
             for name in SIZES:
-                read[name].append(_read(settings, "evergreen", name))
-            pandas.append(_read(settings, "pandas", MIDDLE))
+                reads[name].append(_read(settings, "evergreen", name))
+            pandas_reads.append(_read(settings, "pandas", MIDDLE))
         _assert_equal(settings, MIDDLE)
         lookups = [figure for count in (1, 100) for figure in _lookups(settings, SMALL, count)]
-    return [*_reading(read, pandas), *loaded, *lookups]
+    return [*_reading(reads, pandas_reads), *load_figures, *lookups]
 
 
-def _reading(read: dict[str, Read], pandas: Read) -> list[Ratio]:
-    seconds = {name: [each["seconds"] for each in rounds] for name, rounds in read.items()}
-    a_label = {name: [1e6 * each / SIZES[name] for each in seconds[name]] for name in SIZES}
-    plain = [each["seconds"] for each in pandas]
+def _reading(reads: dict[str, Reads], pandas_reads: Reads) -> list[Ratio]:
+    seconds = {name: [output["seconds"] for output in rounds] for name, rounds in reads.items()}
+    label_microseconds = {name: [1e6 * value / SIZES[name] for value in seconds[name]] for name in SIZES}
+    pandas_seconds = [output["seconds"] for output in pandas_reads]
     way = "pandas over pymysql, merge_asof"
     return [
         lower_is_better(
@@ -62,33 +62,33 @@ def _reading(read: dict[str, Read], pandas: Read) -> list[Ratio]:
             seconds[MIDDLE],
             "s",
             against=way,
-            baselines=plain,
+            baselines=pandas_seconds,
             goal=8,
         ),
         *(
             lower_is_better(
                 f"time of a label, {SIZES[larger]:,} labels",
-                a_label[larger],
+                label_microseconds[larger],
                 "µs",
                 against=f"{SIZES[smaller]:,} labels",
-                baselines=a_label[smaller],
+                baselines=label_microseconds[smaller],
                 goal=0.8,
             )
             for larger, smaller in ((MIDDLE, SMALL), (LARGE, MIDDLE))
         ),
         lower_is_better(
             "peak memory, 5,000,000 labels",
-            [each["peak_bytes"] / 1e9 for each in read[LARGE]],
+            [output["peak_bytes"] / 1e9 for output in reads[LARGE]],
             "GB",
             against=f"{way}, 1,000,000 labels",
-            baselines=[each["peak_bytes"] / 1e9 for each in pandas],
+            baselines=[output["peak_bytes"] / 1e9 for output in pandas_reads],
             goal=5,
         ),
     ]
 
 
 def _load(settings: Settings, name: str) -> Figure:
-    """Feature rows a second."""
+    """Load a history. Return its rows a second."""
     spec = spec_of(name)
     features, labels = write_files(spec, SIZES[name], settings.home)
     report = load_file(features, spec=spec, settings=settings, caused_by="benchmark", now=END)
@@ -101,53 +101,56 @@ def _load(settings: Settings, name: str) -> Figure:
     return figure
 
 
-def _read(settings: Settings, how: str, name: str) -> dict[str, Any]:
-    own = settings_environment(settings, secrets=("db_pipeline_password",))
-    argv = [sys.executable, "-m", "benchmarks.store_read", how, name, str(_file(settings, how))]
-    ran = subprocess.run(argv, cwd=ROOT, env={**inherited_environment(), **own}, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    assert found["rows"] == SIZES[name], found
-    print(f"{how}, {name}: {found}", flush=True)
-    return found
+def _read(settings: Settings, way: str, name: str) -> dict[str, Any]:
+    settings_variables = settings_environment(settings, secrets=("db_pipeline_password",))
+    argv = [sys.executable, "-m", "benchmarks.store_read", way, name, str(_file(settings, way))]
+    result = subprocess.run(
+        argv, cwd=ROOT, env={**inherited_environment(), **settings_variables}, stdout=subprocess.PIPE, check=True
+    )
+    output: dict[str, Any] = json.loads(result.stdout)
+    assert output["rows"] == SIZES[name], output
+    print(f"{way}, {name}: {output}", flush=True)
+    return output
 
 
-def _file(settings: Settings, how: str) -> Path:
-    return settings.home / f"{how}.parquet"
+def _file(settings: Settings, way: str) -> Path:
+    return settings.home / f"{way}.parquet"
 
 
 def _assert_equal(settings: Settings, name: str) -> None:
-    """That the last files of both ways hold the same rows."""
+    """Assert that the last files of both ways hold the same rows."""
     _read(settings, "evergreen", name)
-    ours, theirs = (pyarrow.parquet.read_table(_file(settings, how)) for how in ("evergreen", "pandas"))
+    ours, baseline = (pyarrow.parquet.read_table(_file(settings, way)) for way in ("evergreen", "pandas"))
     for column in ours.column_names:
-        assert ours[column].to_pandas().equals(theirs[column].cast(ours[column].type).to_pandas()), column
+        assert ours[column].to_pandas().equals(baseline[column].cast(ours[column].type).to_pandas()), column
 
 
 def _lookups(settings: Settings, name: str, count: int) -> list[Ratio]:
-    """Reading the newest features of `count` entities, and the same rows plainly: each has the first turn in turn."""
+    """Time the newest features of `count` entities, from the online store and by plain SQL. The order alternates."""
     schema, client, random = spec_of(name).store, Client(settings), np.random.default_rng(2)
     entities = SIZES[name] // LABELS_AN_ENTITY
-    took: dict[Any, list[list[float]]] = {_ours: [], _plain: []}
+    milliseconds: dict[Any, list[list[float]]] = {_ours: [], _plain: []}
     for _ in range(LOOKUP_ROUNDS + 1):
-        for way in took:
-            took[way].append([])
+        for way in milliseconds:
+            milliseconds[way].append([])
         for number in range(LOOKUPS):
-            ids = [f"c-{each:08d}" for each in random.integers(0, entities, count)]
+            ids = [f"c-{entity:08d}" for entity in random.integers(0, entities, count)]
             for way in (_ours, _plain) if number % 2 else (_plain, _ours):
-                began = time.perf_counter()
+                start = time.perf_counter()
                 client.run(partial(way, schema=schema, ids=ids))
-                took[way][-1].append(1000 * (time.perf_counter() - began))
+                milliseconds[way][-1].append(1000 * (time.perf_counter() - start))
     client.close()
     return [
         lower_is_better(
-            f"newest features of {count} of {entities:,} entities: {told}",
-            [float(np.percentile(each, percent)) for each in took[_ours][1:]],  # without the round that warms up
+            f"newest features of {count} of {entities:,} entities: {percentile_name}",
+            # Without the warm-up round.
+            [float(np.percentile(round_times, percent)) for round_times in milliseconds[_ours][1:]],
             "ms",
             against="SELECT by primary key",
-            baselines=[float(np.percentile(each, percent)) for each in took[_plain][1:]],
+            baselines=[float(np.percentile(round_times, percent)) for round_times in milliseconds[_plain][1:]],
             goal=goal,
         )
-        for percent, told, goal in ((50, "median", 0.7), (99, "99th percentile", 0.6))
+        for percent, percentile_name, goal in ((50, "median", 0.7), (99, "99th percentile", 0.6))
     ]
 
 

@@ -1,4 +1,4 @@
-"""Generated histories for the store's benchmark: labels, and three feature rows for each, in the order of time."""
+"""Generated histories for the benchmark of the store: labels, with three feature rows each, in the order of time."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ def spec_of(name: str) -> ModelSpec:
     """A model file with 22 features."""
     columns = {f"n{i}": {"type": "numeric"} for i in range(NUMBERS)}
     columns |= {f"c{i}": {"type": "categorical"} for i in range(CATEGORIES)}
-    given = {
+    content = {
         "name": name,
         "task": "binary",
         "entity": "customer_id",
@@ -30,11 +30,11 @@ def spec_of(name: str) -> ModelSpec:
         "label": {"column": "churned", "classes": ["no", "yes"]},
         "features": {"max_age": "90d", "columns": columns},
     }
-    return ModelSpec.parse(given, file=f"{name}.yaml")
+    return ModelSpec.parse(content, file=f"{name}.yaml")
 
 
 def write_files(spec: ModelSpec, labels: int, folder: Path) -> tuple[Path, Path]:
-    """Parquet files with `labels` labels and three times as many feature rows; returns (features, labels)."""
+    """Write Parquet files with `labels` labels and three times as many feature rows. Return (features, labels)."""
     random = np.random.default_rng(1)
     entities = labels // LABELS_AN_ENTITY
     features_file, labels_file = folder / f"{spec.name}-features.parquet", folder / f"{spec.name}-labels.parquet"
@@ -44,7 +44,7 @@ def write_files(spec: ModelSpec, labels: int, folder: Path) -> tuple[Path, Path]
 
 
 def write_csv(spec: ModelSpec, rows: int, entities: int, file: Path) -> None:
-    """A CSV file with so many feature rows of so many entities."""
+    """Write a CSV file with `rows` feature rows of `entities` entities."""
     tables = _rows(np.random.default_rng(1), rows, entities, label=False)
     pyarrow.csv.write_csv(pa.concat_tables(tables).select([spec.entity, "at", *spec.features.columns]), file)
 
@@ -55,9 +55,12 @@ def _rows(random: np.random.Generator, count: int, entities: int, *, label: bool
     first = np.datetime64(END - timedelta(days=DAYS), "us")
     for chunk in range(chunks):
         size = count // chunks
-        whose = random.integers(0, entities, size)
+        entity_numbers = random.integers(0, entities, size)
         moments = first + np.sort(random.integers(chunk * span, (chunk + 1) * span, size)).astype("timedelta64[us]")
-        columns = {"customer_id": pa.array([f"c-{number:08d}" for number in whose.tolist()]), "at": pa.array(moments)}
+        columns = {
+            "customer_id": pa.array([f"c-{number:08d}" for number in entity_numbers.tolist()]),
+            "at": pa.array(moments),
+        }
         if label:
             columns["churned"] = pa.array(np.where(random.random(size) < 0.3, "yes", "no"))
         else:

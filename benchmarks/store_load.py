@@ -1,4 +1,4 @@
-"""Loading a file of new rows, against the script that is usually written: pandas checks it, LOAD DATA takes it."""
+"""Load a file of new rows, against the usual script: pandas checks the file, LOAD DATA loads it."""
 
 import time
 from collections.abc import Sequence
@@ -19,52 +19,52 @@ ROUNDS, ROWS, ENTITIES = 5, 300_000, 10_000
 
 
 def specs() -> list[ModelSpec]:
-    """A model of its own for each round: every load meets empty tables."""
+    """One model for each round, so that every load has empty tables."""
     return [spec_of(f"load_{number}") for number in range(ROUNDS)]
 
 
 def loads(settings: Settings, models: Sequence[ModelSpec]) -> Ratio:
-    """Rows of 24 columns a second, from the file to the commit. Raises: AssertionError where a row is missing."""
+    """Rows of 24 columns a second, from the file to the commit. Raises: AssertionError if a row is missing."""
     file = settings.home / "features.csv"
     write_csv(models[0], ROWS, ENTITIES, file)
-    ours, plain = [], []
+    ours, baselines = [], []
     for number, spec in enumerate(models):
         report = load_file(file, spec=spec, settings=settings, caused_by="benchmark", now=END)
         assert report.features_added == ROWS, report
         ours.append(ROWS / report.seconds)
-        plain.append(ROWS / _plainly(settings, spec, file))
-        print(f"round {number + 1}, load: {ours[-1]:,.0f} rows/s, plainly {plain[-1]:,.0f}", flush=True)
+        baselines.append(ROWS / _load_plainly(settings, spec, file))
+        print(f"round {number + 1}, load: {ours[-1]:,.0f} rows/s, plainly {baselines[-1]:,.0f}", flush=True)
     file.unlink()
     return higher_is_better(
         f"load of {ROWS:,} new rows of 24 columns",
         ours,
         "rows/s",
         against="LOAD DATA after pandas' checks of the file",
-        baselines=plain,
+        baselines=baselines,
         goal=0.7,
     )
 
 
-def _plainly(settings: Settings, spec: ModelSpec, file: Path) -> float:
-    """Seconds, into a table like the model's. It is neither compared with what is there nor brought online."""
-    bound = engine(settings, "admin", local_infile=True)
-    like, table = f"{STORE_DB}.{spec.store.features_table}", f"{STORE_DB}.{spec.name}_plain"
+def _load_plainly(settings: Settings, spec: ModelSpec, file: Path) -> float:
+    """Seconds to load into a table like the model's. Rows are neither compared with the store nor brought online."""
+    admin_engine = engine(settings, "admin", local_infile=True)
+    model_table, table = f"{STORE_DB}.{spec.store.features_table}", f"{STORE_DB}.{spec.name}_plain"
     columns = ", ".join(["entity_id", "event_time", *spec.features.columns])
-    take = (
+    statement = (
         f"LOAD DATA LOCAL INFILE :file INTO TABLE {table} CHARACTER SET utf8mb4 FIELDS TERMINATED BY ','"
         f" OPTIONALLY ENCLOSED BY '\"' IGNORE 1 LINES ({columns}) SET available_at = event_time, batch_id = 1"
     )
-    with bound.connect() as connection:
-        connection.execute(text(f"CREATE TABLE {table} LIKE {like}"))
-        began = time.perf_counter()
+    with admin_engine.connect() as connection:
+        connection.execute(text(f"CREATE TABLE {table} LIKE {model_table}"))
+        start = time.perf_counter()
         _check(pd.read_csv(file, parse_dates=["at"]), spec)
-        assert connection.execute(text(take), {"file": str(file)}).rowcount == ROWS
+        assert connection.execute(text(statement), {"file": str(file)}).rowcount == ROWS
         assert not connection.scalar(text("SELECT @@warning_count"))
         connection.commit()
-        seconds = time.perf_counter() - began
+        duration = time.perf_counter() - start
         connection.execute(text(f"DROP TABLE {table}"))
-    bound.dispose()
-    return seconds
+    admin_engine.dispose()
+    return duration
 
 
 def _check(frame: pd.DataFrame, spec: ModelSpec) -> None:

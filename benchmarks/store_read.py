@@ -1,8 +1,8 @@
-"""`python -m benchmarks.store_read evergreen|pandas LABELS FILE`: labels with their features to Parquet, timed.
+"""`python -m benchmarks.store_read evergreen|pandas LABELS FILE`: write labels with features to Parquet, and time it.
 
-In a process of its own, so that its memory is its own. Prints JSON: seconds, rows, peak memory in bytes.
-The baseline is what a data scientist writes: both tables by pandas over pymysql, `merge_asof`, `to_parquet`. Every row
-of the generated data is available at its event time, so both give the same rows.
+It runs in its own process to measure the peak memory. Prints JSON: seconds, rows, peak memory in bytes.
+The baseline is a data scientist's usual code: both tables by pandas over pymysql, `merge_asof`, `to_parquet`. The
+availability time of every generated row is its event time, so both ways give the same rows.
 """
 
 import json
@@ -47,16 +47,16 @@ def pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
 
 
 def main() -> None:
-    how, name, file = sys.argv[1:]
+    way, name, file = sys.argv[1:]
     settings, spec = load_settings(), spec_of(name)
-    started = time.monotonic()
-    rows = {"evergreen": evergreen, "pandas": pandas}[how](settings, spec, Path(file))
-    seconds = time.monotonic() - started
+    start = time.monotonic()
+    rows = {"evergreen": evergreen, "pandas": pandas}[way](settings, spec, Path(file))
+    seconds = time.monotonic() - start
     print(json.dumps({"seconds": seconds, "rows": rows, "peak_bytes": _peak()}))
 
 
 def _peak() -> int:
-    """Bytes. `ru_maxrss` would not do: a child inherits its parent's, whatever it takes itself."""
+    """This process's peak memory in bytes. `ru_maxrss` would include the memory of the parent, which is inherited."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -1,4 +1,4 @@
-"""The first training of every model that serves nothing yet: Airflow does it, this follows and tells."""
+"""The first training of every model without a live version. Airflow trains; this module follows and reports."""
 
 import time
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ TRAINING_POLL = 0.5  # seconds
 
 
 def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
-    """Train and deploy every model that has data and no live version; returns when all are live.
+    """Train and deploy every model that has data and no live version. Return when all of them are live.
 
-    A run that is under way, as after an interrupted `up`, is followed and not started again. Each model that comes to
-    life answers a request, and the time since `begun` (Unix time) is told.
+    A run that is already under way, for example after an interrupted `up`, is followed and not started again. Each
+    model that goes live answers one request, and its line shows the time since `begun` (Unix time).
 
-    Raises: StackError naming the step that failed and what it said.
+    Raises: StackError with the name and the error of the failed step.
     """
     airflow = Airflow(settings)
     waiting = [spec.name for spec in specs if not is_live(settings, spec.name)]
-    pulling = {spec.name for spec in specs if spec.source.query}  # their first training brings their data
-    started = {m: _start(airflow, m) for m in waiting if m in pulling or latest_commit_seq(settings, m)}
+    with_query = {spec.name for spec in specs if spec.source.query}  # their first training loads their data
+    runs = {m: _start(airflow, m) for m in waiting if m in with_query or latest_commit_seq(settings, m)}
     for model in waiting:
-        if model not in started:
+        if model not in runs:
             steps.say(f"  {model} has no data yet: evergreen load {model} FILE, then evergreen train {model}")
-    for model, run in started.items():
+    for model, run in runs.items():
         _follow_model(settings, airflow, model, run, steps)
         if is_live(settings, model):
             version = first_answer(settings, model)["version"]
@@ -43,13 +43,13 @@ def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *,
 
 
 def is_live(settings: Settings, model: str) -> bool:
-    """Whether a version of `model` has ever come up everywhere."""
+    """Whether a version of `model` has ever been live in all workers."""
     with session(settings, "pipeline") as connection:
         return deployments.live(connection, model) is not None
 
 
 def _start(airflow: Airflow, model: str) -> tuple[str, str]:
-    """The DAG and run to follow."""
+    """Return the DAG and the run to follow: the one under way, or a new training."""
     for dag_id in (f"{model}_training", f"{model}_deployment"):
         if busy := airflow.runs(dag_id, states=BUSY, limit=1):
             return dag_id, busy[0]["dag_run_id"]
@@ -59,10 +59,10 @@ def _start(airflow: Airflow, model: str) -> tuple[str, str]:
 def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[str, str], steps: Steps) -> None:
     dag_id, run_id = run
     if dag_id.endswith("_training"):
-        begun = airflow.run(dag_id, run_id)["run_after"]
+        run_after = airflow.run(dag_id, run_id)["run_after"]
         follow(airflow, dag_id, run_id, steps)
         _require_promotion(settings, model, f"{dag_id}/{run_id}")
-        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=begun)
+        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=run_after)
     if follow(airflow, dag_id, run_id, steps) == "waits":
         steps.say(f"  {model} waits for your approval: {airflow.url_of(dag_id, run_id)}")
     elif not is_live(settings, model):
@@ -73,36 +73,36 @@ def _require_promotion(settings: Settings, model: str, run_id: str) -> None:
     with session(settings, "pipeline") as connection:
         decision = decisions.find_verdict(connection, run_id)
     if decision is None or decision["verdict"] != "promote":
-        why = f"{decision['verdict']}: {decision['reason']}" if decision else "no verdict was recorded"
-        raise StackError(f"the first model of {model} was not promoted ({why})")
+        verdict_text = f"{decision['verdict']}: {decision['reason']}" if decision else "no verdict was recorded"
+        raise StackError(f"the first model of {model} was not promoted ({verdict_text})")
 
 
 def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
-    """The run that the training's event started. Both times are ISO 8601 in UTC, so they sort as text."""
+    """The run that the training's event started. Both times are ISO 8601 in UTC, so they compare as text."""
     dag_id = f"{model}_deployment"
 
-    def started() -> str:
-        newest = airflow.runs(dag_id, limit=1)
-        return str(newest[0]["dag_run_id"]) if newest and newest[0]["run_after"] >= after else ""
+    def run_id() -> str:
+        runs = airflow.runs(dag_id, limit=1)
+        return str(runs[0]["dag_run_id"]) if runs and runs[0]["run_after"] >= after else ""
 
-    what = f"a run of {dag_id} for the training's event ({airflow.url_of(dag_id)})"
-    return patience(airflow, what, f"{model}_training", dag_id).until(started, every=TRAINING_POLL)
+    awaited = f"a run of {dag_id} for the training's event ({airflow.url_of(dag_id)})"
+    return patience(airflow, awaited, f"{model}_training", dag_id).until(run_id, every=TRAINING_POLL)
 
 
 def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
-    """Tell of each step as it ends; returns `done`, or `waits` where only a person can go on.
+    """Show each step when it ends. Return `done`, or `waits` if the run needs a person's approval.
 
-    Raises: StackError naming the first step that failed, what it said, and where its log is; GaveUp.
+    Raises: StackError with the first failed step, its error and the address of its log; GaveUp.
     """
-    told: set[tuple[str, int]] = set()
+    shown_events: set[tuple[str, int]] = set()
 
     def outcome() -> str:
         state, tasks = airflow.run(dag_id, run_id)["state"], airflow.tasks(dag_id, run_id)
         for task in tasks:
             event = (task["task_id"], task["try_number"])
-            if task["state"] in {"success", "up_for_retry"} and event not in told:
-                told.add(event)
-                _tell(airflow, dag_id, run_id, task, steps)
+            if task["state"] in {"success", "up_for_retry"} and event not in shown_events:
+                shown_events.add(event)
+                _show_step(airflow, dag_id, run_id, task, steps)
         if state == "failed":
             raise _failure(airflow, dag_id, run_id, tasks)
         if state == "success":
@@ -112,12 +112,12 @@ def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
     return patience(airflow, f"the end of {airflow.url_of(dag_id, run_id)}").until(outcome, every=TRAINING_POLL)
 
 
-def _tell(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any], steps: Steps) -> None:
+def _show_step(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any], steps: Steps) -> None:
     name, seconds = f"{dag_id.rpartition('_')[0]}: {task['task_id']}", task["duration"] or 0.0
     if task["state"] == "success":
         return steps.line(name, seconds=seconds)
-    said = airflow.last_error(dag_id, run_id, task["task_id"], task["try_number"])
-    return steps.line(name, seconds=seconds, note=f"tries again: {said}", mark="[yellow]↻[/yellow]")
+    error = airflow.last_error(dag_id, run_id, task["task_id"], task["try_number"])
+    return steps.line(name, seconds=seconds, note=f"tries again: {error}", mark="[yellow]↻[/yellow]")
 
 
 def _failure(airflow: Airflow, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> StackError:
@@ -126,5 +126,5 @@ def _failure(airflow: Airflow, dag_id: str, run_id: str, tasks: list[dict[str, A
     if failed is None:
         return StackError(f"{dag_id} failed: {page}")
     task = failed["task_id"]
-    said = airflow.last_error(dag_id, run_id, task, failed["try_number"]) or "it wrote no error"
-    return StackError(f"{dag_id} failed at step {task}: {said} (log: {page}/tasks/{task})")
+    error = airflow.last_error(dag_id, run_id, task, failed["try_number"]) or "it wrote no error"
+    return StackError(f"{dag_id} failed at step {task}: {error} (log: {page}/tasks/{task})")

@@ -1,4 +1,4 @@
-"""Progress for people: one line a finished step with its time; on a terminal also what runs at the moment."""
+"""Progress output: one line for each finished step with its time. A terminal also shows the running steps."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ NAME_WIDTH = 26
 
 
 class Step:
-    """What a running step says of itself; shown behind its name when it is done."""
+    """A running step. At its end, `note` is printed after its name."""
 
     def __init__(self) -> None:
         self.note = ""
 
 
 class Steps:
-    """Steps may run side by side, in threads. Use as a context; every line goes to `console`."""
+    """The steps of a command. They may run in parallel threads. Use it as a context; every line goes to `console`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -38,7 +38,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Time the block and show it as done, or as failed if it raises."""
+        """Time the block. Show it as done at its end, or as failed if it raises."""
         begun, step = time.monotonic(), Step()
         self._show(started=name)
         try:

@@ -1,4 +1,4 @@
-"""One part of the stack in the foreground, as its supervisor starts it: for a container, or a supervisor of yours."""
+"""Run one part of the stack in the foreground: for a container, or for a supervisor of your own."""
 
 import os
 from collections.abc import Callable
@@ -10,34 +10,39 @@ from stack.programs.program_list import mlflow_program, serving_programs
 from utils.errors import NotFound
 from utils.settings import Settings
 
-OWN = ("AIRFLOW__", "MLFLOW_SERVER_", "EVERGREEN_COMMIT", "PG")  # by these whoever starts a part overrules Evergreen
-# What a stack on one machine does not keep running.
-ELSEWHERE: dict[str, Callable[[Settings], Launch]] = {
+OVERRIDES = (
+    "AIRFLOW__",
+    "MLFLOW_SERVER_",
+    "EVERGREEN_COMMIT",
+    "PG",
+)  # prefixes of variables that override Evergreen's own
+# Parts that a stack on one machine does not run all the time.
+EXTRA_PARTS: dict[str, Callable[[Settings], Launch]] = {
     "airflow-migrate": airflow_programs.migrate_launch,
     "airflow-worker": airflow_programs.worker_launch,
 }
 
 
 def run(settings: Settings, part: str) -> NoReturn:
-    """Become `part`; `airflow-migrate` brings Airflow's own database up to date and ends.
+    """Replace this process with `part`. `airflow-migrate` migrates Airflow's metadata database and ends.
 
-    Raises: NotFound where there is no such part; SettingMissing.
+    Raises: NotFound if there is no part of that name; SettingMissing.
     """
     launch = _launch(settings, part)
-    given = {name: value for name, value in os.environ.items() if name.startswith(OWN)}
-    os.execvpe(launch.argv[0], launch.argv, {**launch.environment, **given})  # noqa: S606 - no shell is wanted
+    overrides = {name: value for name, value in os.environ.items() if name.startswith(OVERRIDES)}
+    os.execvpe(launch.argv[0], launch.argv, {**launch.environment, **overrides})  # noqa: S606 - no shell is wanted
 
 
 def _launch(settings: Settings, part: str) -> Launch:
     if part.startswith("airflow-"):
         airflow_programs.write_passwords(settings)
-        known = airflow_programs.airflow_programs(settings)
+        programs = airflow_programs.airflow_programs(settings)
     else:
-        known = serving_programs(settings) if part.startswith("serve-") else [mlflow_program(settings)]
-    if part in ELSEWHERE:
-        return ELSEWHERE[part](settings)
-    for program in known:
+        programs = serving_programs(settings) if part.startswith("serve-") else [mlflow_program(settings)]
+    if part in EXTRA_PARTS:
+        return EXTRA_PARTS[part](settings)
+    for program in programs:
         if program.name == part:
             return program.launch()
-    others = "mlflow, airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, serve-MODEL"
-    raise NotFound(what=f"part {part}", hint=f"there are {others}, {' and '.join(ELSEWHERE)}")
+    part_names = "mlflow, airflow-api-server, airflow-scheduler, airflow-dag-processor, airflow-triggerer, serve-MODEL"
+    raise NotFound(what=f"part {part}", hint=f"there are {part_names}, {' and '.join(EXTRA_PARTS)}")

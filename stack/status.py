@@ -1,4 +1,4 @@
-"""What runs, where, how it is, and what it costs; which version each model serves."""
+"""The status of a stack: its parts, their addresses, health and memory, and the version that each model serves."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,14 @@ from utils.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`pss_mb`: memory of the process tree in MiB, 0 while it does not run, None for a team's own server."""
+    """A part of the stack.
+
+    name: the name of the program.
+    url: its address. Empty if it has no address.
+    healthy: whether it answers correctly now.
+    pss_mb: the memory of its process tree in MiB. 0 while it does not run, None for a team's own server.
+    since: the time of its start, UTC. None if it does not run, for a team's own server and for the supervisor.
+    """
 
     name: str
     url: str
@@ -29,7 +36,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """`version` and `since` are None where no worker of the model's service serves one."""
+    """The version that a model serves.
+
+    name: the name of the model.
+    url: the address of its service.
+    version: the version that all workers serve. None if they serve different versions or no version.
+    since: the time when the last worker loaded it, UTC. None if `version` is None.
+    """
 
     name: str
     url: str
@@ -38,41 +51,41 @@ class Served:
 
 
 def parts(settings: Settings) -> list[Part]:
-    """Every part: own programs, the supervisor, and the servers of a team that are used instead."""
+    """Every part: the programs of this machine, a team's own servers, and the supervisor."""
     supervisor = Supervisor(settings)
     states = supervisor.states()
     with ThreadPoolExecutor(8) as pool:
-        own = list(pool.map(lambda program: _part(program, states, settings), programs(settings)))
-    daemon = supervisor.pid()
-    memory = pss_mb(daemon, with_children=False) if daemon else 0.0
-    return [*own, *_foreign(settings), Part("supervisor", "", bool(daemon), memory, None)]
+        own_parts = list(pool.map(lambda program: _part(program, states, settings), programs(settings)))
+    supervisor_pid = supervisor.pid()
+    memory = pss_mb(supervisor_pid, with_children=False) if supervisor_pid else 0.0
+    return [*own_parts, *_team_servers(settings), Part("supervisor", "", bool(supervisor_pid), memory, None)]
 
 
 def _part(program: Program, states: Mapping[str, State], settings: Settings) -> Part:
     state = states.get(program.name)
     if state is None or state.state != RUNNING:
-        # Another stack's server may answer at this address: that is not this part.
+        # A server of another stack may answer at this address. It is not this part.
         return Part(program.name, program.url, False, 0.0, None)
     since = datetime.fromtimestamp(state.since, UTC).replace(tzinfo=None)
     return Part(program.name, program.url, healthy(program, settings), pss_mb(state.pid), since)
 
 
-def _foreign(settings: Settings) -> list[Part]:
-    found = []
+def _team_servers(settings: Settings) -> list[Part]:
+    servers = []
     if settings.mariadb_host:
-        found.append(Part("mariadb", settings.mariadb_address, mariadb_answers(settings), None, None))
+        servers.append(Part("mariadb", settings.mariadb_address, mariadb_answers(settings), None, None))
     if settings.mlflow_url:
         url = settings.mlflow_tracking_url
-        found.append(Part("mlflow", url, answers(f"{url}/health"), None, None))
+        servers.append(Part("mlflow", url, answers(f"{url}/health"), None, None))
     if settings.airflow_url:
         url = settings.airflow_base_url
         health = answers(f"{url}/api/v2/monitor/health", key="scheduler")
-        found.append(Part("airflow", url, health, None, None))
-    return found
+        servers.append(Part("airflow", url, health, None, None))
+    return servers
 
 
 def models(settings: Settings) -> list[Served]:
-    """What each model's workers serve: the version that all of them have, and the last worker's time of taking it."""
+    """The version that all workers of each model serve, and the time when the last worker loaded it."""
     return [_served(settings, name, url) for name, url in serving_urls(settings).items()]
 
 
@@ -80,7 +93,7 @@ def _served(settings: Settings, model: str, url: str) -> Served:
     try:
         with session(settings, "reader") as connection:
             workers = deployments.instances(connection, model)
-    except EvergreenError:  # the list of parts says that MariaDB is away
+    except EvergreenError:  # the list of parts shows that MariaDB is away
         workers = []
     versions = {worker["version"] for worker in workers}
     if len(versions) != 1 or None in versions:

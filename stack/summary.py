@@ -1,4 +1,4 @@
-"""What a user needs once the stack is up: addresses, credentials, and a request that works when it is pasted."""
+"""The summary after `up`: addresses, credentials, and a request to paste into a shell."""
 
 import json
 import shlex
@@ -17,24 +17,24 @@ from utils.settings import Settings
 
 
 def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
-    """Send each model that serves one prediction, and print how to do the same.
+    """Send one request to each model that serves, and print how to do the same.
 
-    Raises: StackError where a service that should answer does not.
+    Raises: StackError if a service does not answer.
     """
     urls = serving_urls(settings)
     serving = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
     bodies = {model: example_body(url, settings) for model, url in serving.items()}
     answers = {model: predict(url, bodies[model], settings) for model, url in serving.items()}
-    took = time.time() - begun
+    seconds = time.time() - begun
     console.print()
     for name, address, secret in _addresses(settings):
         console.print(f"  [bold]{name:<9}[/bold] {escape(address)}  [dim]{escape(secret)}[/dim]", soft_wrap=True)
     for model, answer in answers.items():
-        said = f"{answer['prediction']} by version {answer['version']}"
-        console.print(f"\n  [bold]{model}[/bold] answers: {escape(said)}. Try it:", soft_wrap=True)
+        answer_text = f"{answer['prediction']} by version {answer['version']}"
+        console.print(f"\n  [bold]{model}[/bold] answers: {escape(answer_text)}. Try it:", soft_wrap=True)
         console.print(escape(curl(serving[model], bodies[model], settings)), soft_wrap=True)
     if answers:
-        console.print(f"\n  From the start to an answer of every model: {took:.0f} s")
+        console.print(f"\n  From the start to an answer of every model: {seconds:.0f} s")
 
 
 def _addresses(settings: Settings) -> list[tuple[str, str, str]]:
@@ -47,7 +47,7 @@ def _addresses(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def is_ready(url: str) -> bool:
-    """True where the service at `url` has a model to answer with."""
+    """Whether the service at `url` is ready: it has loaded a version."""
     try:
         return requests.get(f"{url}/readyz", timeout=5).ok
     except requests.RequestException:
@@ -55,7 +55,7 @@ def is_ready(url: str) -> bool:
 
 
 def first_answer(settings: Settings, model: str) -> dict[str, Any]:
-    """The answer of the model's service to its own example. Raises: StackError."""
+    """Wait for the model's service and return its answer to its own example. Raises: StackError."""
     url = serving_urls(settings)[model]
     Patience(f"the service at {url}").until(lambda: is_ready(url), every=0.5)
     return predict(url, example_body(url, settings), settings)
@@ -73,29 +73,29 @@ def example_body(url: str, settings: Settings) -> dict[str, Any]:
 
 
 def predict(url: str, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """The answer of `/predict`. Raises: StackError with what the service said instead."""
-    said = ""
+    """Return the answer of `/predict`. Raises: StackError with the service's error."""
+    error_text = ""
 
     def answer() -> dict[str, Any] | None:
-        nonlocal said
+        nonlocal error_text
         try:
             answer = requests.post(f"{url}/predict", json=body, headers=_headers(settings), timeout=30)
         except requests.RequestException as error:
-            said = type(error).__name__
+            error_text = type(error).__name__
             return None
         if answer.ok:
             content: dict[str, Any] = answer.json()
             return content
-        said = f"{answer.status_code}: {answer.text[:300]}"
+        error_text = f"{answer.status_code}: {answer.text[:300]}"
         if answer.status_code < 500:
-            raise StackError(f"{url}/predict refuses its own example, {said}")
+            raise StackError(f"{url}/predict refuses its own example, {error_text}")
         return None
 
-    return Patience(f"an answer of {url}/predict", lambda: said).until(answer, every=0.5)
+    return Patience(f"an answer of {url}/predict", lambda: error_text).until(answer, every=0.5)
 
 
 def curl(url: str, body: dict[str, Any], settings: Settings) -> str:
-    """The same request for a shell."""
+    """The request as a curl command for a shell."""
     headers = {"Content-Type": "application/json", **_headers(settings)}
     options = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
     return f"curl -s {url}/predict {options} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"

@@ -1,4 +1,4 @@
-"""`up`: from a checkout to a stack that answers. Every step looks first and changes only what is missing."""
+"""`up`: bring up the stack from a checkout. Every step checks the current state and adds only the missing parts."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from stack.first_training import is_live, train_first
 from stack.programs import airflow_programs, mariadb, ports, secrets
 from stack.programs.airflow_client import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
 from stack.programs.health import answers, healthy
-from stack.programs.lock import alone
+from stack.programs.lock import exclusive
 from stack.programs.program import Program
 from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
@@ -23,13 +23,13 @@ from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
-YOURS = 10.0  # seconds without a change in how a team's own Airflow is, which should be up
-CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # an event for a paused DAG is lost
+TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow, which should be running
+CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # a paused DAG loses its events
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a stack on this machine consists of."""
+    """The models, programs and supervisor of a stack on this machine."""
 
     settings: Settings
     specs: tuple[ModelSpec, ...]
@@ -41,24 +41,24 @@ class Plan:
 
 
 def up(settings: Settings, *, console: Console, since: float | None = None) -> Settings:
-    """Bring everything up, train and deploy the models that have no version yet, and say how to use it.
+    """Bring up the stack, train and deploy models without a version, and print how to use them.
 
-    `since`: Unix time at which the user began, to be counted into the total; default now. Returns the settings with
-    the secrets that were made.
+    `since`: Unix time from which the total time counts, by default now. Returns the settings with the generated
+    secrets.
 
-    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed; what runs by then keeps running.
+    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed. Started programs keep running then.
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
-    with alone(settings), Steps(console) as steps:
+    with exclusive(settings), Steps(console) as steps:
         with steps.step("secrets") as step:
-            settings, written = secrets.ensure(settings)
-            step.note = f"{len(written)} written to {settings.env_file}" if written else "kept"
+            settings, new_variables = secrets.ensure(settings)
+            step.note = f"{len(new_variables)} written to {settings.env_file}" if new_variables else "kept"
         plan = _supervise(settings, specs, steps)
-        with ThreadPoolExecutor(1) as beside:  # Airflow takes longest and needs nothing of the others
-            airflow = beside.submit(_start_airflow, plan, steps)
+        with ThreadPoolExecutor(1) as executor:  # Airflow takes longest and does not need the other parts
+            airflow_start = executor.submit(_start_airflow, plan, steps)
             _start_data(plan, steps)
-            airflow.result()
+            airflow_start.result()
         begin_models(settings, specs, steps, begun=begun)
         _await_versions(plan, steps)
     farewell(settings, specs, console, begun=begun)
@@ -74,39 +74,39 @@ def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -
             cleared = plan.supervisor.clear_leftovers()
             ports.check(plan.programs, settings)
             step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
-        # A service answers until its successor is to start: meanwhile it keeps in its spool what MariaDB can't take.
+        # An old service answers until its successor starts. Its spool keeps predictions while MariaDB is away.
         plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.named("serve-")])
     return plan
 
 
 def _start_airflow(plan: Plan, steps: Steps) -> None:
-    if own := plan.named("airflow-"):
+    if components := plan.named("airflow-"):
         with steps.step("Airflow: metadata") as step:
             step.note = "migrated" if airflow_programs.prepare(plan.settings) else "current"
         with steps.step("Airflow: start"):
-            plan.supervisor.start([program.name for program in own])
-            _wait_healthy(own, plan)
+            plan.supervisor.start([program.name for program in components])
+            _wait_healthy(components, plan)
     else:
         with steps.step("Airflow: yours") as step:
             step.note = plan.settings.airflow_base_url
-            Airflow(plan.settings).wait_healthy(patience=YOURS)
+            Airflow(plan.settings).wait_healthy(patience=TEAM_AIRFLOW_PATIENCE)
 
 
 def _start_data(plan: Plan, steps: Steps) -> None:
-    """MariaDB with users, tables and data; MLflow and the services on top of it."""
+    """Start MariaDB with users, tables and data, then MLflow and the services, which need it."""
     settings = plan.settings
     _start_mariadb(plan, steps)
     with steps.step("databases and tables") as step:
         from db.admin import bootstrap
 
         bootstrap.create_databases_and_users(settings)
-        plan.supervisor.start([program.name for program in plan.named("mlflow")])  # makes its own tables meanwhile
+        plan.supervisor.start([program.name for program in plan.named("mlflow")])  # creates its tables in parallel
         step.note = ", ".join(bootstrap.migrate(settings, [spec.store for spec in plan.specs])) or "current"
     load_examples(settings, plan.specs, steps)
     with steps.step("MLflow") as step:
         step.note = settings.mlflow_tracking_url
-        if own := plan.named("mlflow"):
-            _wait_healthy(own, plan)
+        if mlflow := plan.named("mlflow"):
+            _wait_healthy(mlflow, plan)
         elif not answers(f"{settings.mlflow_tracking_url}/health"):
             raise Unreachable(service="MLflow", address=settings.mlflow_tracking_url)
     with steps.step("prediction services") as step:
@@ -120,22 +120,22 @@ def _start_mariadb(plan: Plan, steps: Steps) -> None:
     if plan.settings.mariadb_host:
         return
     with steps.step("MariaDB") as step:
-        made = start_mariadb(plan.settings, plan.supervisor)
-        step.note = plan.settings.mariadb_address + (", new data folder" if made else "")
+        is_new = start_mariadb(plan.settings, plan.supervisor)
+        step.note = plan.settings.mariadb_address + (", new data folder" if is_new else "")
 
 
 def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
-    """Return once the private MariaDB answers; True where its data folder was made now."""
-    made = False
+    """Start the private MariaDB if it is stopped, and wait until it answers. Return True if its data folder is new."""
+    is_new = False
     if supervisor.states()["mariadb"].state in STOPPED:
-        made = mariadb.initialise(mariadb.data_folder(settings), root_password=settings.db_password("root"))
+        is_new = mariadb.initialise(mariadb.data_folder(settings), root_password=settings.db_password("root"))
         supervisor.start(["mariadb"])
     wait_for_programs(["mariadb"], lambda _: mariadb.root_signs_in(settings), supervisor)
-    return made
+    return is_new
 
 
 def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) -> None:
-    """The example world of every model that has one and no data yet. Raises: Unreachable, AccessDenied."""
+    """Load the example world of every model without data, if the model has one. Raises: Unreachable, AccessDenied."""
     from db.store.loads import latest_commit_seq
     from stack.example_data.load_example import load_example
     from stack.example_data.worlds import WORLDS
@@ -149,9 +149,9 @@ def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) 
 
 
 def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
-    """Let Airflow work: connections, DAGs, and a first training of every model that has no version yet.
+    """Set up Airflow's connections and DAGs, and train every model without a version.
 
-    `begun`: Unix time that the time to each model's first answer is counted from.
+    `begun`: Unix time from which the time to each model's first answer counts.
     Raises: StackError, Unreachable, AccessDenied, NotFound.
     """
     _wire_airflow(settings, specs, steps)
@@ -159,25 +159,25 @@ def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *
 
 
 def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
-    """The connections that tasks read the store with; then every DAG unpaused, consumers before producers."""
+    """Create the connections that tasks use for the store. Then unpause every DAG, consumers before producers."""
     airflow = Airflow(settings)
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
-        airflow.upsert_connection(READER_CONNECTION, "reader")  # queries that people give a scoring
+        airflow.upsert_connection(READER_CONNECTION, "reader")  # users' queries for batch scoring
         airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # partitions, retention
-        if any(spec.source.query for spec in specs):  # nobody else in Airflow needs to write to the store
+        if any(spec.source.query for spec in specs):  # no other task writes to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
         required = [*(f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs), "maintenance"]
         for dag_id in required:
             airflow.wait_for_dag(dag_id)
-        found = airflow.dag_ids()
-        for dag_id in [name for name in required if name in found]:
+        dag_ids = airflow.dag_ids()
+        for dag_id in [name for name in required if name in dag_ids]:
             airflow.unpause(dag_id)
-        step.note = f"{len(found)} DAGs"
+        step.note = f"{len(dag_ids)} DAGs"
 
 
 def _await_versions(plan: Plan, steps: Steps) -> None:
-    """A service that is new on this machine fetches what was deployed before."""
+    """Wait until new services on this machine have fetched the deployed versions."""
     urls = {program.name: program.url for program in plan.named("serve-")}
     live = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
     if not all(is_ready(urls[name]) for name in live):
@@ -185,10 +185,10 @@ def _await_versions(plan: Plan, steps: Steps) -> None:
             try:
                 wait_for_programs(live, lambda name: is_ready(urls[name]), plan.supervisor)
                 step.note = "fetched"
-            except StackError as error:  # it may come later, and the rest of the stack works
+            except StackError as error:  # the version may come later, and the rest of the stack works
                 step.note = f"not yet: {error}"
 
 
 def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
-    known = {program.name: program for program in waiting}
-    wait_for_programs(known, lambda name: healthy(known[name], plan.settings), plan.supervisor)
+    by_name = {program.name: program for program in waiting}
+    wait_for_programs(by_name, lambda name: healthy(by_name[name], plan.settings), plan.supervisor)

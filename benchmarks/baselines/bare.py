@@ -1,4 +1,4 @@
-"""The least that a service can be: Starlette, CatBoost, and no log, no checks of the input, no metrics.
+"""A minimal service: Starlette and CatBoost, without a log, checks of the input, or metrics.
 
 `uvicorn benchmarks.baselines.bare:app --workers N`, with BARE_MODEL (a CatBoost file), BARE_SPEC (the model file as
 JSON) and BARE_THREADS (CatBoost's threads a request; -1: all).
@@ -33,9 +33,9 @@ def scored(data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The answer to each row of `data`."""
     rows = [[gap if row[name] is None else row[name] for name, gap in zip(names, missing, strict=True)] for row in data]
     pool = Pool(rows, feature_names=names, cat_features=categories, text_features=texts, thread_count=threads)
-    found = model.predict(pool, prediction_type="Probability", thread_count=threads).tolist()
-    by_class = [dict(zip(classes, each, strict=True)) for each in found]
-    return [{"prediction": max(each, key=each.__getitem__), "probabilities": each} for each in by_class]
+    probabilities = model.predict(pool, prediction_type="Probability", thread_count=threads).tolist()
+    by_class = [dict(zip(classes, chances, strict=True)) for chances in probabilities]
+    return [{"prediction": max(chances, key=chances.__getitem__), "probabilities": chances} for chances in by_class]
 
 
 async def predict(request: Request) -> JSONResponse:

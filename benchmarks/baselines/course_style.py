@@ -1,7 +1,7 @@
-"""The service that courses on this subject teach, as the baseline: nothing in it is slower than it is usually written.
+"""The baseline: a service as courses on this subject teach it. No part is slower than in usual code.
 
-A sync BentoML service with BentoML's defaults: a DataFrame for each request, a scaler and an encoder, one call for the
-prediction and one for its probabilities, and a row committed through the ORM before the answer.
+It is a synchronous BentoML service with BentoML's defaults. Each request creates a DataFrame, uses a scaler and an
+encoder, calls the model for the prediction and for its probabilities, and commits a row with the ORM before the answer.
 """
 
 import os
@@ -37,7 +37,7 @@ class LoggedPrediction(Base):
 def train(
     frame: pd.DataFrame, *, numeric: list[str], categorical: list[str], label: str, folder: Path, trees: int
 ) -> None:
-    """Fit scaler, encoder and model on `frame` and write them into `folder`. Features are those two lists."""
+    """Fit scaler, encoder and model on `frame`, and write them into `folder`. Features: `numeric` and `categorical`."""
     scaler = StandardScaler().fit(frame[numeric])
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(frame[categorical].astype(str))
     prepared = np.hstack([scaler.transform(frame[numeric]), encoder.transform(frame[categorical].astype(str))])
@@ -47,7 +47,7 @@ def train(
     joblib.dump({"scaler": scaler, "encoder": encoder, "model": model, "columns": columns}, folder / "course.joblib")
 
 
-if "COURSE_FOLDER" in os.environ:  # as these services are configured
+if "COURSE_FOLDER" in os.environ:  # these services are configured by variables
 
     @bentoml.service(workers=int(os.environ["COURSE_WORKERS"]))  # 1 is BentoML's default
     class CourseService:
@@ -71,7 +71,7 @@ if "COURSE_FOLDER" in os.environ:  # as these services are configured
                         features=data,
                         prediction=prediction,
                         confidence=confidence,
-                        created_at=datetime.now(),  # noqa: DTZ005 - as it is taught
+                        created_at=datetime.now(),  # noqa: DTZ005 - the usual code of courses
                     )
                 )
                 session.commit()

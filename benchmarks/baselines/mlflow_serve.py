@@ -1,4 +1,4 @@
-"""`mlflow models serve`: the model as MLflow's own scoring server answers with it, as its documentation shows."""
+"""`mlflow models serve`: MLflow's own scoring server, used like its documentation shows."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from mlflow.models import infer_signature
 
 
 def save(model: CatBoostClassifier, rows: pd.DataFrame, folder: Path) -> None:
-    """Write the model into `folder` in MLflow's format, with a signature of `rows` (features without gaps in text)."""
+    """Write the model into `folder` in MLflow's format. `rows`: features for the signature, with no missing text."""
     signature = infer_signature(rows, model.predict(rows))
     mlflow.catboost.save_model(model, str(folder), signature=signature, pip_requirements=["catboost"])

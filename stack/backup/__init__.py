@@ -1,1 +1,1 @@
-"""A stack in one file, and back from it."""
+"""Backup of a stack into one file, and restore from it."""

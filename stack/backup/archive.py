@@ -1,8 +1,9 @@
-"""The file of a backup: a plain tar, whose last members say what all others must be.
+"""The file of a backup: a plain tar. Its last members describe all the members before them.
 
-It is written and read as a stream, in constant memory: a member's size and SHA-256 are known only at its end, so its
-header is written again then. `manifest.json` names every member with both, and `manifest.json.sha256` vouches for it;
-an archive that was cut off has neither. `tar`, `sha256sum` and `zstd` can take one apart without Evergreen.
+The file is written and read as a stream, in constant memory. The size and the SHA-256 of a member are known only at its
+end, so its header is then written again. `manifest.json` lists every member with both values, and
+`manifest.json.sha256` holds the hash of the manifest. A truncated archive has neither. `tar`, `sha256sum` and `zstd`
+can unpack an archive without Evergreen.
 """
 
 import hashlib
@@ -19,14 +20,17 @@ from utils.errors import IntegrityError, NotFound
 MANIFEST, DIGEST = "manifest.json", "manifest.json.sha256"
 FORMAT = 1  # of the manifest and the names of members
 CHUNK = 1024 * 1024  # bytes
-Progress = Callable[[str, int, int], None]  # what is done, bytes so far, bytes in all (0 where nobody knows)
+Progress = Callable[[str, int, int], None]  # (step, bytes done, bytes in total or 0 if unknown)
 
 
 class Sink(io.RawIOBase):
-    """Where the content of one member goes."""
+    """A writable stream for the content of one member. It counts and hashes the content.
 
-    def __init__(self, file: IO[bytes], told: Callable[[int], None]) -> None:
-        self._file, self._told = file, told
+    `report` gets the position in the file after each write.
+    """
+
+    def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
+        self._file, self._report = file, report
         self.size, self.digest = 0, hashlib.sha256()
 
     def writable(self) -> bool:
@@ -36,12 +40,12 @@ class Sink(io.RawIOBase):
         self._file.write(content)
         self.digest.update(content)
         self.size += len(content)
-        self._told(self._file.tell())
+        self._report(self._file.tell())
         return len(content)
 
 
 class Writer:
-    """Writes members one after the other into `file`, which must be seekable, and the manifest after the last."""
+    """Writes members one by one into `file`, which must be seekable. The manifest comes last."""
 
     def __init__(self, file: IO[bytes], progress: Progress) -> None:
         self._file, self._progress = file, progress
@@ -49,30 +53,30 @@ class Writer:
 
     @contextmanager
     def member(self, name: str, *, doing: str, mode: int = 0o600, modified: float = 0) -> Iterator[Sink]:
-        """A new member whose content is what the block writes; `modified` is its Unix time."""
-        described = tarfile.TarInfo(name)
-        described.mode, described.mtime = mode, modified
-        begin = self._file.tell()
-        self._file.write(_header(described))
+        """Add a member whose content the block writes. `modified` is its Unix time, in seconds."""
+        info = tarfile.TarInfo(name)
+        info.mode, info.mtime = mode, modified
+        start = self._file.tell()
+        self._file.write(_header(info))
         sink = Sink(self._file, lambda size: self._progress(doing, size, 0))
         yield sink
         self._file.write(b"\0" * (-sink.size % tarfile.BLOCKSIZE))
-        end, described.size = self._file.tell(), sink.size
-        self._file.seek(begin)
-        self._file.write(_header(described))
+        end, info.size = self._file.tell(), sink.size
+        self._file.seek(start)
+        self._file.write(_header(info))
         self._file.seek(end)
         self.members[name] = {"size": sink.size, "sha256": sink.digest.hexdigest()}
 
     def add(self, name: str, path: Path, *, doing: str) -> None:
-        """The file at `path` as it is now; it may grow or shrink meanwhile. Raises: FileNotFoundError."""
+        """Add the file at `path`. Its size may change during the copy. Raises: FileNotFoundError."""
         with path.open("rb") as source:
-            found = path.stat()
-            with self.member(name, doing=doing, mode=found.st_mode & 0o777, modified=found.st_mtime) as sink:
+            stat = path.stat()
+            with self.member(name, doing=doing, mode=stat.st_mode & 0o777, modified=stat.st_mtime) as sink:
                 while chunk := source.read(CHUNK):
                     sink.write(chunk)
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Write `manifest`, completed with the members, and the end of the tar."""
+        """Write `manifest` with the list of members, and the end of the tar."""
         content = json.dumps({"format": FORMAT, **manifest, "members": dict(self.members)}, indent=1).encode()
         for name, text in ((MANIFEST, content), (DIGEST, _digest_line(content))):
             with self.member(name, doing=name) as sink:
@@ -80,21 +84,21 @@ class Writer:
         self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
 
 
-def _header(described: tarfile.TarInfo) -> bytes:
-    """Of the same length whatever the size: GNU's format keeps sizes above 8 GiB in the same field."""
-    return described.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+def _header(info: tarfile.TarInfo) -> bytes:
+    """The tar header of a member. Its length is constant: GNU's format has sizes above 8 GiB in the same field."""
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 def _digest_line(content: bytes) -> bytes:
-    """As `sha256sum` writes and checks it."""
+    """The hash of the manifest in the format of `sha256sum`."""
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
 class Archive:
-    """An archive whose manifest is whole. Its other members are so only after `verify`."""
+    """An archive with a verified manifest. `verify` checks its other members."""
 
     def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
-        """Raises: IntegrityError where it is cut off, or its manifest is not what was written."""
+        """Raises: IntegrityError if the archive is truncated, or its manifest does not match its hash."""
         self.path, self._tar = path, tar
         members = self._tar.getmembers()
         self._members = {member.name: member for member in members}
@@ -104,16 +108,16 @@ class Archive:
         if _digest_line(content) != self.read(DIGEST):
             raise IntegrityError(what=f"{path}: {MANIFEST}", expected=f"what {DIGEST} says", found="something else")
         self.manifest: dict[str, Any] = json.loads(content)
-        self.sizes: dict[str, int] = {name: said["size"] for name, said in self.manifest["members"].items()}
+        self.sizes: dict[str, int] = {name: entry["size"] for name, entry in self.manifest["members"].items()}
         if sorted([*self.sizes, MANIFEST, DIGEST]) != sorted(member.name for member in members):
             raise IntegrityError(what=str(path), expected=f"the members of its {MANIFEST}", found="others")
 
     def names(self, folder: str = "") -> list[str]:
-        """The members in `folder`, such as `home/`, in the order they lie in."""
+        """The names of the members in `folder`, such as `home/`, in their order in the archive."""
         return [name for name in self.sizes if name.startswith(folder)]
 
     def open(self, name: str) -> IO[bytes]:
-        """The content of a member. Raises: NotFound."""
+        """Open the content of a member. Raises: NotFound."""
         content = self._tar.extractfile(self._members[name]) if name in self._members else None
         if content is None:
             raise NotFound(what=f"member {name}", where=str(self.path))
@@ -125,26 +129,26 @@ class Archive:
             return content.read()
 
     def extract(self, name: str, folder: Path) -> None:
-        """Write a member to its own name below `folder`, never outside of it."""
+        """Write a member below `folder` under its own name, never outside of the folder."""
         self._tar.extract(self._members[name], folder, filter="data")
 
     def verify(self, progress: Progress) -> None:
-        """Read everything once. Raises: IntegrityError naming the first member that is not what was written."""
-        done, total = 0, sum(self.sizes.values())
-        for name, said in self.manifest["members"].items():
+        """Check the hash of every member. Raises: IntegrityError with the first member that does not match."""
+        done_bytes, total_bytes = 0, sum(self.sizes.values())
+        for name, entry in self.manifest["members"].items():
             digest = hashlib.sha256()
             with self.open(name) as content:
                 while chunk := content.read(CHUNK):
                     digest.update(chunk)
-                    done += len(chunk)
-                    progress("checking", done, total)
-            if (found := digest.hexdigest()) != said["sha256"]:
-                raise IntegrityError(what=f"{self.path}: {name}", expected=said["sha256"][:12], found=found[:12])
+                    done_bytes += len(chunk)
+                    progress("checking", done_bytes, total_bytes)
+            if (actual := digest.hexdigest()) != entry["sha256"]:
+                raise IntegrityError(what=f"{self.path}: {name}", expected=entry["sha256"][:12], found=actual[:12])
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """The archive at `path`. Raises: NotFound; IntegrityError where it is no backup, or not a whole one."""
+    """Open the archive at `path`. Raises: NotFound; IntegrityError if it is no complete backup."""
     if not path.is_file():
         raise NotFound(what=f"file {path}")
     with ExitStack() as stack:

@@ -1,17 +1,17 @@
-"""`backup`: everything a stack needs to continue elsewhere, in one file, taken while everything runs.
+"""`backup`: write everything that a stack needs to continue elsewhere into one file, while the stack runs.
 
-    databases.sql.zst      evergreen, evergreen_store, evergreen_results, mlflow, optuna, at one moment
+    databases.sql.zst      evergreen, evergreen_store, evergreen_results, mlflow, optuna, as of one moment
     home/mlflow/…          MLflow's artifacts: the models, plots, reports
-    home/snapshots/…       what was trained on
-    home/bento/…           versions that services fetched, and which of them serves (current.json)
+    home/snapshots/…       the snapshots that runs trained on
+    home/bento/…           the versions that services fetched, and the one that serves (current.json)
     home/airflow/airflow.db   runs, pauses, Assets; without passwords
     models/*.yaml          the model files
     settings.env           .env without its secrets
     manifest.json          versions, sizes, hashes, rows of each table
 
-The databases come first and the files after them. A registered version, a snapshot and a fetched model are written
-before the row that names them and never change afterwards, so every file that a row of the dump names is there when
-its turn comes; what was added meanwhile has no row, and harms nobody.
+The databases come first, then the files. A registered version, a snapshot and a fetched model are written before the
+row that names them, and never change afterwards. So every file that a row of the dump names exists when it is copied.
+Files that were added meanwhile have no row in the dump, which does no harm.
 """
 
 import os
@@ -43,13 +43,23 @@ from utils.version import code_commit
 
 DUMP, AIRFLOW, SETTINGS = "databases.sql.zst", "home/airflow/airflow.db", "settings.env"
 PACKAGES = ("apache-airflow", "mlflow", "bentoml", "catboost")
-# Settings that stay: paths of this machine, and an address that is a secret itself.
-STAYS = {"home", "models_dir", "env_file", "alert_webhook"}
+# Settings that a backup omits: paths of this machine, and an address that is itself a secret.
+OMITTED = {"home", "models_dir", "env_file", "alert_webhook"}
 
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """`rows` of all tables; `left_out`: what must be given again by hand, one line each."""
+    """The result of a backup.
+
+    file: the path of the backup.
+    size: its size in bytes.
+    seconds: the duration.
+    made_at: the time of the backup, UTC.
+    tables: the number of tables.
+    rows: the number of rows in all tables.
+    files: the number of members.
+    left_out: one line for each thing that a user must set again by hand.
+    """
 
     file: Path
     size: int
@@ -62,27 +72,27 @@ class BackupReport:
 
 
 def backup(settings: Settings, file: Path, *, now: datetime, progress: Progress) -> BackupReport:
-    """Write a backup of the running stack to `file`, in place of any that was there; `now` is UTC.
+    """Write a backup of the running stack to `file`. An existing file is replaced. `now` is in UTC.
 
-    The file appears when it is complete, readable by its owner only.
+    The file appears when it is complete. Only its owner can read it.
 
-    Raises: StackError, Unreachable, AccessDenied, SettingMissing; then there is no new file.
+    Raises: StackError, Unreachable, AccessDenied, SettingMissing. No file is written then.
     """
-    begun = time.monotonic()
-    databases, server, revision = _server(settings)
-    with _aside(file) as aside:
-        with aside.open("wb") as target:
+    start = time.monotonic()
+    databases, server, revision = _server_state(settings)
+    with _temporary_file(file) as new_file:
+        with new_file.open("wb") as target:
             writer = Writer(target, progress)
-            _spools(settings, writer, near=aside.parent)
+            _spools(settings, writer, near=new_file.parent)
             with writer.member(DUMP, doing="databases", modified=time.time()) as sink:
                 rows = dump(settings, databases, sink)
-            left_out = _files(settings, writer, near=aside.parent)
+            left_out = _files(settings, writer, near=new_file.parent)
             with writer.member(SETTINGS, doing="settings", modified=time.time()) as sink:
                 sink.write("".join(f"{name}={value}\n" for name, value in plain_settings(settings).items()).encode())
             writer.finish(
                 {
                     "made_at": now.isoformat() + "Z",
-                    "seconds": round(time.monotonic() - begun, 1),
+                    "seconds": round(time.monotonic() - start, 1),
                     "commit": code_commit(),
                     "revision": revision,
                     "versions": {"python": sys.version.split()[0], "mariadb": server}
@@ -94,51 +104,51 @@ def backup(settings: Settings, file: Path, *, now: datetime, progress: Progress)
             )
             target.flush()
             os.fsync(target.fileno())
-        size = aside.stat().st_size
-        aside.replace(file)
-    seconds = round(time.monotonic() - begun, 1)
+        size = new_file.stat().st_size
+        new_file.replace(file)
+    seconds = round(time.monotonic() - start, 1)
     return BackupReport(file, size, seconds, now, len(rows), sum(rows.values()), len(writer.members), left_out)
 
 
 @contextmanager
-def _aside(file: Path) -> Iterator[Path]:
-    """An empty file in a folder of its own beside `file`, both gone at the end of the block."""
+def _temporary_file(file: Path) -> Iterator[Path]:
+    """An empty file in a temporary folder beside `file`. Both are removed at the end of the block."""
     if not file.parent.is_dir():
         raise StackError(f"there is no folder {file.parent} for the backup: make it first")
     try:
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}-") as folder:  # mode 700
-            aside = Path(folder) / file.name
-            aside.touch(0o600)
-            yield aside
+            new_file = Path(folder) / file.name
+            new_file.touch(0o600)
+            yield new_file
     except OSError as error:
         raise StackError(f"no backup was made in {file.parent}: {error.strerror or error}") from error
 
 
 def our_databases(settings: Settings) -> list[str]:
-    """Those that hold this stack's data; with a team's own MLflow, that one's database is not among them."""
+    """The databases with this stack's data. With a team's own MLflow, its database is not included."""
     return [name for name in DATABASES if name != MLFLOW_DB or not settings.mlflow_url]
 
 
-def _server(settings: Settings) -> tuple[list[str], str, str | None]:
-    """Our databases that there are, the server's version, and the revision of the platform's tables."""
+def _server_state(settings: Settings) -> tuple[list[str], str, str | None]:
+    """Our existing databases, the version of the server, and the revision of the platform's tables."""
     with session(settings, "admin") as connection:
-        there = set(connection.execute(text("SELECT schema_name FROM information_schema.schemata")).scalars())
+        existing = set(connection.execute(text("SELECT schema_name FROM information_schema.schemata")).scalars())
         server = str(connection.scalar(text("SELECT version()")))
         revision = MigrationContext.configure(connection).get_current_revision()
-    return [name for name in our_databases(settings) if name in there], server, revision
+    return [name for name in our_databases(settings) if name in existing], server, revision
 
 
 def _files(settings: Settings, writer: Writer, *, near: Path) -> list[str]:
-    """Add the state folder's files and the model files; returns what was left out, in words."""
+    """Add the files of the state folder and the model files. Return one line for each thing that was left out."""
     home, left_out = settings.home, []
     for doing, files in (
         ("MLflow's files", _below(home / "mlflow")),
         ("snapshots", (path for path in _below(home / "snapshots") if not path.name.startswith("."))),
-        ("Bento stores", (path for path in _below(home / "bento") if _served(path.relative_to(home / "bento")))),
+        ("Bento stores", (path for path in _below(home / "bento") if _is_needed(path.relative_to(home / "bento")))),
         ("addresses", [home / "serving_ports.json"]),
     ):
         for path in files:
-            with suppress(FileNotFoundError):  # maintenance removed it: no row that matters names it
+            with suppress(FileNotFoundError):  # maintenance removed the file, and no row in use names it
                 writer.add(f"home/{path.relative_to(home)}", path, doing=doing)
     for path in sorted(settings.models_dir.glob("*.yaml")):
         writer.add(f"models/{path.name}", path, doing="model files")
@@ -154,36 +164,38 @@ def _files(settings: Settings, writer: Writer, *, near: Path) -> list[str]:
 
 
 def _spools(settings: Settings, writer: Writer, *, near: Path) -> None:
-    """Add what services have answered and not yet logged; before the dump, so that no row is in neither."""
+    """Add the spools. They are copied before the dump, so that each row is in the spool, in the dump, or in both."""
     for database in sorted(settings.spool.glob("*/*.db")):
         copy = near / database.name
-        with suppress(sqlite3.OperationalError):  # it has been emptied and removed
+        with suppress(sqlite3.OperationalError):  # the spool was drained and removed
             copy_sqlite(database, copy)
             writer.add(f"home/{database.relative_to(settings.home)}", copy, doing="spools")
         copy.unlink(missing_ok=True)
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for where, folders, names in os.walk(folder):
+    for folder_path, folders, file_names in os.walk(folder):
         folders.sort()
-        yield from (Path(where) / name for name in sorted(names))
+        yield from (Path(folder_path) / name for name in sorted(file_names))
 
 
-def _served(path: Path) -> bool:
-    """Whether `path`, which begins with the model's name, is more than BentoML's working files."""
+def _is_needed(path: Path) -> bool:
+    """Whether `path` is needed to serve, unlike BentoML's working files. `path` begins with the model's name."""
     return len(path.parts) > 1 and (path.parts[1] == "models" or path.parts[1:] == ("current.json",))
 
 
 def plain_settings(settings: Settings) -> dict[str, str]:
-    """The variables that `.env` sets and that are neither secret nor paths of this machine."""
-    given = dotenv_values(settings.env_file)
-    plain = {f"EVERGREEN_{name.upper()}" for name in plain_fields()}
-    return {name: value for name, value in given.items() if name in plain and value and not _has_password(value)}
+    """The variables in `.env` that are neither secrets nor paths of this machine."""
+    env_variables = dotenv_values(settings.env_file)
+    allowed = {f"EVERGREEN_{name.upper()}" for name in plain_fields()}
+    return {
+        name: value for name, value in env_variables.items() if name in allowed and value and not _has_password(value)
+    }
 
 
 def plain_fields() -> Iterable[str]:
-    """Names of the settings that a backup may hold."""
-    return (n for n, field in Settings.model_fields.items() if field.annotation is not SecretStr and n not in STAYS)
+    """The names of the settings that a backup may contain."""
+    return (n for n, field in Settings.model_fields.items() if field.annotation is not SecretStr and n not in OMITTED)
 
 
 def _has_password(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""Databases out of MariaDB and into another one as SQL, by MariaDB's own programs; and Airflow's own, from SQLite."""
+"""Dump databases from MariaDB and load them into another one with MariaDB's programs. Copy Airflow's SQLite file."""
 
 import re
 import sqlite3
@@ -16,23 +16,25 @@ from stack.programs.mariadb import find_binary
 from utils.errors import StackError
 from utils.settings import Settings, inherited_environment
 
-# MLflow has triggers. Who may load them under another user's name may do anything on the server; admin may not.
+# MLflow has triggers. Loading a trigger with another user as definer needs rights that admin does not have.
 DEFINER = re.compile(rb"^(/\*!500.*)DEFINER=`[^`]*`@`[^`]*`")
 
 
 def dump(settings: Settings, databases: Sequence[str], sink: Sink) -> dict[str, int]:
-    """Write `databases` as SQL, compressed with zstd, to `sink`; returns the rows of each `database.table`.
+    """Write `databases` as SQL to `sink`, compressed with zstd. Return the number of rows of each `database.table`.
 
-    All of them at one moment: one transaction, which neither waits for writers nor holds them up. MariaDB's own
-    database is never among them: it holds the password hashes of users.
+    The dump shows one moment: it is one transaction, which neither waits for writers nor blocks them. MariaDB's system
+    database is never included, because it contains the password hashes of users.
 
-    Raises: StackError with the program's last line, as where a table is altered meanwhile.
+    Raises: StackError with the program's last line, for example if a table is altered meanwhile.
     """
     argv = [find_binary("mariadb-dump"), *_address(settings), "--single-transaction", "--quick", "--hex-blob"]
     argv += ["--no-create-db", "--databases", *databases]
     out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "zstd")
-    with _errors() as said:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=said, env=_environment(settings), bufsize=CHUNK)
+    with _errors() as error_file:
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=error_file, env=_environment(settings), bufsize=CHUNK
+        )
         with process, out:
             rows = count_rows(cast(IO[bytes], process.stdout), out)
         if process.returncode:
@@ -41,7 +43,10 @@ def dump(settings: Settings, databases: Sequence[str], sink: Sink) -> dict[str, 
 
 
 def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
-    """Pass `lines` on to `out` and count: an INSERT is a line, and each of its rows another that begins with `(`."""
+    """Copy `lines` to `out`. Return the number of rows of each `database.table`.
+
+    An INSERT is one line. Each of its rows is a line that begins with `(`.
+    """
     rows: dict[str, int] = {}
     database = table = ""
     inserting = in_body = False
@@ -52,7 +57,7 @@ def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
             inserting = True
             if not line.endswith(b" VALUES\n"):
                 raise StackError("mariadb-dump writes rows in a form that can't be counted: use that of MariaDB 10.11")
-        else:  # text has no line breaks of its own here: they are written as \n
+        else:  # line breaks in values are escaped as \n
             inserting = False
             if line.startswith(b"DELIMITER"):  # ;; before a trigger, ; after it
                 in_body = line.startswith(b"DELIMITER ;;")
@@ -66,23 +71,23 @@ def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
     return rows
 
 
-def load(settings: Settings, source: IO[bytes], *, told: Callable[[int], None]) -> None:
-    """Run the SQL of a dump, whose databases must be there; `told` hears how many bytes of `source` are done.
+def load(settings: Settings, source: IO[bytes], *, report: Callable[[int], None]) -> None:
+    """Run the SQL of a dump. Its databases must exist. `report` gets the number of bytes read from `source`.
 
     Raises: StackError with the program's last line.
     """
     argv = [find_binary("mariadb"), *_address(settings), "--batch"]
-    with _errors() as said, pa.input_stream(source, compression="zstd") as sql:
+    with _errors() as error_file, pa.input_stream(source, compression="zstd") as sql:
         process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, env=_environment(settings)
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=error_file, env=_environment(settings)
         )
         with process:
             try:
                 while chunk := sql.read(CHUNK):
                     cast(IO[bytes], process.stdin).write(chunk)
-                    told(source.tell())
+                    report(source.tell())
             except BrokenPipeError:
-                pass  # it gave up, and said why
+                pass  # the program ended and wrote its error
             except BaseException:
                 process.kill()
                 raise
@@ -92,34 +97,35 @@ def load(settings: Settings, source: IO[bytes], *, told: Callable[[int], None]) 
 
 @contextmanager
 def _errors() -> Iterator[IO[bytes]]:
-    """A file for what a program says; its last line is added to a StackError of the block."""
-    with tempfile.TemporaryFile() as said:
+    """A file for the error output of a program. Its last line is added to a StackError of the block."""
+    with tempfile.TemporaryFile() as error_file:
         try:
-            yield said
+            yield error_file
         except StackError as error:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
+            error_file.seek(0)
+            lines = error_file.read().decode(errors="replace").strip().splitlines()
             raise StackError(f"{error}: {(lines or ['it did not say why'])[-1].strip()}") from None
 
 
 def _address(settings: Settings) -> list[str]:
-    """As admin, who may do everything in our databases and nothing outside of them."""
-    plain = [] if settings.mariadb_host else ["--skip-ssl"]  # the private server knows none; clients of 11.4 insist
+    """The options to connect as admin, which has all rights in our databases and no rights elsewhere."""
+    # The private server has no TLS, which clients of 11.4 require.
+    no_tls = [] if settings.mariadb_host else ["--skip-ssl"]
     return [
-        "--no-defaults",  # first, as it must be: nobody's own options
+        "--no-defaults",  # must be first; ignores the users' option files
         *("--protocol=tcp", f"--host={settings.mariadb_host or '127.0.0.1'}", f"--port={settings.mariadb_port}"),
         *(f"--user={settings.db_user('admin')}", "--default-character-set=utf8mb4", "--max-allowed-packet=1G"),
-        *plain,
+        *no_tls,
     ]
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The password travels in the environment: a command line is public."""
+    """The password is passed in the environment, because every user can read a command line."""
     return {**inherited_environment(), "MYSQL_PWD": settings.db_password("admin")}
 
 
 def copy_sqlite(database: Path, to: Path) -> None:
-    """Copy a SQLite file while it is in use, as of one moment, into one file without a log beside it."""
+    """Copy a SQLite file in use, as of one moment, into one file without a write-ahead log."""
     with (
         closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as live,
         closing(sqlite3.connect(to, autocommit=True)) as copy,
@@ -129,10 +135,11 @@ def copy_sqlite(database: Path, to: Path) -> None:
 
 
 def copy_airflow(database: Path, to: Path) -> list[str]:
-    """Copy Airflow's SQLite file while it is in use, without the secrets in it; returns notes for people.
+    """Copy Airflow's SQLite file in use, without its secrets. Return notes for people.
 
-    They are encrypted with a key that stays here, so nobody could use them: passwords and extras of connections and
-    variables. What a deferred task waited with is encrypted too: it will be started again and wait anew.
+    The secrets are passwords and extras of connections, and variables. They are encrypted with a key that stays here,
+    so they would be useless elsewhere. The arguments of a deferred task are encrypted too, so the task starts again
+    and waits anew.
     """
     copy_sqlite(database, to)
     with closing(sqlite3.connect(to, autocommit=True)) as copy:
@@ -146,7 +153,7 @@ def copy_airflow(database: Path, to: Path) -> list[str]:
     return notes + [f"Airflow's variable {name}" for name in variables]
 
 
-OURS = ("feature_store", "feature_loader", "feature_reader", "feature_maintenance")  # `up` gives these their passwords
+OURS = ("feature_store", "feature_loader", "feature_reader", "feature_maintenance")  # `up` sets their passwords
 _WITHOUT_SECRETS = (
     "UPDATE connection SET password = NULL, extra = NULL, is_encrypted = 0, is_extra_encrypted = 0",
     "DELETE FROM connection_test_request",

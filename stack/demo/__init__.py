@@ -1,1 +1,1 @@
-"""The demonstration: simulated people, and what the platform makes of them."""
+"""The demonstration: simulated people, and the platform's reaction to them."""

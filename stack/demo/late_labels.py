@@ -1,7 +1,7 @@
-"""What simulated people leave in the store: their features at once, their labels when those are due.
+"""The rows of simulated people: features are loaded at once, labels when they are due.
 
-Labels that are not due when the command ends lie in `.evergreen/simulated/MODEL/`, one file a simulation; the next
-simulation of the model takes them over.
+Labels that are not due at the end of the command are kept in `.evergreen/simulated/MODEL/`, one file for each
+simulation. The next simulation of the model takes them over.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from utils.clock import utc_now
 from utils.settings import Settings
 
 CAUSE = "evergreen simulate"
-STEP = 0.5  # seconds between two looks while labels are waited for
+STEP = 0.5  # seconds between two checks while it waits for labels
 
 
 class LateLabels:
-    """The rows of one simulation. `source` is what `load_batch` tells of them; `name` is that of the file it leaves.
+    """The rows of one simulation. `source`: their source in `load_batch`. `name`: the name of the file for labels.
 
-    `waiting`: labels not in the store yet, with the time `due` (UTC). The row counts are of what is new in the store.
+    waiting: labels that are not in the store yet, with the column `due` (UTC).
+    feature_rows, label_rows: rows that were new in the store.
     """
 
     def __init__(self, settings: Settings, spec: ModelSpec, *, delay: timedelta, source: str, name: str) -> None:
@@ -35,13 +36,13 @@ class LateLabels:
 
     @property
     def due(self) -> datetime | None:
-        """When the last of the waiting labels is due, UTC."""
+        """The time when the last waiting label is due, UTC. None if no label waits."""
         return None if self.waiting.empty else self.waiting["due"].max().to_pydatetime()
 
     def load(self, features: pd.DataFrame | None = None, labels: pd.DataFrame | None = None) -> None:
-        """Load `features`, and those of `labels` and of the waiting ones that are due, as one batch.
+        """Load `features` and all due labels, new and waiting ones, as one batch.
 
-        Both have entity_id, event_time (where the model has time) and available_at: when the person asked, UTC.
+        Both frames have entity_id, event_time (if the model has time) and available_at: the time of the request, UTC.
         Raises: Unreachable, AccessDenied, StackError, DataRefused.
         """
         now = utc_now()
@@ -49,7 +50,7 @@ class LateLabels:
             dated = labels.assign(due=labels["available_at"] + self._delay)
             self.waiting = dated if self.waiting.empty else pd.concat([self.waiting, dated], ignore_index=True)
         is_due = self.waiting["due"] <= now if len(self.waiting) else pd.Series(dtype=bool)
-        # Known from this moment on, not from the one they are about.
+        # The availability time is now, not the time of the request.
         due = self.waiting[is_due].drop(columns="due").assign(available_at=now) if is_due.any() else None
         if features is None and due is None:
             return
@@ -71,25 +72,25 @@ class LateLabels:
         if due is not None:
             self.waiting = self.waiting[~is_due].reset_index(drop=True)
 
-    def wait(self, longest: timedelta, *, tell: Callable[[timedelta], None]) -> None:
-        """Stay until all labels that are due within `longest` are loaded; `tell` hears how long that still takes."""
+    def wait(self, longest: timedelta, *, report: Callable[[timedelta], None]) -> None:
+        """Wait until all labels that are due within `longest` are loaded. `report` gets the remaining time."""
         end = utc_now() + longest
-        soon = self.waiting[self.waiting["due"] <= end] if len(self.waiting) else self.waiting
-        if soon.empty:
+        due_soon = self.waiting[self.waiting["due"] <= end] if len(self.waiting) else self.waiting
+        if due_soon.empty:
             return
-        last = soon["due"].max().to_pydatetime()
-        while (left := last - utc_now()) > timedelta(0):
-            tell(left)
-            time.sleep(min(STEP, left.total_seconds()))
+        last = due_soon["due"].max().to_pydatetime()
+        while (remaining := last - utc_now()) > timedelta(0):
+            report(remaining)
+            time.sleep(min(STEP, remaining.total_seconds()))
         self.load()
 
     def close(self) -> None:
-        """Keep what waits on disk, whole or not at all."""
+        """Write the waiting labels to disk, atomically. Remove the files that were taken over."""
         if len(self.waiting):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            aside = self._file.with_suffix(".new")
-            self.waiting.to_parquet(aside, index=False)
-            aside.replace(self._file)
+            new_file = self._file.with_suffix(".new")
+            self.waiting.to_parquet(new_file, index=False)
+            new_file.replace(self._file)
         for file in self._taken_over:
             if file != self._file or self.waiting.empty:
                 file.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""The demonstration's own stack: beside the user's, in a folder and on ports of its own, with a copy of one model file.
+"""The demonstration's own stack. It has its own folder and ports, and a copy of one model file.
 
-The first champion is trained by the model file as it is, its search but for less time. From then on the copy has the
-durations of `SHORT`: months and days become seconds, so that the loop can be watched; and only what monitoring finds
-may start a training, or the labels of these minutes, as many as of weeks, would. Nothing else of it changes, and no
-clock does.
+The first champion is trained with the model file as it is, only with a shorter search. After that, the copy has the
+durations of `SHORT`: months and days become seconds, so that a user can watch the loop. Only drift and performance may
+start a training, because the many labels of these few minutes would start one too. Nothing else in the file changes,
+and clocks run as usual.
 """
 
 import copy
@@ -30,7 +30,7 @@ from utils.errors import AccessDenied, NotFound, Unreachable
 from utils.settings import Settings, load_settings
 
 MODEL = "credit_score"
-SHORT = {  # key of the model file → what it is in the demonstration
+SHORT = {  # key of the model file → value in the demonstration
     "label.maturity": "10s",
     "training.window": "60s",
     "training.split.validation": "7s",
@@ -40,45 +40,47 @@ SHORT = {  # key of the model file → what it is in the demonstration
     "retrain.cooldown": "30s",
 }
 ONLY_FOUND = {"retrain.on": ["drift", "performance"]}
-FIRST = {"training.search.timeout": "20s"}  # of these, what the first training has as well
+FIRST = {"training.search.timeout": "20s"}  # values that the first training has too
 PORTS = ("mariadb_port", "mlflow_port", "airflow_port", "serving_port")
 
 
 def own_settings(settings: Settings, *, webhook: str) -> Settings:
-    """Settings of a new stack in `demo` below the home of `settings`; one that was there is stopped and removed.
+    """The settings of a new stack in `demo` below the home of `settings`. An old stack there is stopped and removed.
 
-    `webhook`: where its alerts go. Raises: UnknownModel, SpecInvalid, StackError.
+    `webhook`: the address for its alerts. Raises: UnknownModel, SpecInvalid, StackError.
     """
     find_spec(settings.models_dir, MODEL)
     home = settings.home / "demo"
-    foreign = {"mariadb_host": "", "mlflow_url": "", "airflow_url": ""}
-    secret = {name: "" for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
-    places = {"home": home, "models_dir": home / "models", "env_file": home / ".env", "alert_webhook": webhook}
-    first = free_ports(len(PORTS))
-    made = load_settings(**foreign, **secret, **places, **{name: first + i for i, name in enumerate(PORTS)})
+    team_servers = {"mariadb_host": "", "mlflow_url": "", "airflow_url": ""}
+    secret_fields = {name: "" for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+    paths = {"home": home, "models_dir": home / "models", "env_file": home / ".env", "alert_webhook": webhook}
+    first_port = free_ports(len(PORTS))
+    demo_settings = load_settings(
+        **team_servers, **secret_fields, **paths, **{name: first_port + i for i, name in enumerate(PORTS)}
+    )
     if home.exists():
-        clean(made)
-    made.models_dir.mkdir(parents=True)
-    shutil.copy(settings.models_dir / f"{MODEL}.yaml", made.models_dir)
-    shorten(made.models_dir / f"{MODEL}.yaml", FIRST)
-    return secrets.ensure(made)[0]
+        clean(demo_settings)
+    demo_settings.models_dir.mkdir(parents=True)
+    shutil.copy(settings.models_dir / f"{MODEL}.yaml", demo_settings.models_dir)
+    shorten(demo_settings.models_dir / f"{MODEL}.yaml", FIRST)
+    return secrets.ensure(demo_settings)[0]
 
 
 @contextmanager
 def demo_stack(settings: Settings, *, console: Console, since: float | None = None) -> Iterator[ModelSpec]:
-    """Bring the stack of `own_settings` up and give its model, changed as above; stop it at the end.
+    """Bring up the stack of `own_settings`, yield its model with short durations, and stop the stack at the end.
 
-    `since`: Unix time at which the user began. Raises: what `up` raises.
+    `since`: Unix time from which the total time counts. Raises: the errors of `up`.
     """
-    over = Event()
+    up_ended = Event()
     try:
-        with ThreadPoolExecutor(1) as beside:
-            # Airflow needs half a minute to notice a changed file; the first training takes as long.
-            beside.submit(_shorten_once_claimed, settings, over)
+        with ThreadPoolExecutor(1) as executor:
+            # Airflow needs half a minute to notice a changed file, about as long as the first training takes.
+            executor.submit(_shorten_once_claimed, settings, up_ended)
             try:
                 up(settings, console=console, since=since)
             finally:
-                over.set()
+                up_ended.set()
         shorten(settings.models_dir / f"{MODEL}.yaml")
         yield find_spec(settings.models_dir, MODEL)
     finally:
@@ -86,16 +88,18 @@ def demo_stack(settings: Settings, *, console: Console, since: float | None = No
 
 
 def shorten(file: Path, values: Mapping[str, Any] | None = None) -> None:
-    """Rewrite the model file with `values`, by default all of the demonstration's: in one step, for Airflow may be
-    reading it."""
+    """Rewrite the model file with `values`, by default with all values of the demonstration.
+
+    The file is replaced atomically, because Airflow may be reading it.
+    """
     content = with_values(yaml.safe_load(file.read_text(encoding="utf-8")), values or {**SHORT, **ONLY_FOUND})
-    changed = file.with_suffix(".new")
-    changed.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    changed.replace(file)
+    new_file = file.with_suffix(".new")
+    new_file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    new_file.replace(file)
 
 
 def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a model file's `content` with other values at some dotted keys."""
+    """A copy of a model file's `content`, with `values` at their dotted keys."""
     changed = copy.deepcopy(dict(content))
     for key, value in values.items():
         *path, last = key.split(".")
@@ -107,23 +111,23 @@ def with_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[s
 
 
 def changing(spec: ModelSpec) -> dict[str, str]:
-    """What `spec` says, or has by default, at the keys that the demonstration changes."""
-    shown = {}
+    """The values of `spec` at the dotted keys that the demonstration changes, as text. Defaults are included."""
+    texts = {}
     for key in (*SHORT, *ONLY_FOUND):
-        found: Any = spec.model_dump(mode="json")
+        value: Any = spec.model_dump(mode="json")
         for part in key.split("."):
-            found = found[part]
-        shown[key] = ", ".join(found) if isinstance(found, list) else str(found)
-    return shown
+            value = value[part]
+        texts[key] = ", ".join(value) if isinstance(value, list) else str(value)
+    return texts
 
 
-def _shorten_once_claimed(settings: Settings, over: Event) -> None:
-    """What a training works on is fixed when it claims its decision: from then on the file may change."""
-    while not over.wait(0.5):
+def _shorten_once_claimed(settings: Settings, up_ended: Event) -> None:
+    """Shorten the model file once a training has claimed its decision. From then on the training ignores the file."""
+    while not up_ended.wait(0.5):
         try:
             with session(settings, "reader") as connection:
                 if trainings.trainings(connection, model=MODEL):
                     return shorten(settings.models_dir / f"{MODEL}.yaml")
         except (Unreachable, AccessDenied, NotFound):
-            continue  # not there yet
+            continue  # the database does not exist yet
     return None

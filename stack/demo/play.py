@@ -1,6 +1,6 @@
-"""The demonstration: traffic, a world that changes, and what the platform makes of it, told while it happens.
+"""The demonstration: send traffic, change the world, and print how the platform reacts.
 
-Everything that is told was read from the rows that the platform itself wrote; nothing here decides or trains.
+Everything that is printed comes from rows that the platform wrote. This module neither decides nor trains.
 """
 
 import time
@@ -31,12 +31,12 @@ from utils.clock import utc_now
 from utils.errors import StackError
 from utils.settings import Settings
 
-RATE = 32.0  # requests a second: a window of 20 s then has the rows that monitoring asks for
-LATE = timedelta(seconds=3)  # from a prediction to its label
-CALM = 2  # windows of the unchanged world that are judged before it changes
-JUDGED = 3  # windows after the change, as many as an alarm looks at; what has not been decided then will not be
-ASKING = 420  # seconds of people who are made beforehand; where a part takes longer, others follow
-FOUND = {"drift", "performance"}  # causes of a retraining that a steady world must not give
+RATE = 32.0  # requests a second, so that a window of 20 s has the rows that monitoring needs
+LATE = timedelta(seconds=3)  # delay of a label after its prediction
+CALM = 2  # windows of the unchanged world that are judged before the change
+JUDGED = 3  # windows after the change, as many as an alarm looks at; later windows bring no new decision
+TRAFFIC_SECONDS = 420  # people are generated for so many seconds; a longer part gets new people
+MONITORING_CAUSES = {"drift", "performance"}  # causes of a retraining that must not occur in a steady world
 
 CHANGE = {
     Scenario.SHIFT: ("The world changes", "Incomes rise by 30%; debts and new inquiries decide more than payments."),
@@ -51,7 +51,11 @@ CHANGE = {
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """`after`: seconds since the world changed, negative before it."""
+    """An event in the summary.
+
+    after: seconds since the world changed, negative before it.
+    what: the line of text.
+    """
 
     after: float
     what: str
@@ -59,9 +63,13 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Two versions on the same rows, newer than what either learned from, with 95% intervals.
+    """Two versions compared on the same rows, newer than the training rows of both, with 95% intervals.
 
-    `better_by`: the paired difference, its bounds one-sided at the confidence that the gate asks.
+    metric: the name of the metric.
+    rows: the number of rows.
+    before: the metric of the champion.
+    after: the metric of the candidate.
+    better_by: the paired difference, with one-sided bounds at the confidence of the gate.
     """
 
     metric: str
@@ -73,7 +81,14 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a demonstration showed. `problems`: what differs from what the scenario promises, if anything does."""
+    """The result of a demonstration.
+
+    scenario: the name of the scenario.
+    problems: the deviations from the result that the scenario promises.
+    timeline: the important events, the oldest first.
+    quality: the comparison of champion and candidate. None if no training compared them.
+    seconds: the duration.
+    """
 
     scenario: str
     problems: list[str]
@@ -85,11 +100,11 @@ class Outcome:
 def play(
     settings: Settings, spec: ModelSpec, *, scenario: Scenario, console: Console, alerts: list[dict[str, Any]]
 ) -> Outcome:
-    """Send traffic of the unchanged world, change it as `scenario` says, and follow what the platform does about it.
+    """Send traffic of the unchanged world, change the world by `scenario`, and follow the platform's reaction.
 
-    The stack of `settings` runs and serves a version of `spec`, whose durations are seconds. `scenario` is a key of
-    `CHANGE`. `alerts` is what the stack's webhook has been sent. The world changes at the border of a window, once
-    `CALM` of them were judged.
+    The stack of `settings` must run and serve a version of `spec`, whose durations are seconds. `scenario` is a key of
+    `CHANGE`. `alerts`: the list of the alerts that the stack's webhook receives. The world changes at the border of a
+    window, after `CALM` windows were judged.
 
     Raises: StackError, Unreachable, AccessDenied.
     """
@@ -102,21 +117,25 @@ def play(
         f"{RATE:.0f} people a second ask, each once; their labels follow {LATE.seconds} s later. {spec.name}_monitoring"
         f" looks at windows of {window.seconds} s.",
     )
-    with _traffic(settings, spec, Scenario.NONE) as asked:
-        stuck = watch.until(lambda: len(watch.rows("drift")) >= CALM, lambda: len(watch.rows("drift")), beside=asked)
+    with _traffic(settings, spec, Scenario.NONE) as sender:
+        error = watch.until(lambda: len(watch.rows("drift")) >= CALM, lambda: len(watch.rows("drift")), beside=sender)
         change = grid(utc_now(), window) + window
-        watch.until(lambda: utc_now() >= change, utc_now, beside=asked)
+        watch.until(lambda: utc_now() >= change, utc_now, beside=sender)
     heading, text = CHANGE[scenario]
     _announce(console, f"2. {heading}", text)
     airflow = Airflow(settings)
-    with _traffic(settings, spec, scenario) as asked:
-        stuck += watch.until(
-            lambda: _is_over(watch, champion, change, scenario), lambda: _progress(watch, airflow, change), beside=asked
+    with _traffic(settings, spec, scenario) as sender:
+        error += watch.until(
+            lambda: _is_over(watch, champion, change, scenario),
+            lambda: _progress(watch, airflow, change),
+            beside=sender,
         )
-    problems = [stuck] if stuck else []
-    problems += _closed(watch, champion, change) if scenario is Scenario.SHIFT else _held(watch, change)
+    problems = [error] if error else []
+    problems += (
+        _missing_steps(watch, champion, change) if scenario is Scenario.SHIFT else _unwanted_events(watch, change)
+    )
     if scenario is Scenario.BROKEN:
-        problems += _alerted(watch, change)
+        problems += _missing_alerts(watch, change)
     if _serving(settings, spec)[1] != workers:
         problems.append("a worker of the service was replaced")
     return Outcome(
@@ -134,24 +153,24 @@ def _announce(console: Console, heading: str, text: str) -> None:
 
 @contextmanager
 def _traffic(settings: Settings, spec: ModelSpec, scenario: Scenario) -> Iterator["Future[None]"]:
-    """People ask up to the end of the block."""
-    stop, some = Event(), int(RATE * ASKING)
+    """Send requests until the end of the block."""
+    stop, count = Event(), int(RATE * TRAFFIC_SECONDS)
 
-    def ask() -> None:
+    def send() -> None:
         while not stop.is_set():
-            simulate(settings, spec, scenario=scenario, requests=some, rate=RATE, labels_after=LATE, stop=stop)
+            simulate(settings, spec, scenario=scenario, requests=count, rate=RATE, labels_after=LATE, stop=stop)
 
-    with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(ask)
+    with ThreadPoolExecutor(1) as executor:
+        sender = executor.submit(send)
         try:
-            yield asked
+            yield sender
         finally:
             stop.set()
-    asked.result()
+    sender.result()
 
 
 def _serving(settings: Settings, spec: ModelSpec) -> tuple[int, set[Any]]:
-    """The version that serves, and the worker processes that do."""
+    """The version of the champion, and the ids of the worker processes."""
     with session(settings, "reader") as connection:
         champion = deployments.champion(connection, spec.name)
         workers = deployments.instances(connection, spec.name)
@@ -169,7 +188,7 @@ def _is_over(watch: Watch, champion: int, change: datetime, scenario: Scenario) 
 
 
 def _progress(watch: Watch, airflow: Airflow, change: datetime) -> object:
-    """A sign that the end comes nearer. Windows are judged for ever, so only the first ones after the change count."""
+    """A sign of progress. Windows are judged for ever, so only the first ones after the change count."""
     steps = sum(len(watch.rows(kind, after=change)) for kind in ("training", "trained", "verdict", "deployment"))
     windows = min(watch.windows(after=change), JUDGED)
     dags = (f"{watch.spec.name}_{kind}" for kind in ("training", "deployment"))
@@ -177,24 +196,24 @@ def _progress(watch: Watch, airflow: Airflow, change: datetime) -> object:
 
 
 def _retrained(watch: Watch) -> list[RowMapping]:
-    """Decisions to retrain for what monitoring found."""
-    return [row for row in watch.rows("retraining", action="retrain") if row["cause"] in FOUND]
+    """The decisions to retrain because of drift or performance."""
+    return [row for row in watch.rows("retraining", action="retrain") if row["cause"] in MONITORING_CAUSES]
 
 
 def _first_answer(watch: Watch, champion: int, change: datetime) -> datetime | None:
-    """When a later version than `champion` first answered."""
-    deployed = [row["version"] for row in watch.rows("deployment", after=change, action="deploy")]
-    if not deployed or deployed[-1] == champion:
+    """The time of the first answer by a later version than `champion`. None before that."""
+    versions = [row["version"] for row in watch.rows("deployment", after=change, action="deploy")]
+    if not versions or versions[-1] == champion:
         return None
     with session(watch.settings, "reader") as connection:
-        return timeline.first_answer(connection, watch.spec.name, version=deployed[-1], since=change)
+        return timeline.first_answer(connection, watch.spec.name, version=versions[-1], since=change)
 
 
-def _closed(watch: Watch, champion: int, change: datetime) -> list[str]:
-    """What is missing for the loop to have closed."""
-    decided = _retrained(watch)
-    problems = [f"retrained before the change: {row['reason']}" for row in decided if row["decided_at"] < change]
-    if not [row for row in decided if row["decided_at"] >= change]:
+def _missing_steps(watch: Watch, champion: int, change: datetime) -> list[str]:
+    """The steps of a complete loop that are missing."""
+    decisions = _retrained(watch)
+    problems = [f"retrained before the change: {row['reason']}" for row in decisions if row["decided_at"] < change]
+    if not [row for row in decisions if row["decided_at"] >= change]:
         problems.append("no retraining was decided for what monitoring found")
     problems += [words("verdict", row) for row in watch.rows("verdict", after=change, verdict="reject")]
     if _first_answer(watch, champion, change) is None:
@@ -202,29 +221,29 @@ def _closed(watch: Watch, champion: int, change: datetime) -> list[str]:
     return problems
 
 
-def _held(watch: Watch, change: datetime) -> list[str]:
-    """What happened that should not have."""
+def _unwanted_events(watch: Watch, change: datetime) -> list[str]:
+    """The events that must not occur if the world needs no retraining, and missing windows."""
     problems = [f"decided to retrain: {row['reason']}" for row in _retrained(watch)]
-    if (judged := watch.windows(after=change)) < JUDGED:
-        problems.append(f"{judged} windows were judged, {JUDGED} are needed")
+    if (window_count := watch.windows(after=change)) < JUDGED:
+        problems.append(f"{window_count} windows were judged, {JUDGED} are needed")
     return problems
 
 
-def _alerted(watch: Watch, change: datetime) -> list[str]:
-    held = watch.rows("retraining", after=change, cause="broken_source")
-    return [] if watch.alerts and any(row["alerted_at"] for row in held) else ["nobody was alerted"]
+def _missing_alerts(watch: Watch, change: datetime) -> list[str]:
+    decisions = watch.rows("retraining", after=change, cause="broken_source")
+    return [] if watch.alerts and any(row["alerted_at"] for row in decisions) else ["nobody was alerted"]
 
 
 def _timeline(watch: Watch, champion: int, change: datetime, heading: str) -> list[Moment]:
-    """What mattered. Windows like training, and decisions by which nothing happened, are left out."""
-    told = [(change, heading.lower())]
-    for at, kind, row in watch.seen:
-        quiet = {"drift": not row.get("drifted"), "performance": True, "retraining": not _matters(row)}
-        if not quiet.get(kind, False):
-            told.append((at, words(kind, row)))
-    if answered := _first_answer(watch, champion, change):
-        told.append((answered, "the new version answers its first request"))
-    return [Moment((at - change).total_seconds(), what) for at, what in sorted(told, key=lambda moment: moment[0])]
+    """The important events. Windows without drift, performance, and decisions without an action are left out."""
+    moments = [(change, heading.lower())]
+    for at, kind, row in watch.events:
+        is_quiet = {"drift": not row.get("drifted"), "performance": True, "retraining": not _matters(row)}
+        if not is_quiet.get(kind, False):
+            moments.append((at, words(kind, row)))
+    if answered_at := _first_answer(watch, champion, change):
+        moments.append((answered_at, "the new version answers its first request"))
+    return [Moment((at - change).total_seconds(), text) for at, text in sorted(moments, key=lambda moment: moment[0])]
 
 
 def _matters(decision: RowMapping) -> bool:
@@ -232,7 +251,7 @@ def _matters(decision: RowMapping) -> bool:
 
 
 def _quality(watch: Watch, change: datetime) -> Quality | None:
-    """Both versions as the training compared them, where there was one."""
+    """The training's comparison of both versions. None if no training compared them."""
     verdicts = [row for row in watch.rows("verdict", after=change) if row["champion_version"]]
     if not verdicts:
         return None

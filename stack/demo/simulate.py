@@ -1,7 +1,7 @@
-"""Simulate: people of an example world ask the running service, and what became of them reaches the store later.
+"""Simulate: send people of an example world to the running service, and load their features and labels.
 
-Predictions are made now, so everything about them is dated now: a person's features and label have the time that is in
-the prediction_id. Features enter the store within seconds, labels when they are due (`stack.demo.late_labels`).
+Predictions are made now, so the rows have the current time: a person's features and label have the time in the
+prediction_id. Features enter the store within seconds, labels when they are due (`stack.demo.late_labels`).
 """
 
 import secrets
@@ -29,16 +29,28 @@ from utils.clock import utc_now
 from utils.errors import Unreachable
 from utils.settings import Settings
 
-FLUSH, LOOK = 5.0, 0.5  # seconds between two loads; between two looks at the traffic
+FLUSH, LOOK = 5.0, 0.5  # seconds between two loads; between two checks of the traffic
 LONGEST_WAIT = timedelta(minutes=5)  # for labels, after the last request
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What came of a simulation. `changed`: answered requests that the scenario applied to; `seconds`: of the traffic.
+    """The result of a simulation.
 
-    Rows are those new in the store; labels kept by an earlier simulation count too. `labels_waiting` are not due before
-    `labels_due` (UTC). `refusal`: what the service said to the first request it refused.
+    model: the name of the model.
+    scenario: the name of the scenario.
+    seed: the seed of the people.
+    requests: requests to send.
+    answered: requests with an answer.
+    refused: requests that the service refused.
+    changed: answered requests that the scenario applied to.
+    seconds: duration of the traffic.
+    versions: version → answers.
+    feature_rows: feature rows that were new in the store.
+    label_rows: labels that were new in the store, including labels kept by an earlier simulation.
+    labels_waiting: labels that are not due yet.
+    labels_due: the time when the last of them is due, UTC. None if no label waits.
+    refusal: the error of the first refused request. None if no request was refused.
     """
 
     model: str
@@ -71,14 +83,15 @@ def simulate(
     url: str | None = None,
     console: Console | None = None,
 ) -> Summary:
-    """Send `requests` at `rate` a second and load what is known of those people; ends when all is answered and loaded.
+    """Send `requests` at `rate` a second, and load the people's features and labels. Return when all are loaded.
 
-    `seed` says who asks; by default it is somebody new each time. The scenario applies from `since` (UTC) on, by
-    default from the first request; before that the world is as ever. `labels_after`: how late labels are, by default
-    the model's maturity; those later than five minutes are left to the next simulation. Once `stop` is set, nobody asks
-    any more and no label is waited for. `url`: of the service, by default the one on this machine.
+    `seed` chooses the people, by default new ones each time. The scenario applies from `since` (UTC) on, by default
+    from the first request; before that, the world is unchanged. `labels_after`: the delay of labels, by default the
+    model's maturity. Labels that are due more than five minutes after the last request are left to the next simulation.
+    Once `stop` is set, no more requests are sent, and it does not wait for labels. `url`: the address of the service,
+    by default the one on this machine.
 
-    Raises: NotFound where the model has no scenarios; Unreachable, AccessDenied, StackError.
+    Raises: NotFound if the model has no scenarios; Unreachable, AccessDenied, StackError.
     """
     seed = secrets.randbits(32) if seed is None else seed
     url = url or serving_urls(settings)[spec.name]
@@ -89,34 +102,32 @@ def simulate(
     late = LateLabels(settings, spec, delay=delay, source=f"simulation {scenario}, seed {seed}", name=f"{seed:x}")
     key = settings.api_key.get_secret_value()
     with (
-        _progress(console) as shown,
+        _progress(console) as bar,
         Traffic(url, key=key, body=people.body, count=requests, rate=rate) as traffic,
     ):
         try:
-            seconds = _follow(traffic, people, late, shown, stop or Event())
+            seconds = _follow(traffic, people, late, bar, stop or Event())
             longest = timedelta(0) if stop and stop.is_set() else LONGEST_WAIT
-            late.wait(
-                longest, tell=lambda left: shown.update(shown.task_ids[0], note=f"labels due in {left.seconds} s")
-            )
+            late.wait(longest, report=lambda rest: bar.update(bar.task_ids[0], note=f"labels due in {rest.seconds} s"))
         finally:
             late.close()
     return _summary(spec, scenario, traffic, people, late, seed=seed, seconds=seconds)
 
 
-def _follow(traffic: Traffic, people: "People", late: LateLabels, shown: Progress, stop: Event) -> float:
-    """Load what the answers bring until the last one is there, or `stop` is set; returns how many seconds that took."""
-    begun, loaded, over = time.monotonic(), 0, False
-    task = shown.add_task("requests", total=traffic.count, note="")
-    while not over:
+def _follow(traffic: Traffic, people: "People", late: LateLabels, bar: Progress, stop: Event) -> float:
+    """Load the rows of the answers until all are there or `stop` is set. Return the seconds of traffic."""
+    start, loaded_count, is_over = time.monotonic(), 0, False
+    task = bar.add_task("requests", total=traffic.count, note="")
+    while not is_over:
         flush_at = time.monotonic() + FLUSH
-        while not (over := traffic.is_over(within=LOOK) or stop.is_set()) and time.monotonic() < flush_at:
-            shown.update(task, completed=traffic.done, note=f"{traffic.done / (time.monotonic() - begun):.0f} a second")
-        seconds = time.monotonic() - begun
-        shown.update(task, completed=traffic.done)
-        fresh = traffic.answers[loaded:]
-        loaded += len(fresh)
-        if fresh:
-            late.load(people.features(fresh), people.labels(fresh))
+        while not (is_over := traffic.is_over(within=LOOK) or stop.is_set()) and time.monotonic() < flush_at:
+            bar.update(task, completed=traffic.done, note=f"{traffic.done / (time.monotonic() - start):.0f} a second")
+        seconds = time.monotonic() - start
+        bar.update(task, completed=traffic.done)
+        new_answers = traffic.answers[loaded_count:]
+        loaded_count += len(new_answers)
+        if new_answers:
+            late.load(people.features(new_answers), people.labels(new_answers))
         else:
             late.load()
     return seconds
@@ -132,7 +143,7 @@ def _summary(
     seed: int,
     seconds: float,
 ) -> Summary:
-    """What came of the simulation, once all is answered and loaded."""
+    """The result of the simulation, after all rows are loaded."""
     numbers = {answer.number for answer in traffic.answers}
     return Summary(
         model=spec.name,
@@ -153,44 +164,44 @@ def _summary(
 
 
 class People:
-    """Those who ask, numbered from 0. Each is at hand twice: in the world as ever, and in the changed one."""
+    """The people of the requests, numbered from 0. Each exists in the unchanged world and in the changed one."""
 
     def __init__(self, spec: ModelSpec, *, scenario: Scenario, since: datetime | None, count: int, seed: int) -> None:
         now = utc_now()
-        as_ever, changed = (
-            scenarios.traffic(spec.name, scenario=each, end=now, rows=count, seed=seed)
-            for each in (Scenario.NONE, scenario)
+        unchanged, changed = (
+            scenarios.traffic(spec.name, scenario=name, end=now, rows=count, seed=seed)
+            for name in (Scenario.NONE, scenario)
         )
         self._spec, self._seed, self._count = spec, seed, count
-        self._features = pd.concat([as_ever.features, changed.features], ignore_index=True)
-        self._labels = pd.concat([as_ever.labels, changed.labels], ignore_index=True)
+        self._features = pd.concat([unchanged.features, changed.features], ignore_index=True)
+        self._labels = pd.concat([unchanged.labels, changed.labels], ignore_index=True)
         self._rows = rows_of(self._features, spec=spec)
         self._changes, self._since = scenario is not Scenario.NONE, since
         self.changed: set[int] = set()
 
     def body(self, number: int) -> dict[str, Any]:
-        """The request of a person, who from now on belongs to the world that there is at this moment."""
+        """The request of a person. From now on the person belongs to the world of this moment."""
         if self._changes and (self._since is None or utc_now() >= self._since):
             self.changed.add(number)
-        row = dict(zip(self._spec.features.columns, self._rows[self._place(number)], strict=True))
+        row = dict(zip(self._spec.features.columns, self._rows[self._row_of(number)], strict=True))
         return {"data": {self._spec.entity: self._name(number), **row}}
 
     def features(self, answered: Sequence[Answer]) -> pd.DataFrame:
-        """Rows for the store, in the order of `answered`."""
-        found = self._features.iloc[[self._place(answer.number) for answer in answered]].reset_index(drop=True)
-        return pd.concat([self._keys(answered), found], axis=1)
+        """Feature rows for the store, in the order of `answered`."""
+        rows = self._features.iloc[[self._row_of(answer.number) for answer in answered]].reset_index(drop=True)
+        return pd.concat([self._keys(answered), rows], axis=1)
 
     def labels(self, answered: Sequence[Answer]) -> pd.DataFrame:
-        """Rows for the store, in the order of `answered`."""
-        found = self._labels.iloc[[self._place(answer.number) for answer in answered]]
-        return self._keys(answered).assign(**{self._spec.label.column: found.to_numpy()})
+        """Labels for the store, in the order of `answered`."""
+        rows = self._labels.iloc[[self._row_of(answer.number) for answer in answered]]
+        return self._keys(answered).assign(**{self._spec.label.column: rows.to_numpy()})
 
     def _keys(self, answered: Sequence[Answer]) -> pd.DataFrame:
         times = pd.Series([answer.at for answer in answered], dtype="datetime64[us]")
         keys = {"entity_id": [self._name(answer.number) for answer in answered], "available_at": times}
         return pd.DataFrame({**keys, "event_time": times} if self._spec.timed else keys)
 
-    def _place(self, number: int) -> int:
+    def _row_of(self, number: int) -> int:
         return number + self._count * (number in self.changed)
 
     def _name(self, number: int) -> str:

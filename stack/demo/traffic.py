@@ -1,4 +1,4 @@
-"""Requests to a running prediction service at a steady rate, as its clients would send them."""
+"""Requests to a running prediction service at a steady rate, like those of its clients."""
 
 import threading
 import time
@@ -15,14 +15,21 @@ from db.log.prediction_ids import created_at
 from utils.errors import StackError
 from utils.patience import Patience
 
-CLIENTS = 16  # requests that are under way at once, at most
-ANSWER_PATIENCE = 60.0  # seconds without an answer to anybody; until then a request is sent again
-ANSWER_SECONDS = 30.0  # seconds for one answer
+CLIENTS = 16  # the most requests that are under way at once
+ANSWER_PATIENCE = 60.0  # seconds without any answer; until then requests are retried
+ANSWER_SECONDS = 30.0  # seconds, the timeout of one request
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for the request `number`; `at` is the time in its prediction_id, UTC."""
+    """An answer of the service.
+
+    number: the number of the request.
+    prediction_id: the id of the prediction.
+    at: the time in the prediction_id, UTC.
+    prediction: the predicted class or number.
+    version: the version that answered.
+    """
 
     number: int
     prediction_id: UUID
@@ -32,10 +39,10 @@ class Answer:
 
 
 class Traffic:
-    """`count` requests to `url`, one every 1 / `rate` seconds, from a few threads. Use as a context; it starts there.
+    """`count` requests to `url`, one every 1 / `rate` seconds, from a few threads. The context starts it.
 
-    `body` gives a request's body by its number, just before it is sent. A service that can't answer in time is waited
-    for, and the requests after it are late.
+    `body` returns the body of a request by its number, just before it is sent. If the service is slow, the client waits
+    for the answer, and its next requests are late.
     """
 
     def __init__(self, url: str, *, key: str, body: Callable[[int], dict[str, Any]], count: int, rate: float) -> None:
@@ -59,62 +66,62 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """How many requests got an answer or a refusal."""
+        """The number of requests with an answer or a refusal."""
         return len(self.answers) + len(self.refusals)
 
     def is_over(self, *, within: float) -> bool:
-        """Whether all requests are done, looked at for up to `within` seconds.
+        """Wait up to `within` seconds, and return whether all requests are done.
 
-        Raises: StackError where the service does not answer, or not these requests.
+        Raises: StackError if the service does not answer, or does not accept the requests.
         """
-        finished, left = wait(self._clients, timeout=within, return_when=FIRST_EXCEPTION)
+        finished, unfinished = wait(self._clients, timeout=within, return_when=FIRST_EXCEPTION)
         for client in finished:
             client.result()
-        return not left
+        return not unfinished
 
     def _send(self) -> None:
         with requests.Session() as session:
             session.trust_env = False  # no proxy, and no key from a .netrc
             session.headers.update(self._headers)
             while (number := self._next_number()) is not None:
-                answer = self._ask(session, self._body(number))
-                if isinstance(answer, str):
-                    self.refusals.append(answer)
-                elif answer is not None:
-                    told = UUID(answer["prediction_id"])
-                    at, version = created_at(told), int(answer["version"])
-                    self.answers.append(Answer(number, told, at, answer["prediction"], version))
+                result = self._ask(session, self._body(number))
+                if isinstance(result, str):
+                    self.refusals.append(result)
+                elif result is not None:
+                    prediction_id = UUID(result["prediction_id"])
+                    at, version = created_at(prediction_id), int(result["version"])
+                    self.answers.append(Answer(number, prediction_id, at, result["prediction"], version))
 
     def _next_number(self) -> int | None:
-        """The number of the next request, at its time; None at the end."""
+        """Wait for the time of the next request and return its number. None at the end."""
         with self._lock:
             number, self._next = self._next, self._next + 1
-        late = self._began + number / self._rate - time.monotonic()
-        return None if number >= self.count or self._stop.wait(max(0.0, late)) else number
+        wait_seconds = self._began + number / self._rate - time.monotonic()
+        return None if number >= self.count or self._stop.wait(max(0.0, wait_seconds)) else number
 
     def _ask(self, session: requests.Session, body: dict[str, Any]) -> dict[str, Any] | str | None:
-        """The answer; or why the service refuses the row; None where the traffic was stopped meanwhile."""
-        said, pause = "nothing", 1.0
+        """Return the answer, or the error if the service refuses the row. None if the traffic was stopped."""
+        error_text, pause_seconds = "nothing", 1.0
         patience = Patience(
-            f"an answer of {self._url}/predict", lambda: self.done, seconds=ANSWER_PATIENCE, state=lambda: said
+            f"an answer of {self._url}/predict", lambda: self.done, seconds=ANSWER_PATIENCE, state=lambda: error_text
         )
         while True:
             try:
                 response = session.post(f"{self._url}/predict", json=body, timeout=ANSWER_SECONDS)
             except requests.RequestException as error:
-                said, pause = type(error).__name__, 1.0
+                error_text, pause_seconds = type(error).__name__, 1.0
             else:
                 if response.ok:
                     answer: dict[str, Any] = response.json()
                     return answer
-                said = str(response.json().get("error")) if _is_json(response) else response.text[:200]
+                error_text = str(response.json().get("error")) if _is_json(response) else response.text[:200]
                 if response.status_code == 400:
-                    return said
+                    return error_text
                 if response.status_code < 500:
-                    raise StackError(f"{self._url}/predict answers {response.status_code}: {said}")
-                pause = float(response.headers.get("Retry-After", 1))
+                    raise StackError(f"{self._url}/predict answers {response.status_code}: {error_text}")
+                pause_seconds = float(response.headers.get("Retry-After", 1))
             patience.check()
-            if self._stop.wait(pause):
+            if self._stop.wait(pause_seconds):
                 return None
 
 

@@ -1,4 +1,4 @@
-"""Follow what the platform writes about a model and tell it in words, as it happens."""
+"""Follow the rows that the platform writes about a model, and print each one as a line."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,83 +25,95 @@ VERDICTS = {"promote": "may serve", "reject": "may not serve", "wait": "waits fo
 
 @dataclass(slots=True)
 class Watch:
-    """The events of a model from `since` (UTC) on, and the alerts that its webhook got; both are told once."""
+    """Prints the events of a model and the alerts of its webhook, each once.
+
+    settings: the settings of the stack.
+    spec: the model file.
+    console: the output.
+    since: the time of the first event, UTC.
+    alerts: the alerts that the webhook has received.
+    events: all events since `since`: time (UTC), kind, row.
+    """
 
     settings: Settings
     spec: ModelSpec
     console: Console
     since: datetime
     alerts: list[dict[str, Any]]
-    seen: list[tuple[datetime, str, RowMapping]] = field(default_factory=list)
-    _told: set[tuple[str, object]] = field(default_factory=set)
-    _alerts_told: int = 0
+    events: list[tuple[datetime, str, RowMapping]] = field(default_factory=list)
+    _printed: set[tuple[str, object]] = field(default_factory=set)
+    _alerts_printed: int = 0
 
     def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, beside: "Future[Any]") -> str:
-        """Look until `reached`, or until `sign` has not changed for `PATIENCE` seconds; then it says so.
+        """Look until `reached` is true. Return an empty text, or an error text if `sign` stops changing before.
 
-        Raises: StackError where what goes on `beside` ends before; what it raised.
+        The patience is `STEP_PATIENCE` seconds. `beside` is the traffic that must run meanwhile.
+
+        Raises: StackError if `beside` ends early; its own error if it failed.
         """
 
-        def seen() -> bool:
+        def is_reached() -> bool:
             if beside.done():
                 raise StackError(f"the traffic ended early: {beside.result()}")
             self.look()
             return reached()
 
         try:
-            Patience("what the platform should do", sign, seconds=STEP_PATIENCE).until(seen, every=DEMO_POLL)
+            Patience("what the platform should do", sign, seconds=STEP_PATIENCE).until(is_reached, every=DEMO_POLL)
         except GaveUp as error:
             return str(error)
         return ""
 
     def look(self) -> None:
-        """Read what is new, and tell it."""
+        """Read the events, and print the new events and alerts."""
         with session(self.settings, "reader") as connection:
-            self.seen = timeline.events(connection, self.spec.name, since=self.since)
-        for at, kind, row in self.seen:
+            self.events = timeline.events(connection, self.spec.name, since=self.since)
+        for at, kind, row in self.events:
             key = (kind, row["run_id"] if kind in {"training", "trained"} else row["id"])
-            if key not in self._told:
-                self._told.add(key)
+            if key not in self._printed:
+                self._printed.add(key)
                 self._say(words(kind, row), at=at)
-        for alert in self.alerts[self._alerts_told :]:
+        for alert in self.alerts[self._alerts_printed :]:
             self._say(f"the webhook gets an alert: {alert['text']}", at=utc_now())
-        self._alerts_told = len(self.alerts)
+        self._alerts_printed = len(self.alerts)
 
     def rows(self, kind: str, *, after: datetime | None = None, **values: object) -> list[RowMapping]:
-        """Rows of a kind (a key of `timeline.MOMENTS`) with these values, from `after` on; the oldest first."""
+        """Rows of a kind (a key of `timeline.MOMENTS`) with these values, from `after` on, the oldest first."""
         since = after or self.since
-        found = [row for at, each, row in self.seen if each == kind and at >= since]
-        return [row for row in found if all(row[name] == value for name, value in values.items())]
+        rows = [row for at, row_kind, row in self.events if row_kind == kind and at >= since]
+        return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
     def windows(self, *, after: datetime) -> int:
-        """How many windows that began at `after` or later were held against the training."""
+        """The number of windows that begin at `after` or later and were compared with the profile."""
         return sum(row["window_start"] >= after for row in self.rows("drift"))
 
     def _say(self, text: str, *, at: datetime) -> None:
-        passed = (at - self.since).total_seconds()
-        self.console.print(f"  [dim]{passed:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
+        seconds = (at - self.since).total_seconds()
+        self.console.print(f"  [dim]{seconds:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
 
 
 def words(kind: str, row: RowMapping) -> str:
-    """What a row (`timeline.MOMENTS`) says, in a line."""
+    """The line for a row of a kind (a key of `timeline.MOMENTS`)."""
     return _WORDS[kind](row)
 
 
 def _drift(row: RowMapping) -> str:
     window = f"window {row['window_start']:%H:%M:%S} to {row['window_end']:%H:%M:%S}, {row['row_count']:,} rows"
-    if broken := row["evidence"]["defects"]:
-        return f"{window}: {len(broken)} features look broken, {broken[0]['feature']} first"
+    if defects := row["evidence"]["defects"]:
+        return f"{window}: {len(defects)} features look broken, {defects[0]['feature']} first"
     if not row["drifted"]:
         return f"{window}: as in training"
-    found = row["evidence"]["differences"][row["worst"]]
-    others = f" and {more} more" if (more := len(row["evidence"]["drifted"]) - 1) else ""
-    return f"{window}: drift in {row['worst']} (PSI {found['psi']:.2f}, limit {found['limit']:.2f}){others}"
+    difference = row["evidence"]["differences"][row["worst"]]
+    more_text = f" and {more_count} more" if (more_count := len(row["evidence"]["drifted"]) - 1) else ""
+    return (
+        f"{window}: drift in {row['worst']} (PSI {difference['psi']:.2f}, limit {difference['limit']:.2f}){more_text}"
+    )
 
 
 def _performance(row: RowMapping) -> str:
-    judged = f", {row['judged']:.3f} when it was judged" if row["judged"] is not None else ""
-    found = f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"version {row['version']}: {found} over {row['label_count']:,} labels{judged}"
+    judged_text = f", {row['judged']:.3f} when it was judged" if row["judged"] is not None else ""
+    value_text = f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return f"version {row['version']}: {value_text} over {row['label_count']:,} labels{judged_text}"
 
 
 def _retraining(row: RowMapping) -> str:
@@ -125,8 +137,8 @@ def _verdict(row: RowMapping) -> str:
 
 
 def _deployment(row: RowMapping) -> str:
-    said = {"deploy": "is put into service", "rollback": "is put back into service", "live": "is live"}
-    return f"version {row['version']} {said.get(row['action'], row['action'])}: {row['reason']}"
+    action_texts = {"deploy": "is put into service", "rollback": "is put back into service", "live": "is live"}
+    return f"version {row['version']} {action_texts.get(row['action'], row['action'])}: {row['reason']}"
 
 
 _WORDS: dict[str, Callable[[RowMapping], str]] = {

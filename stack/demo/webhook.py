@@ -1,4 +1,4 @@
-"""A webhook on this machine, as a chat service has one, to show or test which alerts people would get."""
+"""A webhook on this machine, like that of a chat service. It shows or tests which alerts people would get."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import Any
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An address that takes JSON, and the list of what it took."""
-    taken: list[dict[str, Any]] = []
+    """Serve a webhook during the block. Yield its address and the list of the JSON documents it received."""
+    documents: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            taken.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            documents.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -26,7 +26,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/hook", taken
+        yield f"http://127.0.0.1:{server.server_port}/hook", documents
     finally:
         server.shutdown()
         thread.join()

@@ -1,1 +1,1 @@
-"""Generated worlds, in the shape of files that a user would bring."""
+"""Generated example worlds, in the format of a user's files."""

@@ -1,4 +1,4 @@
-"""The example world of `churn`: subscribers of a video service, some of whom leave. It has no time."""
+"""The example world of `churn`: subscribers of a video service, of which some leave. It has no time."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,7 +14,7 @@ CONTRACTS = ("monthly", "yearly", "two_years")
 PAYMENTS = ("card", "transfer", "invoice", "voucher")
 REGIONS = ("North", "East", "South", "West", "Abroad")
 COMPLAINTS = ("billing question", "slow stream", "login problem", "missing series", "wants to cancel")
-RULE: Mapping[str, float] = {  # what each adds to the score that a customer's chance to leave follows from
+RULE: Mapping[str, float] = {  # what each feature adds to the score, from which the chance to leave follows
     "contract": 1.5,
     "tenure_months": -0.5,
     "days_since_login": 0.6,
@@ -25,7 +25,7 @@ MISSING_SHARES = {"hours_a_week": 0.03, "days_since_login": 0.02, "region": 0.02
 
 
 def churn(end: datetime, seed: int, customers: int) -> World:
-    """One row a customer. The world has no time, so it is the same whatever `end` is."""
+    """One row for each customer. The world has no time, so it does not depend on `end`."""
     people = People(customers, seed=seed)
     features = _features(people)
     leaves = chance_to_leave(features)
@@ -43,7 +43,7 @@ def churn(end: datetime, seed: int, customers: int) -> World:
 
 
 def _features(people: People) -> Columns:
-    """All features without gaps. `mood` is what a customer's behaviour has in common: high is content."""
+    """All features, without missing values. The latent `mood` correlates them: high means a content customer."""
     mood = people.normal("mood")
     plan = people.pick("plan", tuple(FEES), (0.45, 0.35, 0.20))
     contract = people.pick("contract", CONTRACTS, (0.58, 0.27, 0.15))
@@ -68,23 +68,23 @@ def _features(people: People) -> Columns:
     }
 
 
-def chance_to_leave(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
-    """A logit of simple effects and two interactions; about every fourth customer leaves."""
-    monthly = of["contract"] == "monthly"
-    cancels = np.array(["cancel" in text for text in of["complaints"]])
-    tenure, tickets = of["tenure_months"], of["support_tickets"]
+def chance_to_leave(features: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+    """The chance of each customer to leave: a logit of simple effects and two interactions. Its mean is about 0.25."""
+    monthly = features["contract"] == "monthly"
+    cancels = np.array(["cancel" in text for text in features["complaints"]])
+    tenure, tickets = features["tenure_months"], features["support_tickets"]
     score = (
         -2.6
         + rule["contract"] * monthly
-        - 0.8 * (of["contract"] == "two_years")
+        - 0.8 * (features["contract"] == "two_years")
         + rule["tenure_months"] * (np.log1p(tenure) - 2.6)
-        + rule["days_since_login"] * (np.log1p(of["days_since_login"]) - 1.4)
-        + rule["hours_a_week"] * (np.log1p(of["hours_a_week"]) - 1.6)
+        + rule["days_since_login"] * (np.log1p(features["days_since_login"]) - 1.4)
+        + rule["hours_a_week"] * (np.log1p(features["hours_a_week"]) - 1.6)
         + rule["support_tickets"] * tickets
-        + 0.25 * of["late_payments"]
-        + 0.5 * (of["payment"] == "invoice")
+        + 0.25 * features["late_payments"]
+        + 0.5 * (features["payment"] == "invoice")
         + 1.8 * cancels
-        + 0.8 * (monthly & (of["plan"] == "Premium"))
+        + 0.8 * (monthly & (features["plan"] == "Premium"))
         + 0.9 * ((tenure < 6) & (tickets >= 2))
     )
     return np.asarray(1 / (1 + np.exp(-1.1 * score)))

@@ -1,8 +1,8 @@
-"""Example worlds: generated data in the shape of a user's file, for trying Evergreen without data of one's own.
+"""The example world of `credit_score`: generated data in the format of a user's file, to try Evergreen without data.
 
-A world is a function of the seed, the entity and the day alone: the one that ends tomorrow is today's with one more
-day, so loading it again adds only what is new. The label is drawn from known probabilities of the features, which
-bounds what any model can reach.
+The world depends only on the seed, the entity and the day. Tomorrow's world is today's world with one more day, so a
+second load adds only the new rows. Labels are drawn from probabilities that the features determine by a fixed formula.
+This bounds the quality that a model can reach.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,8 +16,8 @@ from stack.example_data.world import Floats, World
 
 WORLD_SEED, CUSTOMERS = 7, 6000
 STATEMENTS, PERIOD = 13, 30  # a statement every 30 days, for 13 periods
-EPOCH = 20_000  # the day, counted from 1970, that slow trends are told from
-MEMORY = 12  # statements that a customer's circumstances remember
+EPOCH = 20_000  # the zero of slow trends, in days since 1970
+MEMORY = 12  # statements that slowly moving values are made from
 
 OCCUPATIONS = {  # median yearly income, USD
     "Accountant": 46_000, "Architect": 62_000, "Developer": 74_000, "Doctor": 98_000, "Engineer": 70_000,
@@ -39,7 +39,7 @@ MIXES = np.array(["Good", "Standard", "Bad"], dtype=object)
 MINIMUM_PAID = np.array(["No", "NM", "Yes"], dtype=object)
 CLASSES = ("Poor", "Standard", "Good")
 FIRST_NAMES = ("Ada", "Bo", "Cleo", "Dov", "Eve", "Finn", "Gia", "Hugo", "Ines", "Juno")
-MISSING_SHARES = {  # share of the statements that lack it
+MISSING_SHARES = {  # share of the statements in which the value is missing
     "occupation": 0.02,
     "monthly_inhand_salary": 0.03,
     "num_of_delayed_payment": 0.02,
@@ -53,7 +53,7 @@ MISSING_SHARES = {  # share of the statements that lack it
 }
 
 
-CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the risk that the label is drawn from
+CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each feature adds to the risk
     "delay_from_due_date": 0.55,
     "num_of_delayed_payment": 0.45,
     "interest_rate": 0.50,
@@ -64,40 +64,40 @@ CREDIT_RULE: Mapping[str, float] = {  # what a typical step of each adds to the 
 
 
 def credit_score(end: datetime, seed: int = WORLD_SEED, customers: int = CUSTOMERS) -> World:
-    """Monthly statements of `customers` for 13 months, each customer on days of its own; 1–3% of values are missing."""
-    statement = _Statements(end, seed, customers)
-    complete = _credit_features(statement)
+    """Monthly statements of `customers` for 13 months. Each customer has its own day. 1–3% of values are missing."""
+    statements = _Statements(end, seed, customers)
+    complete = _credit_features(statements)
     probabilities = credit_probabilities(complete)
-    drawn = (statement.uniform("label")[:, None] > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
-    gaps = {name: statement.uniform(f"missing {name}") < share for name, share in MISSING_SHARES.items()}
-    number = statement.customer + 1
+    class_indices = (statements.uniform("label")[:, None] > probabilities.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    gaps = {name: statements.uniform(f"missing {name}") < share for name, share in MISSING_SHARES.items()}
+    number = statements.customer + 1
     names = np.array([f"{FIRST_NAMES[n % len(FIRST_NAMES)]} Example" for n in range(customers)], dtype=object)
     frame = pd.DataFrame(
         {
             "customer_id": _codes("CUS_{:05d}", number),
-            "date": statement.day.astype("datetime64[D]").astype("datetime64[us]"),
-            "name": names[statement.customer],
+            "date": statements.day.astype("datetime64[D]").astype("datetime64[us]"),
+            "name": names[statements.customer],
             "ssn": _codes("000-00-{:04d}", number % 10_000),  # numbers that begin with 000 are never issued
             **{name: values.mask(gaps[name]) if name in gaps else values for name, values in complete.items()},
-            "credit_score": np.array(CLASSES, dtype=object)[drawn],
+            "credit_score": np.array(CLASSES, dtype=object)[class_indices],
         }
     )
-    order = np.lexsort((statement.customer, statement.day))
+    order = np.lexsort((statements.customer, statements.day))
     sorted_frame, sorted_complete = (
-        each.iloc[order].reset_index(drop=True) for each in (frame, pd.DataFrame(complete))
+        table.iloc[order].reset_index(drop=True) for table in (frame, pd.DataFrame(complete))
     )
     return World(sorted_frame, "credit_score", CLASSES, probabilities[order], complete=sorted_complete)
 
 
 class _Statements:
-    """Who is judged on which day, and random numbers that depend on customer and statement only.
+    """The customer and the day of every statement, and random numbers that depend only on customer and statement.
 
-    All arrays have one value a statement. `day` counts from 1970; a customer's statements fall on every thirtieth day.
+    All arrays have one value for each statement. `day` counts from 1970. A customer has a statement every 30 days.
     """
 
     def __init__(self, end: datetime, seed: int, customers: int) -> None:
         self._seed, self._customers = seed, customers
-        phase = self._once("phase").integers(0, PERIOD, customers)
+        phase = self._customer_random("phase").integers(0, PERIOD, customers)
         last = ((end - datetime(1970, 1, 1)).days - phase) // PERIOD
         self.customer = np.tile(np.arange(customers), STATEMENTS)
         self.period = (last[None, :] - np.arange(STATEMENTS)[:, None]).ravel()
@@ -105,61 +105,62 @@ class _Statements:
         self._first = int(self.period.min()) - MEMORY
 
     def fixed(self, name: str) -> Floats:
-        """A standard normal of each customer, the same in all its statements."""
-        return self._once(name).standard_normal(self._customers)[self.customer]
+        """A standard normal value for each customer, the same in all of its statements."""
+        return self._customer_random(name).standard_normal(self._customers)[self.customer]
 
     def fixed_choice(self, name: str, options: int) -> NDArray[np.int64]:
-        return self._once(name).integers(0, options, self._customers)[self.customer]
+        return self._customer_random(name).integers(0, options, self._customers)[self.customer]
 
     def normal(self, name: str) -> Floats:
-        """A standard normal of each statement, independent of all others."""
-        return self._each(name, lambda random: random.standard_normal(self._customers))[self._at]
+        """A standard normal value for each statement, independent of all other values."""
+        return self._by_period(name, lambda random: random.standard_normal(self._customers))[self._at]
 
     def uniform(self, name: str) -> Floats:
-        return self._each(name, lambda random: random.random(self._customers))[self._at]
+        return self._by_period(name, lambda random: random.random(self._customers))[self._at]
 
     def drifting(self, name: str) -> Floats:
-        """A standard normal that moves slowly: neighbouring statements of a customer correlate by 0.87."""
-        shocks = self._each(name, lambda random: random.standard_normal(self._customers))
+        """A standard normal value that moves slowly: consecutive statements of a customer correlate by 0.87."""
+        shocks = self._by_period(name, lambda random: random.standard_normal(self._customers))
         weights = 0.87 ** np.arange(MEMORY)
         weights /= np.sqrt((weights**2).sum())
-        moved = sum(weight * np.roll(shocks, lag, axis=0) for lag, weight in enumerate(weights))
-        return np.asarray(moved)[self._at]
+        weighted_sums = sum(weight * np.roll(shocks, lag, axis=0) for lag, weight in enumerate(weights))
+        return np.asarray(weighted_sums)[self._at]
 
     @property
     def _at(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.period - self._first, self.customer
 
-    def _once(self, name: str) -> np.random.Generator:
+    def _customer_random(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self._seed, *name.encode()])
 
-    def _each(self, name: str, draw: Callable[[np.random.Generator], Floats]) -> Floats:
-        """Periods × customers; a period's numbers come from a generator of its own, so they don't depend on `end`."""
+    def _by_period(self, name: str, draw: Callable[[np.random.Generator], Floats]) -> Floats:
+        """Random numbers, periods × customers. Each period has its own generator, so they do not depend on `end`."""
         periods = range(self._first, int(self.period.max()) + 1)
         return np.stack([draw(np.random.default_rng([self._seed, period, *name.encode()])) for period in periods])
 
 
-def _credit_features(of: _Statements) -> dict[str, pd.Series]:
-    """All features without gaps. `strain` is what the customer's circumstances have in common: high is bad."""
-    strain = 0.75 * of.fixed("character") + 0.65 * of.drifting("circumstances")
-    job = of.fixed_choice("occupation", len(OCCUPATIONS))
-    age = 18 + np.floor(22 + 12 * np.clip(of.fixed("age"), -1.8, 2.6) + (of.day - EPOCH) / 365.25)
+def _credit_features(rows: _Statements) -> dict[str, pd.Series]:
+    """All features, without missing values. The latent `strain` correlates them: high means bad circumstances."""
+    strain = 0.75 * rows.fixed("character") + 0.65 * rows.drifting("circumstances")
+    job = rows.fixed_choice("occupation", len(OCCUPATIONS))
+    age = 18 + np.floor(22 + 12 * np.clip(rows.fixed("age"), -1.8, 2.6) + (rows.day - EPOCH) / 365.25)
     median = np.array(list(OCCUPATIONS.values()), dtype=np.float64)[job]
-    income = median * np.exp(0.35 * of.fixed("talent") - 0.12 * strain + 0.006 * (age - 40) + 0.03 * of.drifting("pay"))
-    salary = income / 12 * np.clip(0.82 + 0.04 * of.normal("salary"), 0.6, 0.95)
+    income = median * np.exp(
+        0.35 * rows.fixed("talent") - 0.12 * strain + 0.006 * (age - 40) + 0.03 * rows.drifting("pay")
+    )
+    salary = income / 12 * np.clip(0.82 + 0.04 * rows.normal("salary"), 0.6, 0.95)
 
     def count(name: str, middle: float, slope: float, spread: float, most: int) -> Floats:
-        values = middle + slope * strain + spread * (0.8 * of.fixed(name) + 0.6 * of.drifting(name))
+        values = middle + slope * strain + spread * (0.8 * rows.fixed(name) + 0.6 * rows.drifting(name))
         return np.clip(np.rint(values), 0, most) + 0.0  # not -0.0
 
     loans = count("loans", 3.2, 1.7, 1.2, MOST_LOANS)
-    debt = 1150 * np.exp(0.55 * strain + 0.4 * of.fixed("debt") + 0.25 * of.drifting("debt"))
-    emi = salary * np.clip(0.012 + 0.014 * loans * np.exp(0.3 * of.fixed("emi")), 0, 0.45)
-    invested = salary * np.clip(0.06 * np.exp(0.5 * of.normal("invested") - 0.25 * strain), 0, 0.3)
-    history = np.clip(np.rint(215 - 62 * strain + 55 * of.fixed("history") + (of.day - EPOCH) / 30.4), 3, 500)
-    mix = np.digitize(0.9 * strain + 0.55 * of.fixed("mix"), [-0.35, 0.75])
-    minimum = np.digitize(1.1 * strain + of.drifting("minimum"), [-0.25, 0.05])
-    behaviour = _payment_behaviour(of, strain, income)
+    debt = 1150 * np.exp(0.55 * strain + 0.4 * rows.fixed("debt") + 0.25 * rows.drifting("debt"))
+    emi = salary * np.clip(0.012 + 0.014 * loans * np.exp(0.3 * rows.fixed("emi")), 0, 0.45)
+    invested = salary * np.clip(0.06 * np.exp(0.5 * rows.normal("invested") - 0.25 * strain), 0, 0.3)
+    history = np.clip(np.rint(215 - 62 * strain + 55 * rows.fixed("history") + (rows.day - EPOCH) / 30.4), 3, 500)
+    mix = np.digitize(0.9 * strain + 0.55 * rows.fixed("mix"), [-0.35, 0.75])
+    minimum = np.digitize(1.1 * strain + rows.drifting("minimum"), [-0.25, 0.05])
     columns: dict[str, NDArray[np.generic]] = {
         "age": np.clip(age, 18, 100),
         "occupation": np.array(list(OCCUPATIONS), dtype=object)[job],
@@ -167,24 +168,24 @@ def _credit_features(of: _Statements) -> dict[str, pd.Series]:
         "monthly_inhand_salary": np.round(salary, 2),
         "num_bank_accounts": count("accounts", 5.0, 1.4, 1.3, 12),
         "num_credit_card": count("cards", 5.3, 1.0, 1.3, 12),
-        "interest_rate": np.clip(np.rint(14 + 5.2 * strain + 3.5 * of.fixed("rate")), 1, 36),
+        "interest_rate": np.clip(np.rint(14 + 5.2 * strain + 3.5 * rows.fixed("rate")), 1, 36),
         "num_of_loan": loans,
-        "type_of_loan": _loan_names(of, loans.astype(int)),
+        "type_of_loan": _loan_names(rows, loans.astype(int)),
         "delay_from_due_date": np.clip(
-            np.rint(20 + 9 * strain + 5 * of.drifting("delay") + 2 * of.normal("delay")), -5, 70
+            np.rint(20 + 9 * strain + 5 * rows.drifting("delay") + 2 * rows.normal("delay")), -5, 70
         ),
-        "num_of_delayed_payment": np.clip(np.rint(13 + 4.2 * strain + 3 * of.drifting("delayed")), 0, 30),
-        "changed_credit_limit": np.round(10 + 3 * strain + 5 * of.normal("limit"), 2),
+        "num_of_delayed_payment": np.clip(np.rint(13 + 4.2 * strain + 3 * rows.drifting("delayed")), 0, 30),
+        "changed_credit_limit": np.round(10 + 3 * strain + 5 * rows.normal("limit"), 2),
         "num_credit_inquiries": count("inquiries", 5.6, 2.2, 1.8, 20),
         "credit_mix": MIXES[mix],
         "outstanding_debt": np.round(debt, 2),
-        "credit_utilization_ratio": np.round(np.clip(32 + 2.5 * strain + 5 * of.normal("utilization"), 5, 65), 3),
+        "credit_utilization_ratio": np.round(np.clip(32 + 2.5 * strain + 5 * rows.normal("utilization"), 5, 65), 3),
         "credit_history_age": history,
         "payment_of_min_amount": MINIMUM_PAID[minimum],
         "total_emi_per_month": np.round(emi, 2),
         "amount_invested_monthly": np.round(invested, 2),
-        "payment_behaviour": behaviour,
-        "monthly_balance": np.round(salary * 0.11 - 0.3 * emi - 0.2 * invested + 40 * of.normal("balance"), 2),
+        "payment_behaviour": _payment_behaviour(rows, strain, income),
+        "monthly_balance": np.round(salary * 0.11 - 0.3 * emi - 0.2 * invested + 40 * rows.normal("balance"), 2),
     }
     return {name: pd.Series(values) for name, values in columns.items()}
 
@@ -192,7 +193,10 @@ def _credit_features(of: _Statements) -> dict[str, pd.Series]:
 def credit_probabilities(
     features: pd.DataFrame | Mapping[str, pd.Series], *, rule: Mapping[str, float] = CREDIT_RULE
 ) -> Floats:
-    """Rows × (Poor, Standard, Good): an ordered logit of a risk, which adds simple effects and two interactions."""
+    """Class probabilities, rows × (Poor, Standard, Good): an ordered logit of a risk.
+
+    The risk is a sum of simple effects and two interactions.
+    """
     value = {name: column.to_numpy() for name, column in features.items()}
     delay, utilization = value["delay_from_due_date"], value["credit_utilization_ratio"]
     risk = (
@@ -214,26 +218,26 @@ def credit_probabilities(
     return np.column_stack((poor, 1 - poor - good, good))
 
 
-def _payment_behaviour(of: _Statements, strain: Floats, income: Floats) -> NDArray[np.object_]:
-    """How much is spent, and in payments of what value: both more with income, less under strain."""
-    spends = (np.log(income / 50_000) - 0.3 * strain + 0.9 * of.normal("spends") > 0).astype(int)
-    pays = np.digitize(0.5 * np.log(income / 50_000) - 0.4 * strain + of.normal("pays"), [-0.2, 0.8])
+def _payment_behaviour(rows: _Statements, strain: Floats, income: Floats) -> NDArray[np.object_]:
+    """The amount of spending and the value of payments. Both rise with income and fall with strain."""
+    spends = (np.log(income / 50_000) - 0.3 * strain + 0.9 * rows.normal("spends") > 0).astype(int)
+    pays = np.digitize(0.5 * np.log(income / 50_000) - 0.4 * strain + rows.normal("pays"), [-0.2, 0.8])
     behaviours = np.array(
         [f"{s}_spent_{v}_value_payments" for s in ("Low", "High") for v in ("Small", "Medium", "Large")]
     )
     return behaviours.astype(object)[spends * 3 + pays]
 
 
-def _loan_names(of: _Statements, counts: NDArray[np.int64]) -> NDArray[np.object_]:
-    """The first `counts` loans of a list that each customer has of its own."""
-    lists = np.stack([of.fixed_choice(f"loan {n}", len(LOANS)) for n in range(MOST_LOANS)], axis=1)
-    told = [
-        ", ".join([LOANS[each] for each in own[:count]]) or "No Loan"
-        for own, count in zip(lists.tolist(), counts.tolist(), strict=True)
+def _loan_names(rows: _Statements, counts: NDArray[np.int64]) -> NDArray[np.object_]:
+    """The first `counts` loans from the fixed list of each customer."""
+    lists = np.stack([rows.fixed_choice(f"loan {n}", len(LOANS)) for n in range(MOST_LOANS)], axis=1)
+    names = [
+        ", ".join([LOANS[loan] for loan in loans[:count]]) or "No Loan"
+        for loans, count in zip(lists.tolist(), counts.tolist(), strict=True)
     ]
-    return np.array(told, dtype=object)
+    return np.array(names, dtype=object)
 
 
 def _codes(form: str, numbers: NDArray[np.int64]) -> NDArray[np.object_]:
-    known, position = np.unique(numbers, return_inverse=True)
-    return np.array([form.format(number) for number in known], dtype=object)[position]
+    distinct, position = np.unique(numbers, return_inverse=True)
+    return np.array([form.format(number) for number in distinct], dtype=object)[position]

@@ -1,4 +1,4 @@
-"""The example world of `insurance`: what the members of a health insurance cost in a year. It has no time."""
+"""The example world of `insurance`: the yearly costs of a health insurance's members. It has no time."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,20 +9,20 @@ import pandas as pd
 from stack.example_data.world import Columns, Floats, People, World
 
 REGIONS = ("northeast", "northwest", "southeast", "southwest")
-CONDITIONS = {  # what each adds, USD a year
+CONDITIONS = {  # the cost that each condition adds, USD a year
     "asthma": 900,
     "back pain": 700,
     "diabetes": 2_600,
     "high blood pressure": 1_300,
     "heart disease": 5_200,
 }
-RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # how much each counts in the cost
+RULE: Mapping[str, float] = {"age": 2.2, "smoker": 1.0, "conditions": 1.0}  # the weight of each effect in the cost
 SPREAD = 0.22  # standard deviation of the logarithm of a cost around its expectation
 MISSING_SHARES = {"bmi": 0.03, "exercise_hours": 0.05, "region": 0.01, "doctor_visits": 0.02}
 
 
 def insurance(end: datetime, seed: int, customers: int) -> World:
-    """One row a member. The world has no time, so it is the same whatever `end` is."""
+    """One row for each member. The world has no time, so it does not depend on `end`."""
     people = People(customers, seed=seed)
     features = _features(people)
     expected = expected_cost(features)
@@ -40,7 +40,7 @@ def insurance(end: datetime, seed: int, customers: int) -> World:
 
 
 def _features(people: People) -> Columns:
-    """All features without gaps. `frailty` is what a member's health has in common: high is ill."""
+    """All features, without missing values. The latent `frailty` correlates them: high means ill."""
     frailty = people.normal("frailty")
     age = np.floor(18 + 62 * people.uniform("age"))
     bmi = np.round(np.clip(27 + 3.5 * people.normal("bmi") + 1.5 * frailty + 0.03 * (age - 45), 15, 55), 1)
@@ -61,23 +61,23 @@ def _features(people: People) -> Columns:
 
 
 def cost_around(expected: Floats, luck: Floats) -> Floats:
-    """A cost for each standard normal of `luck`; a lognormal with this shift has exactly the mean `expected`."""
+    """A cost for each standard normal value of `luck`. A lognormal with this shift has exactly the mean `expected`."""
     return np.asarray(np.round(expected * np.exp(SPREAD * luck - SPREAD**2 / 2), 2))
 
 
-def expected_cost(of: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
-    """USD a year: effects that add up, smoking that multiplies with weight, and a surcharge for heart and sugar."""
-    ill = {name: np.array([name in text for text in of["conditions"]]) for name in CONDITIONS}
-    age, bmi = of["age"], of["bmi"]
-    smoker = of["smoker"] == "yes"
+def expected_cost(features: Columns, *, rule: Mapping[str, float] = RULE) -> Floats:
+    """The mean cost, USD a year: additive effects, an interaction of smoking and weight, and one of heart and sugar."""
+    ill = {name: np.array([name in text for text in features["conditions"]]) for name in CONDITIONS}
+    age, bmi = features["age"], features["bmi"]
+    smoker = features["smoker"] == "yes"
     cost = (
         1_400
         + rule["age"] * (age - 18) ** 1.8
-        + 380 * of["children"]
-        + 160 * of["doctor_visits"]
-        - 90 * np.minimum(of["exercise_hours"], 6)
-        + 450 * (of["region"] == "southeast")
-        + 600 * (of["plan"] == "gold")
+        + 380 * features["children"]
+        + 160 * features["doctor_visits"]
+        - 90 * np.minimum(features["exercise_hours"], 6)
+        + 450 * (features["region"] == "southeast")
+        + 600 * (features["plan"] == "gold")
         + rule["conditions"] * sum(price * ill[name] for name, price in CONDITIONS.items())
         + rule["smoker"] * smoker * (5_500 + 900 * np.maximum(bmi - 28, 0))
         + 3_000 * (ill["diabetes"] & ill["heart disease"])

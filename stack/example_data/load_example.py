@@ -1,4 +1,4 @@
-"""Loading an example world into the store, as its user would."""
+"""Load an example world into the store, like a user's file."""
 
 import hashlib
 from datetime import datetime
@@ -17,9 +17,9 @@ from utils.settings import Settings
 
 
 def load_example(*, spec: ModelSpec, settings: Settings, now: datetime, progress: Progress | None = None) -> LoadReport:
-    """Load the generated example data of the model, its last rows dated on the day of `now` (UTC).
+    """Load the generated example data of the model. The last rows are dated on the day of `now` (UTC).
 
-    Raises: NotFound where the model has no example; Unreachable, AccessDenied.
+    Raises: NotFound if the model has no example; Unreachable, AccessDenied.
     """
     world = example_world(spec.name, end=now)
     source = f"example world, seed {WORLD_SEED}"

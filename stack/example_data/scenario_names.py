@@ -1,4 +1,4 @@
-"""The ways in which an example world can change. `stack.example_data.scenarios` knows how, and is slow to import."""
+"""The names of the scenarios. They are apart from `stack.example_data.scenarios`, which is slow to import."""
 
 from enum import StrEnum
 

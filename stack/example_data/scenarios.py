@@ -1,13 +1,13 @@
-"""Scenarios: the example worlds changed moderately, for seeing what the platform makes of it.
+"""Scenarios: moderate changes of the example worlds, to see how the platform reacts.
 
-    none       nothing
-    covariate  some values rise, as incomes; who they are that ask changes, the rule that makes labels does not
-    concept    the rule changes; those who ask look the same as ever
-    shift      covariate and concept at once, as when times change
-    prior      one class becomes commoner; within each class everybody looks the same as ever
-    broken     a source sends one column in another unit and one empty; the truth, and the labels with it, stay
+    none       nothing changes
+    covariate  some values rise, for example incomes; the rule that makes labels stays
+    concept    the rule changes; the distribution of features stays
+    shift      covariate and concept at once
+    prior      one class becomes more frequent; within each class the distribution of features stays
+    broken     a source sends one column in another unit and one column empty; the true values and the labels stay
 
-People are drawn anew from the world of their model, so none of them is in the loaded example, and each is drawn once.
+People are drawn anew from the world of the model. They are not in the loaded example, and each is drawn once.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,16 +25,21 @@ from stack.example_data.world import World, arrays
 from stack.example_data.worlds import WORLDS
 from utils.errors import NotFound
 
-BLOCK = 2_000  # people whose whole history is made at a time; only the newest row of each is kept
-# Complete features and what chance adds → a label a row.
+BLOCK = 2_000  # people that are generated at once, with their history; only the newest row of each is used
+# (features without missing values, random generator) → a label for each row
 Rule = Callable[[pd.DataFrame, np.random.Generator], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Levers:
-    """What scenarios move in one world. `rising`: columns that covariate multiplies, by the factor.
+    """How the scenarios change one world.
 
-    `share`: how many of those with a label prior lets through, 0 to 1. `rescaled`, `silent`: of the broken source.
+    rule: the rule that makes labels.
+    changed_rule: the rule under concept and shift.
+    rising: column → factor under covariate and shift.
+    share: labels → share of the rows that prior keeps, 0 to 1.
+    rescaled: column → factor of the wrong unit under broken.
+    silent: the empty columns under broken.
     """
 
     rule: Rule
@@ -47,7 +52,11 @@ class Levers:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Those who ask, in their order. `features`: as the source sends them, None or NaN missing. `labels`: the truth."""
+    """The people of the requests, in order.
+
+    features: the values that the source sends. None and NaN are missing values.
+    labels: the true labels.
+    """
 
     features: pd.DataFrame
     labels: pd.Series
@@ -56,46 +65,46 @@ class Traffic:
 def traffic(model: str, *, scenario: Scenario, end: datetime, rows: int, seed: int) -> Traffic:
     """`rows` people of the world of `model` on the days before `end` (UTC), under `scenario`.
 
-    The same arguments give the same people; fewer rows give the first of them. Under all scenarios but
-    `prior` they are the same people.
+    The same arguments give the same people. Fewer rows give the first of these people. All scenarios except `prior`
+    have the same people.
 
-    Raises: NotFound where the model has no example world, or it has no levers.
+    Raises: NotFound if the model has no example world, or the world has no levers.
     """
     if model not in LEVERS:
         raise NotFound(what=f"example world with scenarios for {model}", hint=f"there is one for {', '.join(LEVERS)}")
     blocks: list[Traffic] = []
     for block in _blocks(model, scenario=scenario, end=end, seed=seed):
         blocks.append(block)
-        if sum(len(each.labels) for each in blocks) >= rows:
+        if sum(len(block.labels) for block in blocks) >= rows:
             break
-    features = pd.concat([each.features for each in blocks], ignore_index=True).head(rows)
-    return Traffic(features, pd.concat([each.labels for each in blocks], ignore_index=True).head(rows))
+    features = pd.concat([block.features for block in blocks], ignore_index=True).head(rows)
+    return Traffic(features, pd.concat([block.labels for block in blocks], ignore_index=True).head(rows))
 
 
 def _blocks(model: str, *, scenario: Scenario, end: datetime, seed: int) -> Iterator[Traffic]:
     number = 0
     while True:
-        drawn = np.random.SeedSequence([seed, number])
-        world = WORLDS[model](end, int(drawn.generate_state(1)[0]), BLOCK)
-        yield _changed(world, LEVERS[model], scenario, np.random.default_rng(drawn))
+        sequence = np.random.SeedSequence([seed, number])
+        world = WORLDS[model](end, int(sequence.generate_state(1)[0]), BLOCK)
+        yield _changed(world, LEVERS[model], scenario, np.random.default_rng(sequence))
         number += 1
 
 
 def _changed(world: World, levers: Levers, scenario: Scenario, random: np.random.Generator) -> Traffic:
-    # The first column of a world names the entity, and its rows are in the order of time.
-    newest = random.permutation(np.flatnonzero(~world.frame.duplicated(world.frame.columns[0], keep="last")))
-    complete = world.complete.iloc[newest].reset_index(drop=True)
-    sent = world.frame.loc[newest, list(complete.columns)].reset_index(drop=True)
+    # The first column of a world is the entity. The rows are in the order of event time.
+    newest_rows = random.permutation(np.flatnonzero(~world.frame.duplicated(world.frame.columns[0], keep="last")))
+    complete = world.complete.iloc[newest_rows].reset_index(drop=True)
+    features = world.frame.loc[newest_rows, list(complete.columns)].reset_index(drop=True)
     if scenario in {Scenario.COVARIATE, Scenario.SHIFT}:
-        complete, sent = (_multiplied(frame, levers.rising) for frame in (complete, sent))
+        complete, features = (_multiplied(frame, levers.rising) for frame in (complete, features))
     rule = levers.changed_rule if scenario in {Scenario.CONCEPT, Scenario.SHIFT} else levers.rule
     labels = pd.Series(rule(complete, random), name=world.label)
     if scenario is Scenario.PRIOR:
-        kept = random.random(len(labels)) < levers.share(labels)
-        sent, labels = sent[kept], labels[kept]
+        is_kept = random.random(len(labels)) < levers.share(labels)
+        features, labels = features[is_kept], labels[is_kept]
     if scenario is Scenario.BROKEN:
-        sent = _multiplied(sent, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
-    return Traffic(sent, labels)
+        features = _multiplied(features, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
+    return Traffic(features, labels)
 
 
 def _multiplied(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFrame:
@@ -104,9 +113,9 @@ def _multiplied(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFra
 
 def _credit_rule(rule: Mapping[str, float]) -> Rule:
     def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        reached = credit_probabilities(complete, rule=rule).cumsum(axis=1)[:, :-1]
-        passed = random.random(len(complete))[:, None] > reached
-        return np.array(CLASSES, dtype=object)[passed.sum(axis=1)]
+        bounds = credit_probabilities(complete, rule=rule).cumsum(axis=1)[:, :-1]
+        is_above = random.random(len(complete))[:, None] > bounds
+        return np.array(CLASSES, dtype=object)[is_above.sum(axis=1)]
 
     return draw
 
@@ -133,7 +142,7 @@ def _by_class(shares: Mapping[str, float]) -> Callable[[pd.Series], Any]:
 
 CREDIT = Levers(
     rule=_credit_rule(CREDIT_RULE),
-    # Debt and inquiries count several times as much; payments, interest and the length of the history no more.
+    # The weights of debt and inquiries rise to a multiple. Payments, interest and history no longer count.
     changed_rule=_credit_rule(
         {**dict.fromkeys(CREDIT_RULE, 0.0), "outstanding_debt": 1.8, "num_credit_inquiries": 1.4},
     ),
@@ -145,7 +154,7 @@ CREDIT = Levers(
 )
 CHURN = Levers(
     rule=_churn_rule(churn.RULE),
-    # Contracts bind less, patience with the support is shorter, and who watches much has soon seen it all.
+    # Contracts bind less, support tickets weigh more, and subscribers who watch much now leave sooner.
     changed_rule=_churn_rule({**churn.RULE, "contract": 0.9, "support_tickets": 1.1, "hours_a_week": 0.5}),
     rising={"hours_a_week": 1.4},  # half a standard deviation of the logarithm
     share=_by_class({"leaves": 1.0, "stays": 0.45}),
@@ -155,7 +164,7 @@ CHURN = Levers(
 EXPENSIVE = 10_000  # USD a year
 INSURANCE = Levers(
     rule=_insurance_rule(insurance.RULE),
-    # Treatment becomes dear, age and smoking matter less.
+    # Treatment costs more. Age and smoking matter less.
     changed_rule=_insurance_rule({"age": 2.0, "smoker": 0.8, "conditions": 1.8}),
     rising={"bmi": 1.075},  # half a standard deviation
     share=lambda labels: np.where(labels > EXPENSIVE, 1.0, 0.45),

@@ -19,9 +19,9 @@ WORLDS: Mapping[str, Callable[[datetime, int, int], World]] = {
 
 
 def example_world(model: str, *, end: datetime, seed: int = WORLD_SEED, customers: int = CUSTOMERS) -> pd.DataFrame:
-    """The example data of `model`, its last rows dated on the day of `end` (UTC).
+    """The example data of `model`. The last rows are dated on the day of `end` (UTC).
 
-    Raises: NotFound where the model has no example.
+    Raises: NotFound if the model has no example.
     """
     if model not in WORLDS:
         raise NotFound(what=f"example data for {model}", hint=f"there is some for {', '.join(WORLDS)}")

@@ -1,1 +1,1 @@
-"""The programs of a stack: what they are, how they are started, watched and stopped."""
+"""The programs of a stack: definition, start, monitoring and stop."""

@@ -1,4 +1,4 @@
-"""Airflow's REST API: the few calls that Evergreen makes, of the private Airflow and of a team's own alike."""
+"""Airflow's REST API: the calls that Evergreen makes, to the private Airflow and to a team's own."""
 
 from typing import Any
 from urllib.parse import quote
@@ -9,17 +9,18 @@ from utils.errors import AccessDenied, EvergreenError, GaveUp, NotFound, Setting
 from utils.patience import Patience
 from utils.settings import STORE_DB, Role, Settings
 
-AIRFLOW_SECONDS = 30.0  # seconds; SQLite lets one writer in at a time
-DAG_PATIENCE = (
-    180.0  # seconds without another DAG; Airflow looks at the folder every 20 s, and reads a file for as long
-)
+AIRFLOW_SECONDS = 30.0  # seconds; SQLite allows one writer at a time
+DAG_PATIENCE = 180.0  # seconds without a new DAG; Airflow scans the folder every 20 s, and parsing a file takes as long
 CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
 MAINTENANCE_CONNECTION = "feature_maintenance"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 
 class Airflow:
-    """One session, signed in at its first call. Every method raises Unreachable, AccessDenied, or NotFound on a 404."""
+    """A client of one Airflow. It signs in at its first call.
+
+    Every method raises Unreachable, AccessDenied, or NotFound on a 404.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -27,14 +28,17 @@ class Airflow:
         self._http = requests.Session()
 
     def health(self) -> dict[str, str]:
-        """Status of each part: `healthy`, `unhealthy`, or absent where it does not run."""
-        told = self._send("GET", "/api/v2/monitor/health").json()
-        return {part: told[part]["status"] for part in PARTS if (told.get(part) or {}).get("status")}
+        """The status of each part: `healthy` or `unhealthy`. A part that does not run is absent."""
+        status = self._send("GET", "/api/v2/monitor/health").json()
+        return {part: status[part]["status"] for part in PARTS if (status.get(part) or {}).get("status")}
 
     def wait_healthy(self, *, patience: float) -> None:
-        """Return once every part is healthy. Raises: Unreachable where the same ones are not for `patience` seconds."""
+        """Return once every part is healthy.
 
-        def sick() -> str:
+        Raises: Unreachable if the set of unhealthy parts does not change for `patience` seconds.
+        """
+
+        def problem() -> str:
             try:
                 status = self.health()
             except Unreachable:
@@ -43,40 +47,40 @@ class Airflow:
             return missing and f"not healthy: {missing}"
 
         try:
-            Patience("Airflow", sick, seconds=patience).until(lambda: not sick(), every=0.3)
+            Patience("Airflow", problem, seconds=patience).until(lambda: not problem(), every=0.3)
         except GaveUp:
-            raise Unreachable(service="Airflow", address=self._url, reason=sick()) from None
+            raise Unreachable(service="Airflow", address=self._url, reason=problem()) from None
 
     def has_dag(self, dag_id: str) -> bool:
         try:
-            self._api("GET", f"dags/{_part(dag_id)}")
+            self._api("GET", f"dags/{_segment(dag_id)}")
         except NotFound:
             return False
         return True
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """Return once the DAG processor has found `dag_id`. Raises: NotFound with its import error, if there is one."""
+        """Return once the DAG processor has found `dag_id`. Raises: NotFound, with an import error if one exists."""
 
-        def found() -> bool:
+        def is_parsed() -> bool:
             if self.has_dag(dag_id):
                 return True
-            for broken in self.import_errors():
-                raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=broken)
+            for import_error in self.import_errors():
+                raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=import_error)
             return False
 
         try:
-            Patience(f"DAG {dag_id}", self.dag_ids, seconds=DAG_PATIENCE).until(found, every=0.3)
+            Patience(f"DAG {dag_id}", self.dag_ids, seconds=DAG_PATIENCE).until(is_parsed, every=0.3)
         except GaveUp:
             hint = "is dags/ of this checkout Airflow's DAG folder?"
             raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint) from None
 
     def import_errors(self) -> list[str]:
-        """One line each: the file and the last line of its traceback."""
-        found = self._api("GET", "importErrors")["import_errors"]
-        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
+        """The import errors, one line each: the file and the last line of its traceback."""
+        errors = self._api("GET", "importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
 
     def dag_ids(self) -> set[str]:
-        """Every DAG that Airflow knows and that is not stale."""
+        """The ids of all DAGs in Airflow that are not stale."""
         ids: set[str] = set()
         while page := self._api("GET", "dags", query={"limit": 100, "offset": len(ids), "order_by": "dag_id"})["dags"]:
             ids |= {dag["dag_id"] for dag in page}
@@ -85,52 +89,52 @@ class Airflow:
         return ids
 
     def url_of(self, dag_id: str, run_id: str = "") -> str:
-        """The page of a DAG or of one of its runs, for a browser."""
-        return f"{self._url}/dags/{_part(dag_id)}" + (f"/runs/{_part(run_id)}" if run_id else "")
+        """The address of the page of a DAG or of one of its runs."""
+        return f"{self._url}/dags/{_segment(dag_id)}" + (f"/runs/{_segment(run_id)}" if run_id else "")
 
     def unpause(self, dag_id: str) -> None:
-        self._api("PATCH", f"dags/{_part(dag_id)}", {"is_paused": False}, query={"update_mask": "is_paused"})
+        self._api("PATCH", f"dags/{_segment(dag_id)}", {"is_paused": False}, query={"update_mask": "is_paused"})
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Start a run now; its id."""
-        made = self._api("POST", f"dags/{_part(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
-        return str(made["dag_run_id"])
+        """Start a run now and return its id."""
+        run = self._api("POST", f"dags/{_segment(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Airflow's own description of a run; `state` is queued, running, success or failed."""
-        return self._api("GET", f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}")
+        """Airflow's description of a run. Its `state` is queued, running, success or failed."""
+        return self._api("GET", f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}")
 
     def runs(self, dag_id: str, *, states: tuple[str, ...] = (), limit: int = 5) -> list[dict[str, Any]]:
-        """The newest runs, newest first; only those in one of `states`, if any is given."""
+        """The newest runs, newest first. If `states` is not empty, only runs in these states."""
         query = {"order_by": "-run_after", "limit": limit, "state": list(states)}
-        found: list[dict[str, Any]] = self._api("GET", f"dags/{_part(dag_id)}/dagRuns", query=query)["dag_runs"]
-        return found
+        dag_runs: list[dict[str, Any]] = self._api("GET", f"dags/{_segment(dag_id)}/dagRuns", query=query)["dag_runs"]
+        return dag_runs
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """The task instances of a run as Airflow describes them, in the order they started."""
-        path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances"
-        found: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
-        return sorted(found, key=lambda task: task["start_date"] or "9")
+        """Airflow's descriptions of the task instances of a run, in the order of their start."""
+        path = f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}/taskInstances"
+        instances: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
+        return sorted(instances, key=lambda task: task["start_date"] or "9")
 
     def count_tasks(self, dag_id: str, states: tuple[str, ...]) -> int:
-        """How many task instances, of all runs of `dag_id` or of all DAGs where it is `~`, are in one of `states`."""
-        path = f"dags/{_part(dag_id)}/dagRuns/~/taskInstances"
+        """The number of task instances in `states`, over all runs of `dag_id`. `~` stands for all DAGs."""
+        path = f"dags/{_segment(dag_id)}/dagRuns/~/taskInstances"
         return int(self._api("GET", path, query={"limit": 1, "state": list(states)})["total_entries"])
 
     def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """The last error in the log of a try of a task, as one line; empty where there is none."""
-        path = f"dags/{_part(dag_id)}/dagRuns/{_part(run_id)}/taskInstances/{_part(task_id)}/logs/{attempt}"
+        """The last error in the log of an attempt of a task, as one line. Empty if there is no error."""
+        path = f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}/taskInstances/{_segment(task_id)}/logs/{attempt}"
         lines = [line for line in self._api("GET", path)["content"] if isinstance(line, dict)]
         for line in reversed(lines):
-            for raised in line.get("error_detail") or ():
-                return f"{raised['exc_type']}: {raised['exc_value']}"
+            for exception in line.get("error_detail") or ():
+                return f"{exception['exc_type']}: {exception['exc_value']}"
         errors = [str(line["event"]) for line in lines if line.get("level") in {"error", "critical"}]
         return errors[-1] if errors else ""
 
     def upsert_connection(self, connection_id: str = CONNECTION, role: Role = "pipeline") -> bool:
-        """Make or update the connection to the feature store, as the user of `role`; True where it was made."""
+        """Create or update a connection to the feature store, as the user of `role`. Return True if it was created."""
         host, port = self._settings.mariadb_host or "127.0.0.1", self._settings.mariadb_port
-        wanted = {
+        connection = {
             "connection_id": connection_id,
             "conn_type": "mysql",
             "description": f"Feature store of Evergreen, as {self._settings.db_user(role)}",
@@ -141,9 +145,9 @@ class Airflow:
             "schema": STORE_DB,
         }
         try:
-            self._api("PATCH", f"connections/{_part(connection_id)}", wanted)
+            self._api("PATCH", f"connections/{_segment(connection_id)}", connection)
         except NotFound:
-            self._api("POST", "connections", wanted)
+            self._api("POST", "connections", connection)
             return True
         return False
 
@@ -152,43 +156,43 @@ class Airflow:
     ) -> dict[str, Any]:
         if "Authorization" not in self._http.headers:
             self._sign_in()
-        # Without this header a log comes as text and not as lines.
+        # Without this header Airflow returns a log as text, not as JSON lines.
         headers = {"Accept": "application/json"}
-        answer = self._send(method, f"/api/v2/{path}", json=body, params=query, headers=headers)
-        content: dict[str, Any] = answer.json() if answer.content else {}
+        response = self._send(method, f"/api/v2/{path}", json=body, params=query, headers=headers)
+        content: dict[str, Any] = response.json() if response.content else {}
         return content
 
     def _sign_in(self) -> None:
         user, password = self._settings.airflow_user, self._settings.airflow_password.get_secret_value()
         if not password:
             raise SettingMissing(variable="EVERGREEN_AIRFLOW_PASSWORD", needed_for="signing in to Airflow")
-        answer = self._send("POST", "/auth/token", json={"username": user, "password": password})
-        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        response = self._send("POST", "/auth/token", json={"username": user, "password": password})
+        self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def _send(self, method: str, path: str, **options: Any) -> requests.Response:
         try:
-            answer = self._http.request(method, self._url + path, timeout=AIRFLOW_SECONDS, **options)
+            response = self._http.request(method, self._url + path, timeout=AIRFLOW_SECONDS, **options)
         except requests.RequestException as error:
             reason = type(error).__name__
             raise Unreachable(service="Airflow", address=self._url, reason=reason) from None
-        if answer.ok:
-            return answer
-        if answer.status_code in {401, 403}:
+        if response.ok:
+            return response
+        if response.status_code in {401, 403}:
             raise AccessDenied(service="Airflow", address=self._url, user=self._settings.airflow_user)
-        if answer.status_code == 404:
+        if response.status_code == 404:
             raise NotFound(what=path.removeprefix("/api/v2/"), where=f"Airflow at {self._url}")
-        if answer.status_code >= 500:
-            raise Unreachable(service="Airflow", address=self._url, reason=f"it answered {answer.status_code}")
-        raise EvergreenError(f"Airflow refuses {method} {path} ({answer.status_code}): {_detail(answer)}")
+        if response.status_code >= 500:
+            raise Unreachable(service="Airflow", address=self._url, reason=f"it answered {response.status_code}")
+        raise EvergreenError(f"Airflow refuses {method} {path} ({response.status_code}): {_detail(response)}")
 
 
-def _part(name: str) -> str:
-    """`name` as one part of a path: run ids hold colons and plus signs."""
+def _segment(name: str) -> str:
+    """`name` quoted as one segment of a path. Run ids contain colons and plus signs."""
     return quote(name, safe="")
 
 
-def _detail(answer: requests.Response) -> str:
+def _detail(response: requests.Response) -> str:
     try:
-        return str(answer.json()["detail"])[:300]
+        return str(response.json()["detail"])[:300]
     except (ValueError, KeyError, TypeError):
-        return answer.text[:300]
+        return response.text[:300]

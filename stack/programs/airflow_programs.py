@@ -1,4 +1,4 @@
-"""Airflow on one machine: four programs over one SQLite file, tasks in processes of the scheduler."""
+"""Airflow on one machine: four programs that share one SQLite file. Tasks run in child processes of the scheduler."""
 
 import json
 import subprocess
@@ -17,17 +17,17 @@ TASKS_AT_ONCE = 2
 
 
 def airflow_programs(settings: Settings) -> list[Program]:
-    """Separate programs and not `airflow standalone`, so that one that dies is seen and restarted alone.
+    """The four programs of Airflow. Unlike `airflow standalone`, each one is monitored and restarted alone.
 
-    None is given a database password: tasks take the store's from the connection `feature_store`.
+    No program gets a database password: tasks read the store's password from the connection `feature_store`.
     """
-    parts = (
+    components = (
         ("api-server", ("--host", settings.bind, "--port", str(settings.airflow_port)), ""),
-        ("scheduler", ("--skip-serve-logs",), "scheduler"),  # the API server reads the same log files
+        ("scheduler", ("--skip-serve-logs",), "scheduler"),  # the API server reads the log files itself
         ("dag-processor", (), "dag_processor"),
         ("triggerer", ("--skip-serve-logs",), "triggerer"),
     )
-    listens = {"port": settings.airflow_port, "variable": "EVERGREEN_AIRFLOW_PORT"}
+    port_fields = {"port": settings.airflow_port, "variable": "EVERGREEN_AIRFLOW_PORT"}
     return [
         Program(
             name=f"airflow-{part}",
@@ -35,9 +35,9 @@ def airflow_programs(settings: Settings) -> list[Program]:
             url=settings.airflow_base_url,
             health=f"{settings.airflow_base_url}/api/v2/monitor/health",
             health_key=key,
-            **(listens if part == "api-server" else {}),  # type: ignore[arg-type]
+            **(port_fields if part == "api-server" else {}),  # type: ignore[arg-type]
         )
-        for part, options, key in parts
+        for part, options, key in components
     ]
 
 
@@ -47,7 +47,7 @@ def worker_launch(settings: Settings) -> Launch:
 
 
 def migrate_launch(settings: Settings) -> Launch:
-    """Bring Airflow's own database up to date."""
+    """The command that migrates Airflow's metadata database."""
     return _launch(settings, ("db", "migrate"))
 
 
@@ -59,7 +59,7 @@ def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
-    """Airflow's own options. The pages show times in the browser's zone; `timezone` is what times without one mean."""
+    """Airflow's options as environment variables. `timezone` is for times without a zone. Pages show the browser's."""
     home, address = folder(settings), settings.airflow_base_url
     database = f"sqlite:///{home / 'airflow.db'}"
     options = {
@@ -72,15 +72,15 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{settings.airflow_user}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "10",  # seconds, as are the next two: how soon a new model
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",  # file becomes DAGs
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "10",  # seconds, like the next two: they set how soon
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",  # a new model file becomes DAGs
         "DAG_PROCESSOR__REFRESH_INTERVAL": "20",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, as is the next: how soon a task whose scheduler,
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # or whose own process, was killed is tried again
-        "WORKERS__EXECUTION_API_RETRIES": "8",  # waits twice as long each time: two minutes, not seconds, of a restart
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, like the next: how soon a task is retried
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # after its scheduler or its process was killed
+        "WORKERS__EXECUTION_API_RETRIES": "8",  # each wait doubles: enough for a restart of two minutes
         "DATABASE__SQL_ALCHEMY_CONN": database,
-        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow takes the one above from tasks
+        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow removes the one above from tasks
         "API__HOST": settings.bind,
         "API__PORT": str(settings.airflow_port),
         "API__BASE_URL": address,
@@ -102,15 +102,15 @@ def folder(settings: Settings) -> Path:
 
 
 def write_passwords(settings: Settings) -> None:
-    """The file that Airflow's sign-in reads."""
+    """Write the file that Airflow's sign-in reads."""
     users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
     write_private(folder(settings) / "passwords.json", json.dumps(users))
 
 
 def prepare(settings: Settings) -> bool:
-    """Write the password file and bring the metadata database up to this version; False where both were so already.
+    """Write the password file and migrate the metadata database. Return False if the database was current already.
 
-    Raises: StackError with the last line Airflow wrote.
+    Raises: StackError with Airflow's last line of output.
     """
     home = folder(settings)
     write_passwords(settings)
@@ -118,9 +118,9 @@ def prepare(settings: Settings) -> bool:
     if stamp.exists() and stamp.read_text(encoding="utf-8") == current and (home / "airflow.db").exists():
         return False
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
-    ran = subprocess.run(migrate, env=airflow_environment(settings), cwd=ROOT, capture_output=True, text=True)
-    if ran.returncode:
-        last = (ran.stderr.strip() or ran.stdout.strip()).splitlines()[-1:]
-        raise StackError(f"Airflow's metadata database could not be migrated: {' '.join(last)}")
+    result = subprocess.run(migrate, env=airflow_environment(settings), cwd=ROOT, capture_output=True, text=True)
+    if result.returncode:
+        last_line = (result.stderr.strip() or result.stdout.strip()).splitlines()[-1:]
+        raise StackError(f"Airflow's metadata database could not be migrated: {' '.join(last_line)}")
     stamp.write_text(current, encoding="utf-8")
     return True

@@ -1,11 +1,11 @@
-"""Wait for what Airflow does: for as long as it does anything."""
+"""Wait for Airflow's runs as long as Airflow makes progress."""
 
 from stack.programs.airflow_client import Airflow
 from utils.clock import utc_now
 from utils.errors import EvergreenError
 from utils.patience import Patience
 
-RUN_PATIENCE = 300.0  # seconds in which no task runs or ends; a scheduler that replaces a killed one needs a minute
+RUN_PATIENCE = 300.0  # seconds without a running or ending task; after a kill, a new scheduler needs a minute
 STATES = {
     "ended": ("success", "failed", "upstream_failed", "skipped", "removed"),
     "waiting": ("scheduled", "queued"),
@@ -14,16 +14,18 @@ STATES = {
 
 
 def patience(airflow: Airflow, what: str, *dag_ids: str) -> Patience:
-    """It lasts while Airflow gets on with tasks of `dag_ids`, by default with any: others may take the places of ours.
+    """A Patience that lasts while Airflow makes progress with tasks of `dag_ids`.
 
-    A task that runs is watched by the scheduler, which ends one without a heartbeat or beyond its `execution_timeout`.
-    How far it is nobody can see from outside; so while the scheduler is well, one that runs counts as progress.
+    By default tasks of all DAGs count, because other tasks may hold the worker slots.
+
+    The progress within a running task is not visible. The scheduler ends a task without a heartbeat or beyond its
+    `execution_timeout`, so a running task counts as progress while the scheduler is healthy.
     """
     return Patience(what, lambda: activity(airflow, *dag_ids), seconds=RUN_PATIENCE)
 
 
 def activity(airflow: Airflow, *dag_ids: str) -> str:
-    """What Airflow does, in words that change while it gets on."""
+    """Airflow's task counts and scheduler status, as a text that changes while Airflow makes progress."""
     try:
         scheduler = airflow.health().get("scheduler", "away")
         count = {
@@ -32,16 +34,16 @@ def activity(airflow: Airflow, *dag_ids: str) -> str:
         }
     except EvergreenError as error:
         return str(error)
-    told = f"tasks: {', '.join(f'{number} {kind}' for kind, number in count.items())}; the scheduler is {scheduler}"
-    works = count["under way"] and scheduler == "healthy"
-    return f"{told}, {utc_now():%H:%M:%S} UTC" if works else told
+    signs = f"tasks: {', '.join(f'{number} {kind}' for kind, number in count.items())}; the scheduler is {scheduler}"
+    is_progress = count["under way"] and scheduler == "healthy"
+    return f"{signs}, {utc_now():%H:%M:%S} UTC" if is_progress else signs
 
 
 def end_of(airflow: Airflow, dag_id: str, run_id: str) -> str:
-    """The state that a run ends in: `success` or `failed`. Raises: GaveUp, Unreachable, NotFound."""
+    """Wait for the end of a run and return its state: `success` or `failed`. Raises: GaveUp, Unreachable, NotFound."""
 
-    def ended() -> str:
+    def final_state() -> str:
         state = str(airflow.run(dag_id, run_id)["state"])
         return state if state in {"success", "failed"} else ""
 
-    return patience(airflow, f"the end of {dag_id} {run_id}").until(ended, every=0.3)
+    return patience(airflow, f"the end of {dag_id} {run_id}").until(final_state, every=0.3)

@@ -1,4 +1,4 @@
-"""Whether a part answers as it should: one quick question each."""
+"""Health checks of the parts: one short request each."""
 
 import pymysql
 import requests
@@ -11,23 +11,23 @@ MARIADB = "mariadb"
 
 
 def healthy(program: Program, settings: Settings) -> bool:
-    """True where the program answers as it should now."""
+    """Whether the program is healthy now."""
     if program.name == MARIADB:
         return mariadb_answers(settings)
     return answers(program.health, key=program.health_key)
 
 
 def answers(address: str, *, key: str = "") -> bool:
-    """True where `address` answers 200, and with `key` where its JSON says that this part of it is healthy."""
+    """Whether `address` answers 200. With `key`, its JSON must also report that component as healthy."""
     try:
-        answer = requests.get(address, timeout=HEALTH_SECONDS)
-        return answer.ok and (not key or answer.json()[key]["status"] == "healthy")
+        response = requests.get(address, timeout=HEALTH_SECONDS)
+        return response.ok and (not key or response.json()[key]["status"] == "healthy")
     except (requests.RequestException, ValueError, KeyError, TypeError):
         return False
 
 
 def mariadb_answers(settings: Settings) -> bool:
-    """True where the reader can sign in and ask."""
+    """Whether the reader can sign in and ping the server."""
     host, port = settings.mariadb_host or "127.0.0.1", settings.mariadb_port
     user, password = settings.db_user("reader"), settings.db_reader_password.get_secret_value()
     try:

@@ -1,10 +1,11 @@
-"""Start one program: `launcher.py FILE DIGEST` becomes what FILE describes, as JSON {"argv", "environment"}.
+"""Start one program: `launcher.py FILE DIGEST` executes the program in FILE, as JSON {"argv", "environment"}.
 
-The supervisor's own configuration can't hold every value (a password with a quote and a blank before a semicolon), and
-it would show them; FILE is readable by its owner only. DIGEST changes the supervisor's configuration, and so restarts
-the program, when the definition in FILE changes. Only the standard library is used: this takes some milliseconds.
+The supervisor's configuration can't hold every value, for example a password with a quote and a blank before a
+semicolon. It would also show secrets, while only its owner can read FILE. DIGEST changes with the definition in FILE:
+the supervisor then sees another command line and restarts the program. Only the standard library is imported, so a
+launch takes some milliseconds.
 
-A program that was killed may leave children that hold its port or work on unseen; they are ended first.
+A killed program may leave children that hold its port or keep running. They are killed first.
 """
 
 import contextlib
@@ -16,27 +17,27 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-MARKS = ("EVERGREEN_PART_OF", "EVERGREEN_PROGRAM")  # which stack and which of its programs; children inherit both
+MARKS = ("EVERGREEN_PART_OF", "EVERGREEN_PROGRAM")  # the stack and the program; child processes inherit both variables
 SECONDS = 10.0
 
 
 def leftovers(environment: Mapping[str, str]) -> list[int]:
-    """Ids of the living processes that carry the marks of `environment`; none where it has none, or without /proc."""
+    """The ids of the processes with the marks of `environment`. Empty if it has no marks, and without /proc."""
     if not all(environment.get(name) for name in MARKS):
         return []
-    marks, found = {f"{name}={environment[name]}".encode() for name in MARKS}, []
+    marks, pids = {f"{name}={environment[name]}".encode() for name in MARKS}, []
     for file in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+        with contextlib.suppress(OSError):  # the process has ended, or belongs to another user
             if marks <= set(file.read_bytes().split(b"\0")):
-                found.append(int(file.parent.name))
-    return found
+                pids.append(int(file.parent.name))
+    return pids
 
 
 def end_leftovers(environment: Mapping[str, str]) -> None:
-    """At once, not by asking: nobody listens to them any more, and a task that is asked would count as failed."""
+    """Kill the leftovers. SIGTERM is not sent: an Airflow task that receives it would count as failed."""
     deadline = time.monotonic() + SECONDS
-    while (left := leftovers(environment)) and time.monotonic() < deadline:
-        for pid in left:
+    while (pids := leftovers(environment)) and time.monotonic() < deadline:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""One `up` or `restore` at a time."""
+"""A lock, so that one `up` or `restore` runs at a time."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,8 +10,11 @@ from utils.settings import Settings
 
 
 @contextmanager
-def alone(settings: Settings) -> Iterator[None]:
-    """One `up` or `restore` at a time: two would make the same things twice."""
+def exclusive(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the stack during the block. Two commands at once would create the same files twice.
+
+    Raises: StackError if another command holds the lock.
+    """
     with (runtime(settings) / "up.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The programs' log files, shown and followed."""
+"""Show and follow the programs' log files."""
 
 import sys
 import time
@@ -13,50 +13,52 @@ LOG_POLL = 0.3  # seconds
 
 
 def show(settings: Settings, *, part: str | None, lines: int, follow: bool) -> None:
-    """Write the last `lines` of each log, or of that of `part`, to standard output; with `follow` all that comes too.
+    """Write the last `lines` of the log of `part`, or of all logs, to standard output. `follow` adds new lines.
 
-    Raises: NotFound naming the logs there are.
+    Raises: NotFound with the names of the existing logs.
     """
     files = {file.stem: file for file in sorted(logs(settings).glob("*.log"))}
     if part and part not in files:
-        known = f"logs are {', '.join(files)}" if files else "nothing was started yet"
-        raise NotFound(what=f"log of {part!r}", where=str(logs(settings)), hint=known)
-    chosen = {part: files[part]} if part else files
-    ends = {name: _tail(name, file, lines, named=len(chosen) > 1) for name, file in chosen.items()}
+        hint = f"logs are {', '.join(files)}" if files else "nothing was started yet"
+        raise NotFound(what=f"log of {part!r}", where=str(logs(settings)), hint=hint)
+    shown_files = {part: files[part]} if part else files
+    ends = {name: _tail(name, file, lines, with_name=len(shown_files) > 1) for name, file in shown_files.items()}
     while follow:
         time.sleep(LOG_POLL)
-        ends = {name: _newer(name, file, ends[name], named=len(chosen) > 1) for name, file in chosen.items()}
+        ends = {
+            name: _newer(name, file, ends[name], with_name=len(shown_files) > 1) for name, file in shown_files.items()
+        }
 
 
 def size(log: Path) -> int:
-    """Its length in bytes: a sign for a `Patience`."""
+    """The size of `log` in bytes, 0 if it does not exist: a sign for a `Patience`."""
     return log.stat().st_size if log.exists() else 0
 
 
 def last_words(log: Path, *, lines: int = 30) -> str:
-    """The last `lines` of a log that say anything."""
-    written = log.read_text(errors="replace") if log.exists() else ""
-    return "\n".join([line[:300] for line in written.splitlines() if line.strip()][-lines:]) or "nothing"
+    """The last `lines` of `log` that are not blank. `nothing` if there are no lines."""
+    content = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join([line[:300] for line in content.splitlines() if line.strip()][-lines:]) or "nothing"
 
 
-def _tail(name: str, file: Path, lines: int, *, named: bool) -> int:
-    with file.open(errors="replace") as opened:
-        _write(name, list(deque(opened, lines)), named=named)
-        return opened.tell()
+def _tail(name: str, file: Path, lines: int, *, with_name: bool) -> int:
+    with file.open(errors="replace") as stream:
+        _write(name, list(deque(stream, lines)), with_name=with_name)
+        return stream.tell()
 
 
-def _newer(name: str, file: Path, end: int, *, named: bool) -> int:
-    """What was written behind `end`, a position; from the beginning where the file was rotated meanwhile."""
+def _newer(name: str, file: Path, end: int, *, with_name: bool) -> int:
+    """Write the content after the position `end`, or the whole file if it was rotated. Return the new position."""
     try:
-        with file.open(errors="replace") as opened:
-            opened.seek(end if file.stat().st_size >= end else 0)
-            _write(name, opened.readlines(), named=named)
-            return opened.tell()
+        with file.open(errors="replace") as stream:
+            stream.seek(end if file.stat().st_size >= end else 0)
+            _write(name, stream.readlines(), with_name=with_name)
+            return stream.tell()
     except FileNotFoundError:  # between the two steps of a rotation
         return 0
 
 
-def _write(name: str, lines: list[str], *, named: bool) -> None:
-    head = f"{name} | " if named else ""
+def _write(name: str, lines: list[str], *, with_name: bool) -> None:
+    head = f"{name} | " if with_name else ""
     sys.stdout.writelines(f"{head}{line.rstrip()}\n" for line in lines)
     sys.stdout.flush()

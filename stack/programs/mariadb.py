@@ -24,23 +24,23 @@ def socket_path(settings: Settings) -> Path:
 
 
 def initialise(folder: Path, *, root_password: str) -> bool:
-    """Make the data folder if there is none, and give root its password. True where it was made now.
+    """Create the data folder if it is missing, and set root's password. Return True if the folder was created now.
 
-    No server may be running on `folder`. Nothing listens while the password is set: MariaDB's bootstrap mode reads
-    statements from its standard input, and opens neither port nor socket.
+    No server may be running on `folder`. No client can connect while the password is set: MariaDB's bootstrap mode
+    reads statements from its standard input, and opens neither a port nor a socket.
 
     Raises: StackError.
     """
-    made = not folder.exists()
+    is_new = not folder.exists()
     _temporary(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    if made:
+    if is_new:
         _install(folder)
     _run(
         [find_binary("mariadbd"), *_common(folder), "--bootstrap"],
         doing="setting the root password of the private MariaDB",
         sql=_only_root(root_password),
     )
-    return made
+    return is_new
 
 
 def _install(folder: Path) -> None:
@@ -50,11 +50,14 @@ def _install(folder: Path) -> None:
     install = [find_binary("mariadb-install-db"), *_common(unfinished), "--skip-test-db"]
     _run([*install, "--auth-root-authentication-method=normal"], doing="making the data folder of the private MariaDB")
     unfinished.chmod(0o700)
-    unfinished.rename(folder)  # whoever finds the folder finds it whole
+    unfinished.rename(folder)  # so an existing data folder is always complete
 
 
 def _only_root(password: str) -> str:
-    """Bootstrap mode takes one statement a line."""
+    """SQL after which root@localhost with `password` is the only root user, and no anonymous user is left.
+
+    Bootstrap mode reads one statement per line.
+    """
     quoted = password.replace("\\", "\\\\").replace("'", "\\'")
     return "\n".join(
         (
@@ -67,7 +70,7 @@ def _only_root(password: str) -> str:
 
 
 def command(settings: Settings) -> tuple[str, ...]:
-    """The server's command line. UTC, and text that compares byte by byte: MariaDB's own defaults do neither."""
+    """The server's command line. It sets UTC and byte-wise comparison of text, which are not MariaDB's defaults."""
     return (
         find_binary("mariadbd"),
         *_common(data_folder(settings)),
@@ -90,12 +93,12 @@ def _common(folder: Path) -> list[str]:
 
 
 def _temporary(folder: Path) -> Path:
-    """For temporary tables: a server that starts removes those of any other in the same folder, such as /tmp."""
+    """The folder for temporary tables. Not shared: a starting server removes all temporary tables there."""
     return folder.with_name("mariadb-tmp")
 
 
 def root_signs_in(settings: Settings) -> bool:
-    """Whether root can sign in over TCP by now. Raises: AccessDenied."""
+    """Whether root can already sign in over TCP. Raises: AccessDenied if the server rejects the password."""
     try:
         pymysql.connect(
             host="127.0.0.1",
@@ -113,28 +116,30 @@ def root_signs_in(settings: Settings) -> bool:
 
 
 def find_binary(name: str) -> str:
-    """The path of one of MariaDB's programs; servers live in sbin, which is not on every user's path.
+    """The path of one of MariaDB's programs. Servers are in sbin, which is not on every user's PATH.
 
-    Raises: StackError naming the package.
+    Raises: StackError with the names of the missing packages.
     """
     path = inherited_environment().get("PATH", os.defpath)
-    if found := shutil.which(name, path=f"{path}:/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin"):
-        return found
+    if binary := shutil.which(name, path=f"{path}:/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin"):
+        return binary
     raise StackError(
         f"{name} is missing: install mariadb-server-core and mariadb-client-core, or set EVERGREEN_MARIADB_HOST"
     )
 
 
 def _run(argv: list[str], *, doing: str, sql: str = "") -> None:
-    # install-db calls the server by name.
+    # mariadb-install-db finds the server on the PATH.
     path = inherited_environment().get("PATH", os.defpath)
-    ran = subprocess.run(
+    result = subprocess.run(
         argv,
         input=sql,
         text=True,
         capture_output=True,
         env={**inherited_environment(), "PATH": f"{path}:/usr/sbin:/usr/bin:/bin"},
     )
-    if ran.returncode or "[ERROR]" in ran.stderr or "\nERROR" in ran.stderr:
-        said = [line for line in (ran.stdout + ran.stderr).splitlines() if "ERROR" in line.upper()]
-        raise StackError(f"{doing} failed (exit {ran.returncode}): {(said or [ran.stderr[-300:]])[0].strip()}")
+    if result.returncode or "[ERROR]" in result.stderr or "\nERROR" in result.stderr:
+        error_lines = [line for line in (result.stdout + result.stderr).splitlines() if "ERROR" in line.upper()]
+        raise StackError(
+            f"{doing} failed (exit {result.returncode}): {(error_lines or [result.stderr[-300:]])[0].strip()}"
+        )

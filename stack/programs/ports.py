@@ -1,4 +1,4 @@
-"""Ports that are taken are named before anything starts, with who holds them and the variable that moves ours."""
+"""Check ports before anything starts: report each taken port, its owner, and the variable that changes ours."""
 
 import random
 import socket
@@ -13,9 +13,9 @@ from utils.settings import Settings
 
 
 def check(programs: Iterable[Program], settings: Settings) -> None:
-    """Return if every program can listen on its port, or a part of this very stack already does.
+    """Return if every port is free or already used by this stack.
 
-    Raises: StackError naming every taken port; the variable that moves it; and its owner, where that may be seen.
+    Raises: StackError with every taken port, the variable that changes it, and its owner if the owner is visible.
     """
     problems = []
     for program in programs:
@@ -23,17 +23,19 @@ def check(programs: Iterable[Program], settings: Settings) -> None:
             continue
         owner = owner_of(program.port)
         if owner is None or not is_ours(owner, settings):
-            problems.append(f"port {program.port} ({program.name}) is taken by {_named(owner)}: set {program.variable}")
-    if clash := _shared(programs):
+            problems.append(
+                f"port {program.port} ({program.name}) is taken by {_owner_text(owner)}: set {program.variable}"
+            )
+    if clash := _port_clash(programs):
         problems.append(clash)
     if problems:
         raise StackError("; ".join(problems) + " in .env to another port")
 
 
 def is_free(port: int) -> bool:
-    """True where a server could listen on 127.0.0.1 at `port` now."""
+    """Whether a server could listen on 127.0.0.1 at `port` now."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT don't count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignores connections in TIME_WAIT
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -42,9 +44,9 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` neighbouring TCP ports that nothing listens on.
+    """The first of `count` consecutive free TCP ports.
 
-    They lie below those that the system hands out, so that no client's socket takes one before it is used.
+    They are below the system's ephemeral ports, so no client socket takes one before it is used.
 
     Raises: StackError.
     """
@@ -55,19 +57,19 @@ def free_ports(count: int) -> int:
 
 
 def owner_of(port: int) -> psutil.Process | None:
-    """The process that listens on `port`; None where only its user or root may see it."""
+    """The process that listens on `port`. None if it is not visible to this user."""
     try:
-        listening = [found for found in psutil.net_connections("tcp") if found.status == psutil.CONN_LISTEN]
+        listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     except psutil.AccessDenied:  # macOS
         return None
-    pid = next((found.pid for found in listening if found.pid and getattr(found.laddr, "port", 0) == port), None)
+    pid = next((c.pid for c in listeners if c.pid and getattr(c.laddr, "port", 0) == port), None)
     try:
         return psutil.Process(pid) if pid else None
     except psutil.NoSuchProcess:
         return None
 
 
-def _named(owner: psutil.Process | None) -> str:
+def _owner_text(owner: psutil.Process | None) -> str:
     if owner is None:
         return "a process of another user"
     try:
@@ -76,7 +78,7 @@ def _named(owner: psutil.Process | None) -> str:
         return f"process {owner.pid}"
 
 
-def _shared(programs: Iterable[Program]) -> str:
+def _port_clash(programs: Iterable[Program]) -> str:
     by_port: dict[int, Program] = {}
     for program in programs:
         if program.port is None:

@@ -1,7 +1,7 @@
-"""`python -m stack.programs.preloaded COMMAND…`: `airflow COMMAND…`, with our steps' libraries imported beforehand.
+"""`python -m stack.programs.preloaded COMMAND…`: `airflow COMMAND…`, with the libraries of our tasks already imported.
 
-Airflow's executors fork a process for every task, which then need not import for two seconds, and shares the memory.
-Libraries only: our own modules are read anew by every task, so an edited file counts from the next one.
+Airflow's executors fork a process for every task. The fork saves two seconds of imports and shares the memory.
+Only libraries are imported here. Every task imports our own modules anew, so an edit takes effect with the next task.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What a program of the stack is: how it is started, where it answers, and the environment it gets."""
+"""The definition of a program of the stack: its start, its address, and its environment."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,11 @@ from utils.version import ROOT
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """`environment` is complete: nothing else is inherited. It holds secrets, so it stays out of the repr."""
+    """The command and the environment of a program.
+
+    argv: the command line.
+    environment: the complete environment; nothing else is inherited. It holds secrets, so the repr omits it.
+    """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
@@ -21,10 +25,16 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`launch` is asked only when the program is to be started: it needs secrets and binaries.
+    """A program of the stack.
 
-    `health`: an address that answers 200, or for one of Airflow's parts says so under the key `health_key`.
-    `variable`: the setting that moves `port`. `stop_seconds`: how long it may take to end before it is killed.
+    name: the name in the supervisor.
+    launch: returns the command. Called only to start the program, because it needs secrets and binaries.
+    port: the port that it listens on. None if it has no port.
+    variable: the variable that sets `port`.
+    url: the address for users.
+    health: an address that answers 200 while the program is healthy.
+    health_key: the key of an Airflow component in the JSON of `health`. Empty for other programs.
+    stop_seconds: seconds to end after SIGTERM before the program is killed.
     """
 
     name: str
@@ -38,7 +48,7 @@ class Program:
 
 
 def base_environment(settings: Settings) -> dict[str, str]:
-    """What every program gets: the user's path and locale, the mark that it is ours, and no reports to makers."""
+    """The environment of every program: the user's path and locale, the mark of the stack, and telemetry off."""
     return {
         **inherited_environment(),
         MARKER: str(settings.home.resolve()),
@@ -52,15 +62,15 @@ def base_environment(settings: Settings) -> dict[str, str]:
 
 
 def settings_environment(settings: Settings, *, secrets: Iterable[str]) -> dict[str, str]:
-    """`settings` as environment variables, with no other secret than those named."""
-    given = {"env_file": Path("/dev/null")}
-    for name, kind in Settings.model_fields.items():
+    """`settings` as environment variables. Only the secrets in `secrets` are included."""
+    values = {"env_file": Path("/dev/null")}
+    for name, setting in Settings.model_fields.items():
         value = getattr(settings, name)
-        if name == "env_file" or (kind.annotation is SecretStr and name not in secrets):
+        if name == "env_file" or (setting.annotation is SecretStr and name not in secrets):
             continue
-        given[name] = value.resolve() if isinstance(value, Path) else value
-    plain = {
+        values[name] = value.resolve() if isinstance(value, Path) else value
+    variables = {
         f"EVERGREEN_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in given.items()
+        for name, value in values.items()
     }
-    return {name: value for name, value in plain.items() if value}
+    return {name: value for name, value in variables.items() if value}

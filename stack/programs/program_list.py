@@ -1,7 +1,7 @@
-"""The programs of a stack: how each is started, where it answers, and the few secrets it is given.
+"""The programs of a stack: how each one starts, its address, and the secrets it gets.
 
-A program gets its settings as `EVERGREEN_…` variables in its environment, never from `.env`: `EVERGREEN_ENV_FILE` is
-`/dev/null` there, and of the passwords only those of its own database users are set. What it must not do, it can't.
+A program gets its settings as `EVERGREEN_…` variables in its environment, never from `.env`: its `EVERGREEN_ENV_FILE`
+is `/dev/null`. It gets the passwords of its own database users only, so it can't do more than these users may.
 """
 
 import json
@@ -16,7 +16,7 @@ from utils.settings import MLFLOW_DB, Settings
 
 
 def programs(settings: Settings) -> list[Program]:
-    """Every program that this machine runs: all parts whose address is not that of a team's own server."""
+    """Every program that this machine runs: all parts that a team's own server does not replace."""
     parts = [] if settings.mariadb_host else [mariadb_program(settings)]
     parts += [] if settings.mlflow_url else [mlflow_program(settings)]
     if not settings.airflow_url:
@@ -49,19 +49,19 @@ def mlflow_program(settings: Settings) -> Program:
 
 
 def _mlflow_launch(settings: Settings) -> Launch:
-    """The password travels in the environment: a command line is public."""
+    """The password is passed in the environment, because every user can read a command line."""
     argv = [sys.executable, "-m", "mlflow", "server", "--host", settings.bind, "--port", str(settings.mlflow_port)]
     environment = {
         **base_environment(settings),
         "MLFLOW_BACKEND_STORE_URI": settings.db_url("mlflow", MLFLOW_DB),
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.home.resolve() / "mlflow").as_uri(),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # evaluations of language models, in processes of their own
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs that evaluate language models in extra processes
     }
     return Launch((*argv, "--workers", "1"), environment)
 
 
 def serving_programs(settings: Settings) -> list[Program]:
-    """One prediction service a model file."""
+    """One prediction service for each model file."""
     urls = serving_urls(settings)
     return [
         Program(
@@ -70,7 +70,7 @@ def serving_programs(settings: Settings) -> list[Program]:
             port=port,
             variable="EVERGREEN_SERVING_PORT",
             url=urls[model],
-            health=f"{urls[model]}/livez",  # not readyz: that waits for the first model
+            health=f"{urls[model]}/livez",  # not readyz, which fails until the first model is deployed
         )
         for model, port in serving_ports(settings).items()
     ]
@@ -80,24 +80,24 @@ def _serving_launch(settings: Settings, model: str, port: int) -> Launch:
     from api.launch import serve_command
 
     argv, environment = serve_command(settings, model, port)
-    given = settings_environment(settings, secrets=("db_api_password", "api_key"))
-    return Launch(tuple(argv), {**base_environment(settings), **given, **environment})
+    settings_variables = settings_environment(settings, secrets=("db_api_password", "api_key"))
+    return Launch(tuple(argv), {**base_environment(settings), **settings_variables, **environment})
 
 
 def serving_urls(settings: Settings) -> dict[str, str]:
     """The address of each model's service, by model name."""
-    if elsewhere := settings.serving_url:
-        return {name: elsewhere.format(model=name).rstrip("/") for name in model_names(settings.models_dir)}
+    if url_template := settings.serving_url:
+        return {name: url_template.format(model=name).rstrip("/") for name in model_names(settings.models_dir)}
     return {name: f"http://127.0.0.1:{port}" for name, port in serving_ports(settings).items()}
 
 
 def serving_ports(settings: Settings) -> dict[str, int]:
-    """The port of each model's service, by model name; a model keeps its port when others come and go."""
-    known = settings.home / "serving_ports.json"
-    places: dict[str, int] = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    """Model name → port of its service. A model keeps its port if other models are added or removed."""
+    file = settings.home / "serving_ports.json"
+    offsets: dict[str, int] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     names = model_names(settings.models_dir)
     for name in names:
-        places.setdefault(name, max(places.values(), default=-1) + 1)
-    if not known.exists() or json.loads(known.read_text(encoding="utf-8")) != places:
-        write_private(known, json.dumps(places))
-    return {name: settings.serving_port + places[name] for name in names}
+        offsets.setdefault(name, max(offsets.values(), default=-1) + 1)
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != offsets:
+        write_private(file, json.dumps(offsets))
+    return {name: settings.serving_port + offsets[name] for name in names}

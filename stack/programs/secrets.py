@@ -1,4 +1,4 @@
-"""The secrets of a stack, made once into `.env` (mode 600) and never changed afterwards."""
+"""The secrets of a stack: generated once into `.env` (mode 600) and never changed afterwards."""
 
 import base64
 import secrets
@@ -10,27 +10,27 @@ from pydantic import SecretStr
 from utils.private_files import write_private
 from utils.settings import Settings, inherited_environment
 
-# Whose server it is, knows these: they are made up only for the private one.
-BELONGS_TO = {"mariadb_root_password": "mariadb_host", "airflow_password": "airflow_url"}
+# Secret → setting of a team's own server. With such a server, the team sets the secret; otherwise it is generated.
+SERVER_SETTING = {"mariadb_root_password": "mariadb_host", "airflow_password": "airflow_url"}
 HEADER = "# Written by `make up`: secrets of this machine. Every other setting is described in .env.example.\n"
 
 
 def ensure(settings: Settings) -> tuple[Settings, list[str]]:
-    """Settings with every secret filled in, and the names of the variables written to the `.env` file for it.
+    """Generate every missing secret. Return the complete settings, and the names of the variables written to `.env`.
 
-    What the file or the environment sets stays as it is. The time zone is written once too, if none was chosen.
+    Values that the file or the environment sets stay. The time zone is written once too, if it is not set.
     """
-    made: dict[str, object] = {name: SecretStr(_random(name)) for name in _missing(settings)}
+    new_values: dict[str, object] = {name: SecretStr(_random(name)) for name in _missing(settings)}
     if "timezone" not in settings.model_fields_set:
-        made["timezone"] = local_timezone()
-    if not made:
+        new_values["timezone"] = local_timezone()
+    if not new_values:
         return settings, []
     lines = {
         f"EVERGREEN_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in made.items()
+        for name, value in new_values.items()
     }
     add(settings.env_file, lines)
-    return settings.model_copy(update=made), list(lines)
+    return settings.model_copy(update=new_values), list(lines)
 
 
 def _missing(settings: Settings) -> list[str]:
@@ -39,40 +39,40 @@ def _missing(settings: Settings) -> list[str]:
         name
         for name in secret_fields
         if not getattr(settings, name).get_secret_value()
-        and not (name in BELONGS_TO and getattr(settings, BELONGS_TO[name]))
+        and not (name in SERVER_SETTING and getattr(settings, SERVER_SETTING[name]))
     ]
 
 
 def _random(field: str) -> str:
-    # Fernet wants exactly 32 bytes in this alphabet; 256 bits suit the others as well.
+    # Fernet needs exactly 32 bytes in URL-safe base64.
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if "fernet" in field else secrets.token_hex(20)
 
 
 def add(env_file: Path, values: dict[str, str]) -> None:
-    """Fill empty lines like `NAME=` in place, append what has no line, and keep everything else."""
-    target = env_file.resolve()  # a symbolic link stays one
+    """Write `values` into the file: fill empty lines like `NAME=`, append missing names, and keep all other lines."""
+    target = env_file.resolve()  # keeps a symbolic link
     lines = target.read_text(encoding="utf-8").splitlines() if target.exists() else [HEADER.rstrip()]
-    left = dict(values)
+    missing = dict(values)
     for number, line in enumerate(lines):
-        name, equals, given = line.partition("=")
-        if equals and name.strip() in left and given.strip() in {"", '""', "''"}:
-            lines[number] = f"{name.strip()}={left.pop(name.strip())}"
-    lines += [f"{name}={value}" for name, value in left.items()]
+        name, equals, current = line.partition("=")
+        if equals and name.strip() in missing and current.strip() in {"", '""', "''"}:
+            lines[number] = f"{name.strip()}={missing.pop(name.strip())}"
+    lines += [f"{name}={value}" for name, value in missing.items()]
     write_private(target, "\n".join(lines) + "\n")
 
 
 def local_timezone() -> str:
     """This machine's time zone as an IANA name: from TZ, /etc/timezone or the link /etc/localtime; else UTC."""
     candidates = [inherited_environment().get("TZ", "").removeprefix(":")]
-    if (named := Path("/etc/timezone")).is_file():
-        candidates.append(named.read_text(encoding="utf-8").strip())
-    if (link := Path("/etc/localtime")).is_symlink():
-        candidates.append(str(link.readlink()).partition("zoneinfo/")[2])
+    if (timezone_file := Path("/etc/timezone")).is_file():
+        candidates.append(timezone_file.read_text(encoding="utf-8").strip())
+    if (localtime := Path("/etc/localtime")).is_symlink():
+        candidates.append(str(localtime.readlink()).partition("zoneinfo/")[2])
     return next((name for name in candidates if _is_zone(name)), "UTC")
 
 
 def _is_zone(name: str) -> bool:
     try:
         return bool(name) and bool(ZoneInfo(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown; not a relative path; a folder
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # an unknown name; not a relative path; a folder
         return False

@@ -1,4 +1,4 @@
-"""Wait until programs that were started answer: for as long as they get on with it."""
+"""Wait until started programs answer, as long as they make progress."""
 
 import subprocess
 from collections import defaultdict
@@ -14,70 +14,70 @@ from utils.errors import StackError
 from utils.patience import Patience
 
 Started = subprocess.Popen[bytes] | psutil.Popen
-START_PATIENCE = 120.0  # seconds without a line in the log and without work
-LONGEST = 3600.0  # seconds: a program that never answers may log and work for ever
-STARTS = 6  # of one program; one that has ended as often will do so again
+START_PATIENCE = 120.0  # seconds without a new line in the log and without work
+LONGEST = 3600.0  # seconds; a program that never answers might log and work for ever
+STARTS = 6  # of one program, before the wait is given up
 
 
 def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supervisor: Supervisor) -> None:
-    """Return once each of the programs `names` `answers`.
+    """Return once `answers` is true for every name.
 
-    Raises: StackError with the last line of the log of one that ends again and again, or gets no further.
+    Raises: StackError if a program ends repeatedly or makes no progress, with the last line of its log.
     """
-    left = list(names)
-    begun: defaultdict[str, set[float]] = defaultdict(set)
+    waiting = list(names)
+    start_times: defaultdict[str, set[float]] = defaultdict(set)
 
     def all_answer() -> bool:
-        left[:] = [name for name in left if not answers(name)]
-        states = supervisor.states() if left else {}
-        for name in left:
+        waiting[:] = [name for name in waiting if not answers(name)]
+        states = supervisor.states() if waiting else {}
+        for name in waiting:
             if name not in states:
                 raise StackError("the supervisor has ended")
-            begun[name].add(states[name].since)
-            if states[name].state == FATAL or len(begun[name]) > STARTS:
-                raise StackError(f"{name} ends again and again; {said(name)}")
-        return not left
+            start_times[name].add(states[name].since)
+            if states[name].state == FATAL or len(start_times[name]) > STARTS:
+                raise StackError(f"{name} ends again and again; {log_text(name)}")
+        return not waiting
 
     def signs() -> list[object]:
         states = supervisor.states()
-        return [(size(supervisor.log(name)), work(states[name].pid)) for name in left if name in states]
+        return [(size(supervisor.log(name)), work(states[name].pid)) for name in waiting if name in states]
 
-    def said(name: str) -> str:
+    def log_text(name: str) -> str:
         log = supervisor.log(name)
         return f"it last said: {last_words(log, lines=1)} (all of it: {log})"
 
     patience = Patience(
-        ", ".join(left),
+        ", ".join(waiting),
         signs,
         seconds=START_PATIENCE,
         longest=LONGEST,
-        state=lambda: f"{left[0]} does not answer; {said(left[0])}",
+        state=lambda: f"{waiting[0]} does not answer; {log_text(waiting[0])}",
     )
     patience.until(all_answer, every=0.2)
 
 
 def wait_for_process(name: str, process: Started, answers: Callable[[], bool], *, log: Path) -> None:
-    """Return once `process`, which writes to `log`, `answers`.
+    """Return once `process` answers. It writes to `log`.
 
-    Raises: StackError with the last lines of the log where it ends before, or gets no further.
+    Raises: StackError if it ends before that or makes no progress, with the last lines of the log.
     """
 
-    def does_answer() -> bool:
+    def is_answering() -> bool:
         if process.poll() is not None:
             raise StackError(f"{name} ended with {process.returncode}; it last said: {last_words(log)}")
         return answers()
 
-    _patience(name, process, log).until(does_answer)
+    _patience(name, process, log).until(is_answering)
 
 
 def wait_for_end(name: str, process: Started, *, log: Path) -> None:
-    """Return once `process`, which was asked to, has ended. Raises: GaveUp with the last lines of the log."""
+    """Return once a `process` that was asked to stop has ended. Raises: GaveUp with the last lines of the log."""
     _patience(f"the end of {name}", process, log).until(lambda: process.poll() is not None)
 
 
-def _patience(what: str, process: Started, log: Path) -> Patience:
+def _patience(awaited: str, process: Started, log: Path) -> Patience:
     return Patience(
-        what,
+        awaited,
         lambda: (size(log), work(process.pid)),
         seconds=START_PATIENCE,
         longest=LONGEST,

@@ -1,4 +1,4 @@
-"""One supervisord a stack: it restarts what crashes and keeps the logs. Everything is asked of it over its socket."""
+"""One supervisord for each stack. It restarts crashed programs and writes their logs. All calls use its socket."""
 
 import hashlib
 import json
@@ -25,19 +25,26 @@ from utils.private_files import write_private
 from utils.settings import Settings, inherited_environment
 from utils.version import ROOT
 
-GONE = (OSError, xmlrpc.client.Error)
+UNREACHABLE = (OSError, xmlrpc.client.Error)
 LAUNCH = Path(__file__).with_name("launcher.py")
 RUNNING, FATAL = "RUNNING", "FATAL"
 STOPPED = {"STOPPED", "EXITED", FATAL}
-STOPPED_FIRST = ("airflow-scheduler",)  # its tasks end by telling the API server so
-STOPPED_LAST = ("mlflow", "mariadb")  # what others write to outlives them
-RETRIES = 20  # starts that fail, each a second later than the one before, until a program is given up: FATAL
-STOP_PATIENCE = 130.0  # seconds without any program's end, above the longest `stop_seconds` of one
+STOPPED_FIRST = ("airflow-scheduler",)  # ending tasks report to the API server
+STOPPED_LAST = ("mlflow", "mariadb")  # the other programs write to these
+RETRIES = 20  # failed starts, each wait a second longer, before the state becomes FATAL
+STOP_PATIENCE = 130.0  # seconds in which no program ends; longer than any `stop_seconds`
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the supervisor says of a program. `pid` is 0 while it does not run; `since` is a Unix time in seconds."""
+    """The state of a program in the supervisor.
+
+    name: the name of the program.
+    state: supervisord's name of the state, such as RUNNING.
+    pid: the process id. 0 while the program does not run.
+    since: the Unix time of the last start, in seconds.
+    detail: supervisord's description.
+    """
 
     name: str
     state: str
@@ -54,7 +61,7 @@ class Supervisor:
         self._folder = runtime(settings)
         self._socket = self._folder / "supervisor.sock"
         self._config = settings.home.resolve() / "supervisord.conf"
-        self._outdated: set[str] = set()  # programs that run by an earlier definition until `start` is asked for them
+        self._outdated: set[str] = set()  # programs that run with an old definition until `start`
 
     def _call(self, method: str, *arguments: object) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
@@ -68,28 +75,29 @@ class Supervisor:
     def running(self) -> bool:
         try:
             return bool(self._call("getState")["statecode"] == 1)
-        except GONE:
+        except UNREACHABLE:
             return False
 
     def states(self) -> dict[str, State]:
-        """Every program by name; empty where no supervisor runs."""
+        """Every program by name. Empty if no supervisor runs."""
         try:
-            found = self._call("getAllProcessInfo")
-        except GONE:
+            processes = self._call("getAllProcessInfo")
+        except UNREACHABLE:
             return {}
         return {
-            p["name"]: State(p["name"], p["statename"], p["pid"], float(p["start"]), p["description"]) for p in found
+            p["name"]: State(p["name"], p["statename"], p["pid"], float(p["start"]), p["description"])
+            for p in processes
         }
 
     def clear_leftovers(self) -> int:
-        """End what a killed run of this stack left behind; the number of processes. Nothing while a supervisor runs."""
+        """End processes that a killed run of this stack left, unless a supervisor runs. Return their number."""
         return 0 if self.running else clear_leftovers(self._settings)
 
     def ensure(self, programs: Iterable[Program], *, until_start: Collection[str] = ()) -> None:
-        """Run a supervisor that knows exactly `programs`; leftovers of a killed one are ended first.
+        """Run a supervisor with exactly `programs`. Leftovers of a killed supervisor are ended first.
 
-        A program whose definition changed is stopped and waits for `start`; one named in `until_start` runs on until
-        then, by its earlier definition. Nothing else that runs is disturbed.
+        A program with a changed definition is stopped until `start`. A program in `until_start` keeps running with
+        its old definition until then. Unchanged programs keep running.
 
         Raises: StackError.
         """
@@ -100,9 +108,9 @@ class Supervisor:
         self.clear_leftovers()
         environment = {**inherited_environment(), MARKER: str(self._settings.home.resolve())}
         daemon = [sys.executable, "-m", "supervisor.supervisord", "--configuration", str(self._config)]
-        ran = subprocess.run(daemon, env=environment, cwd=ROOT, capture_output=True, text=True)
-        if ran.returncode:
-            raise StackError(f"the supervisor did not start: {(ran.stderr or ran.stdout).strip()[-300:]}")
+        result = subprocess.run(daemon, env=environment, cwd=ROOT, capture_output=True, text=True)
+        if result.returncode:
+            raise StackError(f"the supervisor did not start: {(result.stderr or result.stdout).strip()[-300:]}")
         log = self.log("supervisor")
         patience = Patience("the supervisor", lambda: size(log), state=lambda: last_words(log, lines=1))
         patience.until(lambda: self.running)
@@ -114,72 +122,72 @@ class Supervisor:
         self._exchange([name for name in changed if name not in self._outdated], added=added, removed=removed)
 
     def _exchange(self, changed: Collection[str], *, added: Iterable[str] = (), removed: Iterable[str] = ()) -> None:
-        gone = [*changed, *removed]
-        self._stop_in_order(gone)
-        for name in gone:
+        obsolete = [*changed, *removed]
+        self._stop_in_order(obsolete)
+        for name in obsolete:
             self._call("removeProcessGroup", name)
         for name in (*added, *changed):
             self._call("addProcessGroup", name)
 
     def log(self, name: str) -> Path:
-        """Where program `name` writes."""
+        """The log file of program `name`."""
         return logs(self._settings) / f"{name}.log"
 
     def start(self, names: Iterable[str]) -> list[str]:
-        """Start those of the programs `names` that do not run by their present definition; the names of these.
+        """Start the programs in `names` that do not run with their current definition. Return the started names.
 
-        It waits until what runs by an earlier one has ended, and not for what it starts.
+        It waits for the end of programs with an old definition. It does not wait for the started programs.
         """
-        wanted = list(names)
-        outdated = [name for name in wanted if name in self._outdated]
+        requested = list(names)
+        outdated = [name for name in requested if name in self._outdated]
         self._exchange(outdated)
         self._outdated.difference_update(outdated)
         states = self.states()
-        started = [name for name in wanted if states[name].state in STOPPED]
+        started = [name for name in requested if states[name].state in STOPPED]
         for name in started:
             self._call("startProcess", name, False)
         return started
 
     def stop(self) -> None:
-        """Stop every program, the scheduler first, MLflow and then MariaDB last; then the supervisor itself.
+        """Stop every program: the scheduler first, MLflow and MariaDB last. Then stop the supervisor.
 
-        Bounded: what does not end in its time is killed.
+        The time is bounded: a program that does not end within its `stop_seconds` is killed.
 
-        Raises: GaveUp where the supervisor does not end.
+        Raises: GaveUp if the supervisor does not end.
         """
         pid = self.pid()
         self._stop_in_order(list(self.states()))
         try:
             self._call("shutdown")
-        except GONE:
+        except UNREACHABLE:
             return
         Patience("the supervisor's end").until(
             lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid)))
         )
 
     def _stop_in_order(self, names: Collection[str]) -> None:
-        others = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
-        for together in (STOPPED_FIRST, others, *((name,) for name in STOPPED_LAST)):
-            self._stop_all([name for name in together if name in names])
+        middle = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for group in (STOPPED_FIRST, middle, *((name,) for name in STOPPED_LAST)):
+            self._stop_all([name for name in group if name in names])
 
     def _stop_all(self, names: list[str]) -> None:
         for name in names:
             try:
                 self._call("stopProcess", name, False)
             except xmlrpc.client.Fault:
-                continue  # it does not run, or there is none of that name
+                continue  # the program does not run, or does not exist
 
-        def left() -> list[str]:
-            return [name for name, each in self.states().items() if name in names and each.state not in STOPPED]
+        def still_running() -> list[str]:
+            return [name for name, state in self.states().items() if name in names and state.state not in STOPPED]
 
-        with suppress(GaveUp):  # the supervisor kills it as it ends itself, or `down` finds it among the leftovers
-            Patience("programs to end", left, seconds=STOP_PATIENCE).until(lambda: not left())
+        with suppress(GaveUp):  # the supervisor kills the rest at its own end, or `down` clears them
+            Patience("programs to end", still_running, seconds=STOP_PATIENCE).until(lambda: not still_running())
 
     def pid(self) -> int:
-        """Its process id, 0 where none runs."""
+        """The process id of the supervisor. 0 if it does not run."""
         try:
             return int(self._call("getPID"))
-        except GONE:
+        except UNREACHABLE:
             return 0
 
     def _write(self, programs: list[Program]) -> None:
@@ -189,26 +197,26 @@ class Supervisor:
         for program in programs:
             launch = program.launch()
             environment = {**launch.environment, PROGRAM: program.name}
-            described = {"argv": launch.argv, "environment": environment}
-            write_private(folder / f"{program.name}.json", json.dumps(described))
+            description = {"argv": launch.argv, "environment": environment}
+            write_private(folder / f"{program.name}.json", json.dumps(description))
             argv = launcher_command(folder / f"{program.name}.json", digest=_digest(launch))
             sections.append(_program_section(program, argv, logs(self._settings).resolve()))
         write_private(self._config, "\n".join(sections))
 
 
 def launcher_command(description: Path, *, digest: str) -> list[str]:
-    """What becomes the program that the file `description` holds. Another `digest` means that it is to start anew."""
+    """The command that executes the program in the file `description`. A changed `digest` restarts the program."""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(description), digest]
 
 
 def _digest(launch: Launch) -> str:
-    """SHA-256 of what defines a program; not of what the caller's shell happens to be set to."""
-    own = {name: value for name, value in launch.environment.items() if name not in inherited_environment()}
-    return hashlib.sha256(json.dumps([launch.argv, own], sort_keys=True).encode()).hexdigest()
+    """SHA-256 of a program's definition, without the variables that are inherited from the caller's shell."""
+    own_variables = {name: value for name, value in launch.environment.items() if name not in inherited_environment()}
+    return hashlib.sha256(json.dumps([launch.argv, own_variables], sort_keys=True).encode()).hexdigest()
 
 
 def _plain(path: Path) -> str:
-    return str(path).replace("%", "%%")  # % starts an expression
+    return str(path).replace("%", "%%")  # % starts an expression in supervisord's configuration
 
 
 def _daemon_section(socket: Path, run: Path, log_folder: Path) -> str:

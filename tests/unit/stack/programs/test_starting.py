@@ -39,7 +39,7 @@ def program(code: str, log: Path, *arguments: object) -> Iterator["subprocess.Po
 
 
 def test_a_program_that_goes_on_logging_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "PATIENCE", 1.0)  # it takes longer than that in all
+    monkeypatch.setattr(starting, "START_PATIENCE", 1.0)  # it takes longer than that in all
     log, ready = tmp_path / "log", tmp_path / "ready"
     with program(STARTS_SLOWLY, log, ready) as process:
         starting.wait_for_process("it", process, ready.exists, log=log)
@@ -47,7 +47,7 @@ def test_a_program_that_goes_on_logging_is_waited_for(tmp_path: Path, monkeypatc
 
 
 def test_a_program_that_sleeps_is_given_up_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "PATIENCE", 1.0)
+    monkeypatch.setattr(starting, "START_PATIENCE", 1.0)
     log = tmp_path / "log"
     code = "import time; print('waiting for a lock', flush=True); time.sleep(999)"
     with program(code, log) as process:
