@@ -12,7 +12,7 @@ from utils.errors import NotFound, NotLogged, NotNow, UnknownEntities
 STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 
-async def responded(work: Awaitable[Any]) -> Response:
+async def to_response(work: Awaitable[Any]) -> Response:
     """The outcome of `work` as a response. BentoML's own serialisation takes longer than the prediction."""
     try:
         content = await work
