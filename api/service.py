@@ -72,7 +72,7 @@ class Endpoints:
             instance_id=instance,
             rejects=self.rejects,
             numbers=self.numbers,
-            spooled=spool.depth,
+            spool_depth=spool.depth,
         )
         self._drainer = Drainer(self.settings, spec.name, spool=spool, breaker=breaker, folder=folder)
         self._batcher = Batcher(

@@ -148,11 +148,8 @@ class Stack:
             states = self.states()
             # Only one-shot services: the other ones log every health check.
             output = [self._last_output(name, lines=1) for name in unready if name in ONE_SHOT]
-            return (
-                [_progress(states[name]) for name in unready],
-                output,
-                activity(airflow) if "begin" in unready else "",
-            )
+            runs = activity(airflow) if "begin" in unready else ""
+            return [_progress(states[name]) for name in unready], output, runs
 
         Patience(
             f"containers to be well: {', '.join(services)}",
@@ -213,8 +210,8 @@ def _progress(states: list[dict[str, Any]]) -> object:
 
 def _engine() -> dict[str, str]:
     """The variables that reach an engine. Empty if docker works without them."""
-    answers = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
-    if answers:
+    has_engine = shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    if has_engine:
         return {}
     if not (TOOLS / "engine.sh").is_file():
         raise SystemExit("compose-check: no Docker engine answers here: start one, and see that you may use it")

@@ -87,7 +87,7 @@ class Connection(HttpToolsProtocol):
     def _look(self) -> None:
         now, wait = self.loop.time(), 1.0
         unread = self._unread_since is not None and now - self._unread_since >= ARRIVAL
-        if unread or self.transport.is_closing():  # the client still has not read the response before the close
+        if unread or self.transport.is_closing():  # closing, and the client still has not read the response
             self.transport.abort()
             return
         if self.cycle is None or self.cycle.response_complete:  # else `Guard` has the deadline

@@ -166,4 +166,4 @@ class _Gone(Exception):
 
 def _details(body_problems: Iterable[Problem]) -> list[dict[str, Any]]:
     keys = ("row", "field", "reason", "message")
-    return [{key: getattr(each, key) for key in keys if getattr(each, key) is not None} for each in body_problems]
+    return [{key: value for key in keys if (value := getattr(problem, key)) is not None} for problem in body_problems]

@@ -54,12 +54,12 @@ class ModelSlot:
         instance_id: UUID,
         rejects: RejectCounts,
         numbers: Numbers,
-        spooled: Callable[[], Depth],
+        spool_depth: Callable[[], Depth],
     ) -> None:
         self.version: LoadedVersion | None = None
         self.instance_id = instance_id
         self._spec, self._url, self._rejects = spec, url, rejects
-        self._numbers, self._spooled = numbers, spooled
+        self._numbers, self._spool_depth = numbers, spool_depth
         self._bento_store = BentoStore(settings, spec.name)
         self._client = driver.Client(settings)
         self._started_at = utc_now()
@@ -108,8 +108,8 @@ class ModelSlot:
     def _shadow(self) -> None:
         """Run the challenger, unless it is the serving version."""
         serving, challenger = self._serving, self._challenger
-        shadows = serving is not None and challenger is not None and challenger.version != serving.version
-        self.shadow.follow(challenger if shadows else None)
+        is_other = serving is not None and challenger is not None and challenger.version != serving.version
+        self.shadow.follow(challenger if is_other else None)
 
     def _try_to_serve(self, wanted: Deployment) -> None:
         """Take one step towards serving `wanted`: load it, fetch it first, or wait after a refusal."""
@@ -175,9 +175,9 @@ class ModelSlot:
         """Write the heartbeat and the counts of refused requests, and publish the spool's metrics."""
         refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
         reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
-        spooled = self._spooled()
-        age_seconds = (utc_now() - spooled.oldest).total_seconds() if spooled.oldest else 0.0
-        self._numbers.set_spool(spooled.rows, age_seconds, spooled.filled)
+        depth = self._spool_depth()
+        age_seconds = (utc_now() - depth.oldest).total_seconds() if depth.oldest else 0.0
+        self._numbers.set_spool(depth.rows, age_seconds, depth.filled)
         heartbeat = Heartbeat(
             instance_id=self.instance_id,
             model=self._spec.name,
@@ -189,8 +189,8 @@ class ModelSlot:
             serving_since=self.version.serving_since if self.version else None,
             refused_version=refused,
             refused_reason=reason,
-            spool_rows=spooled.rows,
-            spool_oldest=spooled.oldest,
+            spool_rows=depth.rows,
+            spool_oldest=depth.oldest,
             shadow_version=self.shadow.version,
             shadow_refused=self.shadow.refusal,
         )
