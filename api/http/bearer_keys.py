@@ -146,4 +146,4 @@ class Keys:
         try:
             self._file_hashes = [bytes.fromhex(key.sha256) for key in self._file.read()]
         except (OSError, IntegrityError, ValueError) as error:
-            log.error("the key file can't be read, the keys read before stay valid: %s", error)
+            log.error("the key file can't be read, the keys stay as they were: %s", error)
