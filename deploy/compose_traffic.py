@@ -1,4 +1,4 @@
-"""Requests at a steady rate while containers are killed and replaced, and the number of answered and logged ones."""
+"""Requests at a steady rate while containers are killed and replaced, with counts of answered and logged requests."""
 
 import threading
 import time

@@ -52,7 +52,7 @@ class Guard:
             return
         status: int | None = None
 
-        async def send_and_note_status(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
@@ -60,12 +60,12 @@ class Guard:
         try:
             async with asyncio.timeout(self._timeout):
                 refusal = self._check_headers(dict(scope["headers"])) or await self._check_body(scope, body, receive)
-                await (refusal or self._app)(scope, receive, send_and_note_status)
+                await (refusal or self._app)(scope, receive, send_and_record_status)
         except _Gone:
             pass
         except TimeoutError:
             if status is None:
-                await self._too_late(arrived=REQUEST in scope)(scope, receive, send_and_note_status)
+                await self._too_late(arrived=REQUEST in scope)(scope, receive, send_and_record_status)
         finally:
             self._numbers.request(scope["path"], status)
 
