@@ -1,7 +1,7 @@
-"""Numbers for Prometheus, on BentoML's page /metrics beside its own.
+"""Metrics for Prometheus, on BentoML's page /metrics beside BentoML's own metrics.
 
-Every worker counts into files of its own, which whoever is asked for the page adds up. All series are there from the
-start and their labels are known by then, so nothing that a client sends makes another one.
+Every worker counts into its own files. The worker that serves the page adds them up. All series with all their labels
+exist from the start, so no request of a client can create a new one.
 """
 
 import os
@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from utils.errors import NotNow
 from utils.settings import counters_folder
 
-# What became of a request, by the status of its answer: an outcome, and a reason that says more.
+# The outcome and reason of a request, by the status of its response.
 BY_STATUS = {
     200: ("answered", ""),
     400: ("refused", "invalid"),
@@ -29,21 +29,21 @@ BY_STATUS = {
     504: ("failed", "timeout"),
 }
 NOT_NOW = {cause: ("failed", cause) for cause in NotNow.CAUSES}
-GONE = ("gone", "")  # the client, before its request was here
+GONE = ("gone", "")  # the client disconnected before its request had arrived
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("queue", "score", "commit")
 
-CAUSE: ContextVar[str] = ContextVar("cause", default="")  # why the request that is handled gets a 503
+CAUSE: ContextVar[str] = ContextVar("cause", default="")  # why the current request gets a 503
 
 
 class Numbers:
-    """One worker's counts. `service` is the model's name, which BentoML's own series have as `service_name` too."""
+    """One worker's metrics. `service` is the model's name, the `service_name` of BentoML's own series."""
 
     def __init__(self, service: str, *, endpoints: Iterable[str]) -> None:
         _forget_dead_workers()
         self._service = service
-        self.registry = CollectorRegistry()  # of this worker alone; the page is made from the files
+        self.registry = CollectorRegistry()  # this worker's metrics only; the page is made from the files
         requests = Counter(
             "evergreen_requests",
             "Requests by endpoint, outcome (answered, refused, failed, gone) and reason",
@@ -81,13 +81,15 @@ class Numbers:
         self._spool_age = self._gauge("spool_oldest_seconds", "Age of the oldest of them", "livemax")
         self._spool_filled = self._gauge("spool_filled_ratio", "Part of a spool's room that is taken", "livemax")
 
-    def _gauge(self, name: str, told: str, mode: Literal["livemin", "livemax", "livesum"]) -> Gauge:
-        """Of living workers; `mode` says how their values make one."""
-        made = Gauge(f"evergreen_{name}", told, ("service_name",), registry=self.registry, multiprocess_mode=mode)
-        return made.labels(self._service)
+    def _gauge(self, name: str, description: str, mode: Literal["livemin", "livemax", "livesum"]) -> Gauge:
+        """A gauge over the living workers. `mode` combines their values into one."""
+        gauge = Gauge(
+            f"evergreen_{name}", description, ("service_name",), registry=self.registry, multiprocess_mode=mode
+        )
+        return gauge.labels(self._service)
 
     def request(self, endpoint: str, status: int | None) -> None:
-        """Count a request by its answer's `status`; None where its client went away first."""
+        """Count a request by the `status` of its response. None: the client disconnected first."""
         if status is None:
             outcome = GONE
         elif status == 503:
@@ -97,22 +99,22 @@ class Numbers:
         self._requests[(endpoint, *outcome)].inc()
 
     def batch(self, *, rows: int, queue: float, score: float, commit: float) -> None:
-        """Count a batch that was answered; times in seconds, `queue` is the longest wait of its requests."""
+        """Count an answered batch. Times are in seconds. `queue` is the longest wait of its requests."""
         self._rows.observe(rows)
         for stage, seconds in zip(self._stages, (queue, score, commit), strict=True):
             stage.observe(seconds)
 
     def set_version(self, number: int, *, deployed_at: datetime, fitted_until: datetime | None) -> None:
-        """Say which version this worker serves from now on, and how old it is.
+        """Publish the version that this worker serves from now on, and its age. Times are UTC.
 
-        `fitted_until`: the newest label it learned from, None where data have no time. Times are UTC.
+        `fitted_until`: the newest label that the version learned from. None if the data has no time.
         """
         self._version.set(number)
         self._deployed.set(_unix(deployed_at))
         self._fitted.set(_unix(fitted_until or deployed_at))
 
     def set_spool(self, rows: int, age_seconds: float, filled: float = 0.0) -> None:
-        """Say what this worker's spool holds: `rows`, the age of the oldest, and how full it is, from 0 to 1."""
+        """Publish the depth of this worker's spool: its rows, the age of the oldest, and its used share, 0 to 1."""
         self._spool_rows.set(rows)
         self._spool_age.set(age_seconds)
         self._spool_filled.set(filled)
@@ -124,7 +126,7 @@ def _unix(time: datetime) -> float:
 
 
 def _forget_dead_workers() -> None:
-    """Take the gauges of workers that were killed off the page: nobody else does."""
+    """Remove the gauges of killed workers from the page. Nothing else removes them."""
     folder = counters_folder()
     for file in folder.glob("gauge_live*.db") if folder else ():
         pid = int(file.stem.rpartition("_")[2])

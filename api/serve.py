@@ -1,10 +1,10 @@
-"""`python -m api.serve …`: `bentoml serve …`, which refuses newcomers from the moment it is asked to end.
+"""`python -m api.serve …`: `bentoml serve …`, but it refuses new connections as soon as shutdown begins.
 
-BentoML's own parent keeps the socket open until its workers have ended: who connects meanwhile waits in line, for as
-long as the workers take, and is then cut off without knowing whether anybody read the request. Refused at once, a
-client or a proxy goes elsewhere.
+BentoML's parent process keeps the socket open until its workers have ended. A client that connects meanwhile waits for
+them and is then disconnected, and it does not know whether its request was read. A client or a proxy that is refused at
+once tries another replica.
 
-It also makes the memory in which the workers tell each other how many connections they hold (`api.http.balance`).
+This process also makes the memory in which the workers share their numbers of connections (`api.http.balance`).
 """
 
 import os
@@ -18,20 +18,20 @@ from bentoml_cli.cli import cli
 from api.http import balance
 
 
-def close_the_door_first() -> None:
-    """Make BentoML's parent process end in that order."""
-    stop: Any = Arbiter.stop  # typed as giving nothing; what it gives is waited for
+def close_the_socket_first() -> None:
+    """Make BentoML's parent process shut down the listening socket before it stops its workers."""
+    stop: Any = Arbiter.stop  # typed as returning None; it returns an awaitable
 
     def stop_listening_and_stop(arbiter: Any) -> Any:
-        for each in arbiter.sockets.values():
-            with suppress(OSError):  # closed by now
-                each.shutdown(socket.SHUT_RDWR)  # the workers' socket is the same one
+        for listening in arbiter.sockets.values():
+            with suppress(OSError):  # closed already
+                listening.shutdown(socket.SHUT_RDWR)  # the workers share this socket
         return stop(arbiter)
 
     Arbiter.stop = stop_listening_and_stop  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
-    close_the_door_first()
+    close_the_socket_first()
     balance.offer(os.environ)
     cli()

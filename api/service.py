@@ -19,7 +19,7 @@ from api.http.fast_path import Answer, Direct, put_before
 from api.http.guard import REQUEST, REQUEST_SECONDS, Guard
 from api.http.known_paths import KnownPaths
 from api.http.openapi import document
-from api.http.responses import responded
+from api.http.responses import to_response
 from api.log.drain import Drainer
 from api.log.prediction_log import Breaker, PredictionLog
 from api.log.spool import Spool
@@ -48,13 +48,13 @@ log = logging.getLogger(__name__)
 
 
 class Endpoints:
-    """One worker's parts, and what it answers. `build` makes a subclass with the model's types."""
+    """One worker's parts and endpoints. `build` makes a subclass with the model's types."""
 
     settings: ClassVar[Settings]
     schemas: ClassVar[Schemas]
     rejects: ClassVar[RejectCounts]
     numbers: ClassVar[Numbers]
-    answers: ClassVar[dict[str, Answer]]  # filled when the worker starts: what answers each path
+    answers: ClassVar[dict[str, Answer]]  # the endpoint of each path, filled when the worker starts
     bento_service: Any  # set by BentoML
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -72,7 +72,7 @@ class Endpoints:
             instance_id=instance,
             rejects=self.rejects,
             numbers=self.numbers,
-            spooled=spool.depth,
+            spool_depth=spool.depth,
         )
         self._drainer = Drainer(self.settings, spec.name, spool=spool, breaker=breaker, folder=folder)
         self._batcher = Batcher(
@@ -109,7 +109,7 @@ class Endpoints:
         async def answer() -> Any:
             return (await self._batcher.predict([data], explain=explain))[0]
 
-        return await responded(answer())
+        return await to_response(answer())
 
     async def predict_batch(self, data: list[Row], explain: bool = False) -> Response:
         """Many rows in one call, answered in their order by one version; all of them or none."""
@@ -117,7 +117,7 @@ class Endpoints:
         async def answers() -> Any:
             return {"predictions": await self._batcher.predict(data, explain=explain)}
 
-        return await responded(answers())
+        return await to_response(answers())
 
     async def predict_by_id(self, ids: list[str], explain: bool = False) -> Response:
         """Predictions from each entity's newest features in the store, in the order of the ids; all of them or none."""
@@ -126,20 +126,20 @@ class Endpoints:
             rows, doubts = await self._lookups.rows(ids)
             return {"predictions": await self._batcher.predict(rows, explain=explain, doubts=doubts)}
 
-        return await responded(answers())
+        return await to_response(answers())
 
     async def feedback(self, prediction_id: UUID, actual: str | float) -> Response:
         """The truth about an earlier prediction, by its prediction_id. A later report corrects an earlier one."""
         loop = asyncio.get_running_loop()
-        return await responded(loop.run_in_executor(self._feedback_thread, self._record, prediction_id, actual))
+        return await to_response(loop.run_in_executor(self._feedback_thread, self._record, prediction_id, actual))
 
     async def metadata(self) -> Response:
         """Which version serves, since when, and where it came from."""
 
-        async def told() -> Any:
+        async def answer() -> Any:
             return self._metadata()
 
-        return await responded(told())
+        return await to_response(answer())
 
     def _score(self, version: LoadedVersion, rows: Any, origins: Any) -> list[Prediction]:
         return predict(version, rows, instance=self._slot.instance_id, origins=origins, now=utc_now())
@@ -148,11 +148,11 @@ class Endpoints:
         model = self.schemas.spec.name
 
         def write(link: driver.Link) -> bool:
-            if known := writing.is_logged(link, prediction_id):
+            if is_logged := writing.is_logged(link, prediction_id):
                 writing.add_feedback(link, prediction_id, model=model, actual=str(actual))
             elif heartbeats.is_spooling(link, model):
                 raise NotNow(reason="the prediction may not have reached the log yet", retry_after=5, cause="spool")
-            return known
+            return is_logged
 
         if not self._feedback_client.run(write):
             raise NotFound(what=f"prediction {prediction_id}", hint="take the id from an answer of /predict")
@@ -162,7 +162,7 @@ class Endpoints:
         version = self._slot.version
         if version is None:
             raise NotNow(reason="there is no trained model to serve yet", retry_after=5, cause="no model")
-        told = Metadata(
+        metadata = Metadata(
             model=version.model,
             version=version.number,
             sha256=version.bundle.sha256,
@@ -172,13 +172,13 @@ class Endpoints:
             spec_hash=version.bundle.spec.hash,
             **{name: version.tags.get(name) for name in TAGS},
         )
-        return told.model_dump()
+        return metadata.model_dump()
 
 
 TAGS = ("run_id", "snapshot_id", "snapshot_sha256", "code_commit", "fitted_until", "evaluated_as")
 
 
-class Received(bentoml.IODescriptor):  # type: ignore[misc]
+class ValidatedBody(bentoml.IODescriptor):  # type: ignore[misc]
     """A body that `Guard` has read and validated."""
 
     @classmethod
@@ -191,7 +191,7 @@ class Received(bentoml.IODescriptor):  # type: ignore[misc]
 
 
 class ModelService(bentoml.Service):  # type: ignore[misc]
-    """BentoML's service, with our document on its page, a short way to our endpoints, no metrics of unknown paths."""
+    """BentoML's service with our OpenAPI document, the fast path to our endpoints and no metrics of unknown paths."""
 
     @property
     def openapi_spec(self) -> "ModelService":
@@ -199,10 +199,10 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
 
     def asdict(self) -> dict[str, Any]:
         settings, spec = self.inner.settings, self.inner.schemas.spec
-        _, profile = _known_spec(settings)  # of a version that came after this worker started, too
-        shown = _bodies(build_schemas(spec, profile=profile))
+        _, profile = _current_spec(settings)  # the version may be newer than this worker
+        endpoints = _bodies(build_schemas(spec, profile=profile))
         key = Keys(settings).are_needed
-        return document(super().openapi_spec.asdict(), spec=spec, endpoints=shown, key=key)
+        return document(super().openapi_spec.asdict(), spec=spec, endpoints=endpoints, key=key)
 
     def to_asgi(self, is_main: bool = True) -> KnownPaths:
         connections.install()
@@ -222,17 +222,19 @@ class ModelService(bentoml.Service):  # type: ignore[misc]
 
 
 def build(settings: Settings) -> ModelService:
-    """The service of `settings.model`. Nothing connects or starts before a worker does."""
-    spec, profile = _known_spec(settings)
+    """The service of `settings.model`. Connections and threads begin when a worker starts."""
+    spec, profile = _current_spec(settings)
     schemas, rejects = build_schemas(spec, profile=profile), RejectCounts()
     bodies = _bodies(schemas)
     numbers = Numbers(spec.name, endpoints=bodies)
     methods = {
-        path[1:]: bentoml.api(getattr(Endpoints, path[1:]), input_spec=_descriptor(body), output_spec=_descriptor(told))
-        for path, (body, told) in bodies.items()
+        path[1:]: bentoml.api(
+            getattr(Endpoints, path[1:]), input_spec=_descriptor(request), output_spec=_descriptor(answer)
+        )
+        for path, (request, answer) in bodies.items()
     }
     parts = {"settings": settings, "schemas": schemas, "rejects": rejects, "numbers": numbers, "answers": {}}
-    made: ModelService = bentoml.service(
+    model_service: ModelService = bentoml.service(
         type(spec.name, (Endpoints,), {**parts, **methods, "__module__": __name__, "__doc__": spec.description}),
         name=spec.name,
         service_class=ModelService,
@@ -241,11 +243,11 @@ def build(settings: Settings) -> ModelService:
         tracing={"excluded_urls": ".*"},  # half of a request's CPU
         logging={"access": {"enabled": False}},
     )
-    return made
+    return model_service
 
 
 def _bodies(schemas: Schemas) -> dict[str, tuple[type[BaseModel], type[BaseModel]]]:
-    """Request and answer of every endpoint, by its path."""
+    """The types of every endpoint's request and answer, by path."""
     return {
         "/predict": (schemas.predict, schemas.answer),
         "/predict_batch": (schemas.predict_batch, schemas.answers),
@@ -256,11 +258,11 @@ def _bodies(schemas: Schemas) -> dict[str, tuple[type[BaseModel], type[BaseModel
 
 
 def _descriptor(model: type[BaseModel]) -> type[BaseModel]:
-    return create_model(model.__name__, __base__=(Received, model), __module__=__name__)
+    return create_model(model.__name__, __base__=(ValidatedBody, model), __module__=__name__)
 
 
-def _known_spec(settings: Settings) -> tuple[ModelSpec, dict[str, Any] | None]:
-    """The spec and profile of the version that serves here; before the first one, the model file and None.
+def _current_spec(settings: Settings) -> tuple[ModelSpec, dict[str, Any] | None]:
+    """The spec and profile of the version that serves here. Before the first version, the model file and None.
 
     Raises: SettingMissing, UnknownModel, SpecInvalid.
     """
@@ -273,7 +275,7 @@ def _known_spec(settings: Settings) -> tuple[ModelSpec, dict[str, Any] | None]:
         try:
             return ModelSpec.parse(_json(folder / "spec.json"), file="spec.json"), _json(folder / "profile.json")
         except (ValueError, EvergreenError) as error:
-            log.warning("version on disk: %s", error)
+            log.warning("the version on disk can't be read: %s", error)
     return find_spec(settings.models_dir, settings.model), None
 
 

@@ -1,24 +1,24 @@
 #!/bin/sh
-# From a clone to a Python environment that runs Evergreen: system packages that are missing, Python 3.12, .venv.
-# Every step looks first; when nothing is missing it takes a moment and says nothing.
+# Makes the Python environment of a clone: installs missing system packages, finds Python 3.12, fills .venv.
+# Every step checks first. If nothing is missing, the script takes a moment and prints nothing.
 set -eu
 cd "$(dirname "$0")/.."
 
 VENV=.venv
 . deploy/uv.sh
-BINARIES="mariadb-server-core mariadb-client-core" # the programs; no daemon comes with them
+BINARIES="mariadb-server-core mariadb-client-core" # the programs only, without a daemon
 
 fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 begin() { step_began=$(date +%s); printf '… %s\n' "$1"; }
 done_in() { printf '✓ %-26s %4s s\n' "$1" "$(($(date +%s) - step_began))"; }
 
-# Servers live in sbin, which is not on every user's path.
+# Servers are in sbin, which is not on every user's path.
 PATH=$PATH:/usr/local/sbin:/usr/sbin
 
 is_312() { "$@" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
 
-find_python() { # a Python 3.12 that runs: one of pyenv's shims may be there and fail
+find_python() { # prints the path of a Python 3.12 that runs: a shim of pyenv may exist and fail
   for candidate in python3.12 python3 python "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do
     if is_312 "$candidate"; then
       "$candidate" -c 'import sys; print(sys.executable)'
@@ -31,16 +31,16 @@ find_python() { # a Python 3.12 that runs: one of pyenv's shims may be there and
   return 1
 }
 
-stamp() { # what the environment was made from
+stamp() { # the hash of everything that the environment is made from
   { pwd; "$python" -VV; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-64
 }
 
-missing_packages() { # the compiler is for mysqlclient, which is published as source only
+missing_packages() { # the compiler is for mysqlclient, which has no binary packages
   { have mariadbd && have mariadb-install-db; } || own_mariadb || echo "$BINARIES"
-  { have mariadb-dump && have mariadb; } || echo mariadb-client # for backup and restore, of a team's own server too
+  { have mariadb-dump && have mariadb; } || echo mariadb-client # for backup and restore, also of a team's own server
   have gcc || echo gcc
   have pkg-config || echo pkg-config
-  have curl || echo curl # what `make up` ends with is to be pasted
+  have curl || echo curl # `make up` prints a curl command to paste
   pkg-config --exists libmariadb 2>/dev/null || echo libmariadb-dev
   [ -e /usr/include/stdio.h ] || echo libc6-dev
   case $python in
@@ -51,7 +51,7 @@ missing_packages() { # the compiler is for mysqlclient, which is published as so
   esac
 }
 
-own_mariadb() { # a team's own server needs none here
+own_mariadb() { # whether the team has its own server: this machine then needs none
   [ -n "${EVERGREEN_MARIADB_HOST:-}" ] || grep -q '^EVERGREEN_MARIADB_HOST=.' "${EVERGREEN_ENV_FILE:-.env}" 2>/dev/null
 }
 
@@ -64,7 +64,7 @@ install_packages() { # names…
   have apt-get || fail "these Debian packages are missing here, and there is no apt: $*"
   begin "installing system packages: $*"
   log=$(mktemp)
-  wait="-o DPkg::Lock::Timeout=120" # another apt may be at work
+  wait="-o DPkg::Lock::Timeout=120" # another apt may be running
   # shellcheck disable=SC2086 # options and names without blanks
   $as_root apt-get -q $wait update >"$log" 2>&1 || { tail -n 3 "$log" >&2; fail "apt-get update failed"; }
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y $wait install --no-install-recommends "$@" >"$log" 2>&1 ||

@@ -1,11 +1,11 @@
 #!/bin/sh
-# What GitHub, Renovate and pre-commit read: held against its schema, and what workflows do against what is known to go
-# wrong there. Says nothing where all is well; needs no network.
+# Checks the files of GitHub, Renovate and pre-commit against their schemas, and workflows for known mistakes.
+# Prints nothing on success. Needs no network.
 set -eu
 cd "$(dirname "$0")/.."
 
-quietly() { # COMMAND…: what it says is shown where it fails
-  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; exit 1; }
+quietly() { # COMMAND…: shows its output only if it fails
+  output=$("$@" 2>&1) || { printf '%s\n' "$output" >&2; exit 1; }
 }
 schema() { # NAME FILE…
   name=$1

@@ -1,11 +1,11 @@
 """`make compose-check`: bring docker-compose.yaml up for real, use it, break it, upgrade it, take it down.
 
-It builds the images, waits for health, asks every model, trains one through Airflow, kills every container under
-traffic, and upgrades under traffic; all that was answered must be in the log, once. `make compose-check NAME=profiles`
-does the same for the profiles: monitoring, replicas, scale. It has a project, volumes, ports and secrets of its own,
-prints a table and exits with 1 where anything differs from what it should be.
+It builds the images, waits for health, requests a prediction of every model and trains one model through Airflow. Then
+it kills every container and upgrades all of them under traffic. Every answered request must be in the log exactly once.
+`make compose-check NAME=profiles` checks the profiles in the same way: monitoring, load, replicas, scale. The check has
+its own project, volumes, ports and secrets. It prints a table and exits with 1 if a step fails.
 
-Containers are crashed by SIGKILL from outside, so it needs the rights for that: root's, with the usual engine.
+It crashes containers by SIGKILL from outside and needs the rights for that: root's, with the usual engine.
 """
 
 import sys
@@ -28,48 +28,51 @@ from stack.programs.airflow_client import Airflow
 from utils.patience import Patience
 
 TAKE_2_GB = "python -c 'bytearray(1) * 2**31'; test $? = 137"  # 137: killed by the kernel for its memory
-RATE = 50.0  # requests a second while containers are killed and exchanged
+RATE = 50.0  # requests a second while containers are killed and replaced
 console = Console()
 
 
 def targets(stack: Stack) -> list[Target]:
-    """Every model's service."""
+    """The services of all models."""
     specs = [find_spec(stack.models, name) for name in model_names(stack.models)]
     return [Target(stack.url(spec.name), example(spec), spec.entity) for spec in specs]
 
 
 def account(stack: Stack, traffic: Traffic) -> str:
-    """Raises: RuntimeError where an answered prediction is not in the log just once."""
-    found = traffic.account(stack.settings)
-    if found.lost or found.twice or not found.answered:
-        raise RuntimeError(str(found))
-    return str(found)
+    """Compare the answered requests with the log.
+
+    Raises: RuntimeError if an answered prediction is not in the log exactly once, or if no request was answered.
+    """
+    outcome = traffic.account(stack.settings)
+    if outcome.lost or outcome.twice or not outcome.answered:
+        raise RuntimeError(str(outcome))
+    return str(outcome)
 
 
 def build(stack: Stack) -> str:
-    take_down(stack)  # what a check that was interrupted has left
+    take_down(stack)  # the containers of an interrupted check
     stack.make_standins()
     stack.compose("build")
-    images = {each["image"] for name, each in stack.services.items() if "build" in each and name in stack.started}
+    images = {stack.services[name]["image"] for name in stack.default_services if "build" in stack.services[name]}
     sizes = {image: int(stack.docker("image", "inspect", "-f", "{{.Size}}", image)) for image in sorted(images)}
     return ", ".join(f"{image} {size / 1e9:.2f} GB" for image, size in sizes.items())
 
 
 def bring_up(stack: Stack) -> str:
     stack.compose("up", "-d")
-    stack.wait_well(stack.started)
-    return f"{len(stack.started)} containers as they should be"
+    stack.wait_until_ready(stack.default_services)
+    return f"{len(stack.default_services)} containers as they should be"
 
 
 def ask(stack: Stack) -> str:
-    """One prediction a model."""
+    """Request one prediction of every model."""
     traffic = Traffic(targets(stack), stack.settings.api_key.get_secret_value(), rate=10)
     with traffic:
         patience = Patience(
             "an answer of every model", lambda: len(traffic.answered), state=lambda: traffic.failed[-1:]
         )
         patience.until(lambda: len(traffic.answered) >= len(traffic.targets))
-    if traffic.failed:  # they are asked in turn, so without a failure each has answered
+    if traffic.failed:  # requests go to the models in turn, so without a failure every model has answered
         raise RuntimeError(traffic.failed[0])
     return account(stack, traffic)
 
@@ -82,49 +85,49 @@ def train(stack: Stack) -> str:
 
 
 def kill_each(stack: Stack) -> str:
-    """A crash of the first process of each container, which the restart policy answers."""
-    killed = [name for name in stack.started if name not in ONE_SHOT]
+    """Crash the first process of each container. The restart policy must start it again."""
+    services = [name for name in stack.default_services if name not in ONE_SHOT]
     with Traffic(targets(stack), stack.settings.api_key.get_secret_value(), RATE) as traffic:
-        for name in killed:
+        for name in services:
             stack.crash(stack.containers(name)[0])
-            stack.wait_well([name])
-        stack.wait_well(stack.started)
-    return f"{len(killed)} containers came back; {account(stack, traffic)}"
+            stack.wait_until_ready([name])
+        stack.wait_until_ready(stack.default_services)
+    return f"{len(services)} containers came back; {account(stack, traffic)}"
 
 
 def upgrade(stack: Stack) -> str:
-    """Another commit makes other images, so every container of ours is exchanged."""
+    """Build images of another commit, which replaces every container of ours."""
     before = stack.containers("serve-churn")
     with Traffic(targets(stack), stack.settings.api_key.get_secret_value(), RATE) as traffic:
         stack.compose("up", "-d", "--build", EVERGREEN_COMMIT="upgraded")
-        stack.wait_well(stack.started)
+        stack.wait_until_ready(stack.default_services)
     if stack.containers("serve-churn") == before:
         raise RuntimeError("serve-churn was not exchanged")
     return account(stack, traffic)
 
 
 def memory(stack: Stack) -> str:
-    """Nothing came to its limit, and one that does is ended.
+    """Check that no container reached its memory limit, and that a container beyond its limit is killed.
 
-    Raises: RuntimeError where a container has no limit, was killed for it, or lives on beyond it.
+    Raises: RuntimeError if a container has no limit, was killed at its limit, or survives beyond it.
     """
     stack.compose("run", "--rm", "--no-deps", "-T", "serve-churn", "sh", "-c", TAKE_2_GB)
-    told = ["2 GB in a container of 1 GB: killed"]
-    for name in (each for each in stack.started if each not in ONE_SHOT):
+    results = ["2 GB in a container of 1 GB: killed"]
+    for name in (service for service in stack.default_services if service not in ONE_SHOT):
         [container] = stack.containers(name)
         limit = int(stack.docker("inspect", "-f", "{{.HostConfig.Memory}}", container))
         used, _ = stack.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container).split(" / ")
         if not limit or stack.state(container)["OOMKilled"]:
             raise RuntimeError(f"{name}: limit {limit}, {stack.state(container)}")
-        told.append(f"{name} {used} of {limit / 2**20:.0f}MiB")
-    return ", ".join(told)
+        results.append(f"{name} {used} of {limit / 2**20:.0f}MiB")
+    return ", ".join(results)
 
 
 def take_down(stack: Stack) -> str:
     stack.compose("down", "--volumes", "--timeout", "60", profiles=profiles.NAMES)
-    left = stack.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
-    if left:
-        raise RuntimeError(f"containers are left: {left}")
+    remaining = stack.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
+    if remaining:
+        raise RuntimeError(f"containers are left: {remaining}")
     return "nothing is left"
 
 
@@ -146,7 +149,7 @@ PROFILES: dict[str, Step] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 1 where a step differs from what it should be."""
+    """Run the steps and print the table. Return exit code 1 if a step failed."""
     steps: dict[str, Any] = {**BEGIN, **(PROFILES if arguments == ["profiles"] else USE), "down": take_down}
     table, failed = Table(title="compose-check"), False
     for heading in ("step", "seconds", "what was seen"):
@@ -156,14 +159,14 @@ def main(arguments: list[str]) -> int:
         for name, step in steps.items():
             if failed and step is not take_down:
                 continue
-            begun = time.monotonic()
+            began = time.monotonic()
             try:
-                seen = f"[green]✓[/green] {escape(step(stack))}"
-            except Exception as error:  # whatever it was, the stack is taken down and the table shown
-                failed, seen = True, f"[red]✗[/red] {escape(str(error))}"
-            took = time.monotonic() - begun
-            table.add_row(name, f"{took:.0f}", seen)
-            console.print(f"{name}: {took:.0f} s, {seen}", soft_wrap=True, markup=True)
+                result = f"[green]✓[/green] {escape(step(stack))}"
+            except Exception as error:  # after any error the stack is taken down and the table shown
+                failed, result = True, f"[red]✗[/red] {escape(str(error))}"
+            seconds = time.monotonic() - began
+            table.add_row(name, f"{seconds:.0f}", result)
+            console.print(f"{name}: {seconds:.0f} s, {result}", soft_wrap=True, markup=True)
     console.print(table)
     return int(failed)
 

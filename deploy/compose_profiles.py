@@ -1,4 +1,4 @@
-"""What `make compose-check NAME=profiles` does to each profile of docker-compose.yaml."""
+"""The checks of `make compose-check NAME=profiles`, one for each profile of docker-compose.yaml."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ TRIALS = 16
 
 
 def require_success(airflow: Airflow, dag_id: str, run: str) -> None:
-    """Wait for the end of a run. Raises: RuntimeError where it fails; GaveUp."""
+    """Wait for the end of a run. Raises: RuntimeError if it fails; GaveUp."""
     if end_of(airflow, dag_id, run) != "success":
         failed = [task["task_id"] for task in airflow.tasks(dag_id, run) if task["state"] == "failed"]
         raise RuntimeError(f"{dag_id} failed at {', '.join(failed)}")
@@ -38,58 +38,63 @@ def require_success(airflow: Airflow, dag_id: str, run: str) -> None:
 
 
 def monitoring(stack: Stack) -> str:
-    """The tests of the alert rules, and every query of the dashboards against what it is asked of."""
+    """Run the tests of the alert rules, and every query of the dashboards against its data source."""
     stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
-    stack.wait_well(["prometheus"])
+    stack.wait_until_ready(["prometheus"])
     [prometheus] = stack.containers("prometheus")
     stack.docker("exec", prometheus, "promtool", "check", "config", "/etc/prometheus/prometheus.yml")
     stack.docker("exec", prometheus, "promtool", "test", "rules", "/etc/prometheus/rules_test.yml")
     spec = find_spec(stack.models, MODEL)
     target = Target(stack.url(MODEL), example(spec), spec.entity)
     url = f"http://127.0.0.1:{stack.ports['PROMETHEUS']}"
-    serving, asked = sum(name.startswith("serve-") for name in stack.started), queries()
+    serving = sum(name.startswith("serve-") for name in stack.default_services)
+    panel_queries = queries()
 
     def missing() -> list[str]:
         up = _prometheus(url, 'sum(up{job="services"})')
-        seen = int(up[0]["value"][1]) if up else 0
-        empty = [f"{each.panel}: {each.promql}" for each in asked if each.promql and not _prometheus(url, each.promql)]
-        return ([] if seen == serving else [f"{seen} of {serving} services are seen"]) + empty
+        count = int(up[0]["value"][1]) if up else 0
+        empty = [
+            f"{query.panel}: {query.promql}"
+            for query in panel_queries
+            if query.promql and not _prometheus(url, query.promql)
+        ]
+        return ([] if count == serving else [f"{count} of {serving} services are seen"]) + empty
 
     with Traffic([target], stack.settings.api_key.get_secret_value(), rate=10):
         Patience("what Prometheus is asked to find", missing, seconds=120).until(lambda: not missing(), every=1)
-    found = sum(not query.sql or _has_rows(stack, query) for query in asked)
-    return f"rules as tested, {serving} services seen, {len(asked)} queries of the dashboards, {found} with rows"
+    full = sum(not query.sql or _has_rows(stack, query) for query in panel_queries)
+    return f"rules as tested, {serving} services seen, {len(panel_queries)} queries of the dashboards, {full} with rows"
 
 
 def _has_rows(stack: Stack, query: Query) -> bool:
-    """Whether MariaDB finds anything. Raises: Unreachable, DBAPIError."""
+    """Whether MariaDB returns rows for `query`. Raises: Unreachable, DBAPIError."""
     with session(stack.settings, "reader") as connection:
         return bool(connection.exec_driver_sql(query.sql.replace("%", "%%")).all())
 
 
 def _prometheus(url: str, query: str) -> list[dict[str, Any]]:
-    answer = requests.get(f"{url}/api/v1/query", params={"query": query}, timeout=10)
-    answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()["data"]["result"]
-    return found
+    response = requests.get(f"{url}/api/v1/query", params={"query": query}, timeout=10)
+    response.raise_for_status()
+    series: list[dict[str, Any]] = response.json()["data"]["result"]
+    return series
 
 
 # --- profile load --------------------------------------------------------------------------------------------------
 
 
 def load(stack: Stack) -> str:
-    """Ten users for ten seconds, begun on locust's page."""
+    """Simulate ten users for ten seconds through locust's page."""
     stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
-    stack.wait_well(["locust"])
-    asked = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
-    requests.post(f"{url}/swarm", data=asked, timeout=10).raise_for_status()
+    stack.wait_until_ready(["locust"])
+    form = {"user_count": 10, "spawn_rate": 10, "host": f"http://serve-{MODEL}:3000"}
+    requests.post(f"{url}/swarm", data=form, timeout=10).raise_for_status()
     time.sleep(10)
     requests.post(f"{url}/stop", timeout=10).raise_for_status()
     [total] = [
-        each
-        for each in requests.get(f"{url}/stats/requests", timeout=10).json()["stats"]
-        if each["name"] == "Aggregated"
+        entry
+        for entry in requests.get(f"{url}/stats/requests", timeout=10).json()["stats"]
+        if entry["name"] == "Aggregated"
     ]
     if total["num_failures"] or not total["num_requests"]:
         raise RuntimeError(f"{total['num_failures']} of {total['num_requests']} requests of locust failed")
@@ -100,13 +105,13 @@ def load(stack: Stack) -> str:
 
 
 def replicas(stack: Stack) -> str:
-    """A swap of the version, an exchange of both containers one after the other, and the loss of each, under traffic.
+    """Swap the version, replace both containers one after the other, and crash each of them, under traffic.
 
-    Nothing may fail, and each request must be in the log once, also one that had to be sent to both.
+    No request may fail. Each request must be in the log once, even if it was sent to both replicas.
     """
     pair = ["serve-churn", "serve-churn-2"]
     stack.compose("up", "-d", "--build", *pair, "balancer", profiles=["replicas"])
-    stack.wait_well([*pair, "balancer"])
+    stack.wait_until_ready([*pair, "balancer"])
 
     def swap() -> None:
         for version in ("1", "2"):
@@ -116,57 +121,58 @@ def replicas(stack: Stack) -> str:
     def exchange() -> None:
         for name in pair:
             stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profiles=["replicas"])
-            stack.wait_well([name])
+            stack.wait_until_ready([name])
 
     def lose() -> None:
         for name in pair:
             stack.crash(stack.containers(name)[0])
-            stack.wait_well([name])
+            stack.wait_until_ready([name])
 
-    seen = [
-        f"{what}: {_nothing_fails(stack, during)}"
-        for what, during in (("swapped twice", swap), ("both exchanged", exchange), ("each lost once", lose))
+    results = [
+        f"{title}: {_require_no_failure(stack, during)}"
+        for title, during in (("swapped twice", swap), ("both exchanged", exchange), ("each lost once", lose))
     ]
-    return "; ".join(seen)
+    return "; ".join(results)
 
 
-def _nothing_fails(stack: Stack, during: Callable[[], None]) -> str:
+def _require_no_failure(stack: Stack, during: Callable[[], None]) -> str:
+    """Send requests while `during` runs. Raises: RuntimeError if a request fails, is lost or is logged twice."""
     spec = find_spec(stack.models, MODEL)
     target = Target(f"http://127.0.0.1:{stack.ports['BALANCER']}", example(spec), spec.entity)
     with Traffic([target], stack.settings.api_key.get_secret_value(), rate=50) as traffic:
         during()
-    found = traffic.account(stack.settings)
-    if found.failed or found.lost or found.twice:
-        raise RuntimeError(f"{during.__name__}: {found}: {found.why}")
-    return str(found)
+    outcome = traffic.account(stack.settings)
+    if outcome.failed or outcome.lost or outcome.twice:
+        raise RuntimeError(f"{during.__name__}: {outcome}: {outcome.errors}")
+    return str(outcome)
 
 
 # --- profile scale -------------------------------------------------------------------------------------------------
 
 
 def scale(stack: Stack, console: Console) -> str:
-    """A search of 16 trials by one worker, by two, and by two of which one is killed in the middle."""
+    """Run a search of 16 trials with one worker, with two, and with two of which one is killed during the search."""
     _let_trials_end_the_search(stack)
     table = Table(title=f"one search of {TRIALS} trials, a worker has one processor")
     for heading in ("workers", "seconds", "trials complete", "tried twice"):
         table.add_column(heading)
     seconds = {}
-    for workers, killed in ((1, False), (2, False), (2, True)):
-        what = f"{workers}, one killed" if killed else str(workers)
+    for workers, kill in ((1, False), (2, False), (2, True)):
+        title = f"{workers}, one killed" if kill else str(workers)
         scaled = ("--scale", f"airflow-worker={workers}")
         variables = {"EVERGREEN_EXECUTOR": "CeleryExecutor", "EVERGREEN_SEARCH_TASKS": "2"}
         stack.compose("up", "-d", *scaled, profiles=["scale"], **variables)
-        stack.wait_well([*stack.started, "redis", "airflow-worker"])
-        seconds[what], complete, twice = _search(stack, kill=killed)
-        table.add_row(what, f"{seconds[what]:.0f}", str(complete), str(twice))
+        stack.wait_until_ready([*stack.default_services, "redis", "airflow-worker"])
+        seconds[title], complete, twice = _search(stack, kill=kill)
+        table.add_row(title, f"{seconds[title]:.0f}", str(complete), str(twice))
         if complete != TRIALS or twice:
-            raise RuntimeError(f"{what} workers: {complete} trials complete, {twice} with the same parameters")
+            raise RuntimeError(f"{title} workers: {complete} trials complete, {twice} with the same parameters")
     console.print(table)
-    return ", ".join(f"{what}: {took:.0f} s" for what, took in seconds.items())
+    return ", ".join(f"{title}: {duration:.0f} s" for title, duration in seconds.items())
 
 
 def _let_trials_end_the_search(stack: Stack) -> None:
-    """No end by time; and fewer rows, for trials of seconds."""
+    """Raise the search's time limit, and reduce its rows so that a trial takes seconds."""
     file = stack.models / f"{SEARCHED}.yaml"
     content = yaml.safe_load(file.read_text())
     content["training"] |= {"window": "75d"}
@@ -175,19 +181,19 @@ def _let_trials_end_the_search(stack: Stack) -> None:
 
 
 def _search(stack: Stack, *, kill: bool) -> tuple[float, int, int]:
-    """Seconds from the first task of a search to its end; how many trials are complete, and how many of them again."""
+    """Run a search. Return its duration in seconds, its complete trials, and how many of them repeat parameters."""
     airflow, dag_id = Airflow(stack.settings), f"{SEARCHED}_training"
     run = airflow.trigger(dag_id, {"reason": "compose-check", "trials": TRIALS})
     if kill:
-        some = patience(airflow, f"{TRIALS // 4} trials", dag_id)
-        some.until(lambda: len(_trials(stack, f"{dag_id}/{run}")) >= TRIALS // 4)
+        first_trials = patience(airflow, f"{TRIALS // 4} trials", dag_id)
+        first_trials.until(lambda: len(_trials(stack, f"{dag_id}/{run}")) >= TRIALS // 4)
         stack.crash(stack.containers("airflow-worker")[0])
     require_success(airflow, dag_id, run)
-    mine = [task for task in airflow.tasks(dag_id, run) if task["task_id"] in {"explore", "search"}]
-    began, ended = min(task["start_date"] for task in mine), max(task["end_date"] for task in mine)
-    tried = _trials(stack, f"{dag_id}/{run}")
-    took = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
-    return took.total_seconds(), len(tried), len(tried) - len(set(tried))
+    tasks = [task for task in airflow.tasks(dag_id, run) if task["task_id"] in {"explore", "search"}]
+    began, ended = min(task["start_date"] for task in tasks), max(task["end_date"] for task in tasks)
+    trials = _trials(stack, f"{dag_id}/{run}")
+    duration = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    return duration.total_seconds(), len(trials), len(trials) - len(set(trials))
 
 
 def _trials(stack: Stack, run_id: str) -> list[str]:

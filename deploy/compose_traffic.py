@@ -1,4 +1,4 @@
-"""Requests at a steady rate while containers are killed and exchanged, and what became of each: answered, logged."""
+"""Requests at a steady rate while containers are killed and replaced, with counts of answered and logged requests."""
 
 import threading
 import time
@@ -15,12 +15,17 @@ from db.session import session
 from utils.settings import Settings
 
 CLIENTS = 8
-REQUEST_SECONDS = 15.0  # seconds
+REQUEST_SECONDS = 15.0  # the timeout of one request
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One model's service. `body` is what it is asked, with another value of the column `entity` in each request."""
+    """One model's service.
+
+    url: its address.
+    body: the row of every request, without the entity.
+    entity: the entity's column. Every request has another value in it.
+    """
 
     url: str
     body: dict[str, Any]
@@ -29,33 +34,44 @@ class Target:
 
 @dataclass(slots=True)
 class Account:
-    """What became of requests. `lost`: answered but not in the log; `twice`: logged more than once."""
+    """The outcome of all requests.
+
+    answered, failed: numbers of requests.
+    lost: answered requests that are not in the log.
+    twice: requests that are in the log more than once.
+    errors: the messages of the first failures.
+    """
 
     answered: int
     failed: int
     lost: int
     twice: int
-    why: list[str]
+    errors: list[str]
 
     def __str__(self) -> str:
-        logged = f"{self.answered:,} answered, of these {self.lost} not in the log and {self.twice} twice"
-        return f"{logged}; {self.failed} failed" if self.failed else logged
+        summary = f"{self.answered:,} answered, of these {self.lost} not in the log and {self.twice} twice"
+        return f"{summary}; {self.failed} failed" if self.failed else summary
 
 
 @dataclass(slots=True)
 class Traffic:
-    """`rate` requests a second to `targets` in turn, each sent once, whatever became of those before it.
+    """Requests to `targets` in turn, while the context lasts. Each request is sent once, even if earlier ones failed.
 
-    Not `stack.demo.traffic`, which sends a request until it is answered: here the failures are what is counted.
+    `stack.demo.traffic` repeats a request until it is answered. This class counts the failures instead.
 
-    Use as a context: it starts there and ends with it.
+    targets: the services.
+    key: the bearer key of the requests.
+    rate: requests a second.
+    mark: the beginning of all entities, which identifies the requests in the log.
+    answered: the prediction_id of each answered entity.
+    failed: the error of each failed request.
     """
 
     targets: list[Target]
     key: str
     rate: float
     mark: str = field(default_factory=lambda: f"check-{uuid4().hex}")
-    answered: dict[str, str] = field(default_factory=dict)  # entity → prediction_id
+    answered: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(CLIENTS))
@@ -90,11 +106,11 @@ class Traffic:
             self.failed.append(str(error))
 
     def account(self, settings: Settings) -> Account:
-        """Compare what was answered with the log of `settings`."""
+        """Compare the answered requests with the log of `settings`."""
         query = text("SELECT entity_id, prediction_id FROM prediction_log WHERE entity_id LIKE :mark")
         with session(settings, "reader") as connection:
             rows = connection.execute(query, {"mark": f"{self.mark}-%"})
-            logged = [(str(entity), str(prediction)) for entity, prediction in rows]
-        known, entities = {prediction for _, prediction in logged}, {entity for entity, _ in logged}
-        lost = sum(prediction not in known for prediction in self.answered.values())
-        return Account(len(self.answered), len(self.failed), lost, len(logged) - len(entities), self.failed[:3])
+            pairs = [(str(entity), str(prediction_id)) for entity, prediction_id in rows]
+        ids, entities = {prediction_id for _, prediction_id in pairs}, {entity for entity, _ in pairs}
+        lost = sum(prediction_id not in ids for prediction_id in self.answered.values())
+        return Account(len(self.answered), len(self.failed), lost, len(pairs) - len(entities), self.failed[:3])

@@ -1,4 +1,4 @@
-"""What Grafana's dashboards ask, for checks without a Grafana: their queries, each as its source gets it."""
+"""The queries of Grafana's dashboards, as their data sources receive them. For checks without Grafana."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from utils.version import ROOT
 
 FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
-MACROS = {  # what Grafana writes in the place of its macros; here for all time
+MACROS = {  # Grafana's macros and their SQL, without a limit in time
     "$__timeFilter(": "1 = 1 OR (",
     "$__timeGroup(created_at, '1h')": "DATE_FORMAT(created_at, '%Y-%m-%d %H:00')",
 }
@@ -14,7 +14,12 @@ MACROS = {  # what Grafana writes in the place of its macros; here for all time
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query of a panel, in SQL for MariaDB or in PromQL for Prometheus; the other is empty."""
+    """One query of a panel.
+
+    panel: the panel's title.
+    sql: the query for MariaDB, or empty.
+    promql: the query for Prometheus, or empty.
+    """
 
     panel: str
     sql: str
@@ -22,7 +27,7 @@ class Query:
 
 
 def queries() -> list[Query]:
-    """Of all panels of all dashboards."""
+    """The queries of all panels of all dashboards."""
     panels = [panel for file in sorted(FOLDER.glob("*.json")) for panel in json.loads(file.read_text())["panels"]]
     return [
         Query(panel["title"], _expanded(target.get("rawSql", "")), target.get("expr", ""))
@@ -32,6 +37,6 @@ def queries() -> list[Query]:
 
 
 def _expanded(sql: str) -> str:
-    for macro, meaning in MACROS.items():
-        sql = sql.replace(macro, meaning)
+    for macro, replacement in MACROS.items():
+        sql = sql.replace(macro, replacement)
     return sql

@@ -1,6 +1,6 @@
 #!/bin/sh
-# environment.sh GROUP…: what these dependency groups need, and no more, into the new environment $VENV; for images.
-# Which packages that are is resolved anew; their versions and hashes are those of requirements.lock, or it fails.
+# environment.sh GROUP…: makes the environment $VENV with exactly the packages of these dependency groups. For images.
+# The set of packages is resolved again. Versions and hashes come from requirements.lock, or the script fails.
 set -eu
 cd "$(dirname "$0")/.."
 : "${VENV:?}"

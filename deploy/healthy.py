@@ -1,4 +1,4 @@
-"""`healthy.py URL [KEY]`: exit code 0 where URL answers 200, and with KEY where its JSON calls that part healthy."""
+"""`healthy.py URL [KEY]`: exit code 0 if URL answers 200. With KEY, its JSON must also call that part healthy."""
 
 import json
 import sys

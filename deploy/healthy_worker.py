@@ -1,6 +1,6 @@
-"""`healthy_worker.py`: exit code 0 where the Celery worker of this container answers over the broker.
+"""`healthy_worker.py`: exit code 0 if the Celery worker of this container answers over the broker.
 
-Of Airflow only the broker's address is used: importing all of it every half minute would cost more than it tells.
+It uses only the broker's address, because importing Airflow every half minute would be expensive.
 """
 
 import os

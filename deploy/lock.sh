@@ -1,8 +1,8 @@
 #!/bin/sh
-# lock.sh [OPTION…]: writes requirements.lock for pyproject.toml. Pins that still fit stay, so what changes is what was
-# asked for; --upgrade-package NAME, or --upgrade for all, takes newer ones.
-# The command stands at the lock's top, for people and for Renovate, which runs it and knows no option but these:
-# options with values need the `=`, and what else there is to say stands in pyproject.toml under tool.uv.pip.
+# lock.sh [OPTION…]: writes requirements.lock for pyproject.toml. Pins that still fit stay, so only requested packages
+# change. --upgrade-package NAME takes a newer version of one package, --upgrade of all packages.
+# The command is at the top of the lock, for people and for Renovate. Renovate runs it and knows no other options:
+# options with values need the `=`, and all other settings are in pyproject.toml under tool.uv.pip.
 set -eu
 cd "$(dirname "$0")/.."
 VENV=.venv

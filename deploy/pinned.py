@@ -1,6 +1,6 @@
-"""`pinned.py LOCK <NAMES`: the lock's entries, with their hashes, of the packages that standard input names.
+"""`pinned.py LOCK <NAMES`: print the lock's entries with their hashes for the packages on standard input.
 
-Fails where one is not in the lock in just that version.
+It fails if the lock does not have a package in exactly the requested version.
 """
 
 import re

@@ -1,12 +1,12 @@
-# For scripts that fill the Python environment $VENV from requirements.lock: sourced, from the top of the checkout.
+# Functions to fill the Python environment $VENV from requirements.lock. Source this file at the top of the checkout.
 
-install_uv() { # by its hash; it then installs the rest in a fraction of pip's time
+install_uv() { # checks uv's hash; uv then installs the other packages in a fraction of pip's time
   wanted=$(mktemp)
   sed -n '/^uv==/,/[^\\]$/p' requirements.lock >"$wanted"
   "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$wanted" && rm -f "$wanted"
 }
 
-uv_pip() { # COMMAND options…: uv, trusting the authorities and using the package index that pip does here
+uv_pip() { # COMMAND options…: runs uv with the certificate authorities and the package index of pip on this machine
   command=$1
   shift
   [ -e /etc/ssl/certs/ca-certificates.crt ] && set -- --system-certs "$@"

@@ -1,4 +1,4 @@
-"""Print a table to try things with: 4,000 orders of the last 120 days, and whether each came late.
+"""Print an example table as CSV: 4,000 orders of the last 120 days, and whether each order came late.
 
 python examples/make_orders.py > orders.csv
 """
@@ -17,18 +17,18 @@ NOTES = ["", "", "", "ring twice", "leave at the door", "call before delivery"]
 def main() -> None:
     draw = random.Random(7)  # noqa: S311  (not a secret)
     end = datetime.now(UTC).replace(tzinfo=None, second=0, microsecond=0)
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(["Order No", "Ordered at", "Km", "Items", "Courier", "Weather", "Note", "Phone", "Outcome"])
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["Order No", "Ordered at", "Km", "Items", "Courier", "Weather", "Note", "Phone", "Outcome"])
     for number in range(ORDERS):
-        ordered = end - timedelta(minutes=draw.uniform(0, DAYS * 24 * 60))
+        ordered_at = end - timedelta(minutes=draw.uniform(0, DAYS * 24 * 60))
         km, items = round(draw.expovariate(1 / 6), 1), draw.randint(1, 12)
         courier, weather, note = draw.choice(list(COURIERS)), draw.choice(list(WEATHER)), draw.choice(NOTES)
         odds = -3.4 + 0.22 * km + 0.08 * items + COURIERS[courier] + WEATHER[weather] + 1.5 * ("call" in note)
-        late = draw.random() < 1 / (1 + 2.718281828**-odds)
+        is_late = draw.random() < 1 / (1 + 2.718281828**-odds)
         phone = f"555-01{draw.randint(0, 99):02d}"
-        shown = "" if draw.random() < 0.03 else km
-        told, came = f"{ordered:%Y-%m-%d %H:%M}", "late" if late else "on time"
-        out.writerow([f"A{number:05d}", told, shown, items, courier, weather, note, phone, came])
+        km_text = "" if draw.random() < 0.03 else km
+        time_text, outcome = f"{ordered_at:%Y-%m-%d %H:%M}", "late" if is_late else "on time"
+        table.writerow([f"A{number:05d}", time_text, km_text, items, courier, weather, note, phone, outcome])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Between the socket and an endpoint: connections, limits, keys, and the shape of answers."""
+"""The path from the socket to an endpoint: connections, limits, keys and responses."""

@@ -1,8 +1,8 @@
-"""How many connections each worker of a service holds, in memory that the service's processes have in common.
+"""The number of connections that each worker of a service holds, in memory shared by the service's processes.
 
-The parent process offers it to its workers, each of which writes in its own place and reads those of the others. A
-place that is 0 belongs to none that takes connections. That of a worker that was killed is made so by the one that
-comes instead of it; until then new connections may be left to the dead, a millisecond each.
+The parent process makes the memory before it starts its workers. Each worker writes its own place and reads all places.
+A place of 0 means: this worker takes no connections. A killed worker leaves its last count behind. The worker that
+replaces it resets the place. Until then the other workers may delay new connections, by a millisecond each.
 """
 
 import mmap
@@ -15,7 +15,7 @@ PLACES = 128  # workers, at most; BentoML counts them from 1
 
 
 def offer(environment: MutableMapping[str, str]) -> None:
-    """Make the memory, and name it in the `environment` of the workers to be."""
+    """Make the shared memory and put its descriptor into `environment`, which the workers inherit."""
     with tempfile.TemporaryFile() as file:
         file.truncate(PLACES * 8)
         descriptor = os.dup(file.fileno())
@@ -24,28 +24,28 @@ def offer(environment: MutableMapping[str, str]) -> None:
 
 
 class ConnectionCounts:
-    """One worker's view. Without memory from a parent, or a place in it, it has no others."""
+    """One worker's view of the shared memory. Without shared memory or a place in it, the worker sees only itself."""
 
     def __init__(self, environment: MutableMapping[str, str], worker: int | None) -> None:
-        given = environment.get(VARIABLE)
-        if given is None or worker is None or worker >= PLACES:
-            given, worker = "-1", 0  # memory of its own
-        self._counts = memoryview(mmap.mmap(int(given), PLACES * 8)).cast("q")
-        self._mine = worker
-        self._counts[self._mine] = 0
+        descriptor = environment.get(VARIABLE)
+        if descriptor is None or worker is None or worker >= PLACES:
+            descriptor, worker = "-1", 0  # private memory
+        self._counts = memoryview(mmap.mmap(int(descriptor), PLACES * 8)).cast("q")
+        self._place = worker
+        self._counts[self._place] = 0
 
     def put(self, connections: int) -> None:
-        """Say that this worker takes connections and holds so many."""
-        self._counts[self._mine] = 1 + connections
+        """Publish that this worker takes connections, and how many it holds."""
+        self._counts[self._place] = 1 + connections
 
     def leave(self) -> None:
-        """Say that it takes no more."""
-        self._counts[self._mine] = 0
+        """Publish that this worker takes no more connections."""
+        self._counts[self._place] = 0
 
     def is_others_turn(self) -> bool:
-        """Whether another holds less than half as many, so that the next connection should be its.
+        """Whether another worker holds less than half as many connections and should take the next one.
 
-        Exact turns would cost clients that open a connection a request.
+        Exact turns would slow down clients that open a connection for every request.
         """
-        mine = self._counts[self._mine]
-        return any(count and mine > 2 * count for count in self._counts.tolist())
+        own_count = self._counts[self._place]
+        return any(count and own_count > 2 * count for count in self._counts.tolist())

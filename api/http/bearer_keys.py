@@ -1,9 +1,9 @@
-"""Who may ask a prediction service: bearer keys by name, of which only hashes are kept.
+"""Bearer keys of the clients of a prediction service. Each key has a name, and only its hash is stored.
 
-    HOME/keys/keys.json    [{"name", "sha256", "created_at"}, …], mode 600, replaced whole
+    HOME/keys/keys.json    [{"name", "sha256", "created_at"}, …], mode 600, replaced as a whole
 
-The folder is shared by the services of all models. Every worker looks once a second whether the file is another one, so
-keys come and go without a restart. A key has 256 random bits, so a plain SHA-256 can't be guessed back.
+The services of all models share the folder. Every worker checks once a second whether the file has changed, so adding
+and removing keys needs no restart. A key has 256 random bits, so nobody can guess it from a plain SHA-256.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from utils.errors import IntegrityError, NotFound
 from utils.private_files import write_private
 from utils.settings import Settings
 
-LOOK = 1.0  # seconds between two looks at the file
+LOOK = 1.0  # seconds between two checks of the file
 SCHEME = b"bearer"
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """What is kept of a key. `created_at` is UTC, ISO 8601."""
+    """The stored part of a key.
+
+    name: the client's name. Several keys may share a name.
+    sha256: the key's hash, as hex digits.
+    created_at: the key's creation in UTC, ISO 8601.
+    """
 
     name: str
     sha256: str
@@ -38,28 +43,30 @@ class ClientKey:
 
 
 class KeyFile:
-    """The keys that `evergreen keys` made. Nothing is read before it is asked for."""
+    """The keys made by `evergreen keys`. Nothing is read before the first call."""
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.home / "keys" / "keys.json"
 
     def read(self) -> list[ClientKey]:
-        """All keys, the oldest first; none where there is no file.
+        """All keys, the oldest first. Empty if the file does not exist.
 
-        Raises: IntegrityError where the file is not one of ours, OSError where it can't be read.
+        Raises: IntegrityError if the file is not a list of keys; OSError if the file can't be read.
         """
         try:
-            return [ClientKey(**each) for each in json.loads(self.path.read_text(encoding="utf-8"))]
+            return [ClientKey(**entry) for entry in json.loads(self.path.read_text(encoding="utf-8"))]
         except FileNotFoundError:
             return []
         except (ValueError, TypeError) as error:
-            found = type(error).__name__
-            raise IntegrityError(what=f"{self.path}", expected="a list of keys", found=found) from None
+            problem = type(error).__name__
+            raise IntegrityError(what=f"{self.path}", expected="a list of keys", found=problem) from None
 
     def add(self, name: str, *, now: datetime) -> str:
-        """A new key, which is returned here and kept nowhere. More than one may have a name, while it is exchanged.
+        """Add a key called `name` and return it. The key itself is stored nowhere.
 
-        `now` is UTC. Raises: IntegrityError.
+        Several keys may share a name, so that a client can change from one to the next. `now` is UTC.
+
+        Raises: IntegrityError.
         """
         token = f"eg_{secrets.token_urlsafe(32)}"
         with self._locked():
@@ -67,18 +74,18 @@ class KeyFile:
         return token
 
     def remove(self, name: str, *, older: bool = False) -> int:
-        """Remove all keys of `name`, or all but its newest; returns how many.
+        """Remove all keys called `name`, with `older` all but the newest. Return the number of removed keys.
 
-        Raises: NotFound where there is none to remove; IntegrityError.
+        Raises: NotFound if there is no key to remove; IntegrityError.
         """
         with self._locked():
             keys = self.read()
-            mine = [key for key in keys if key.name == name]
-            gone = mine[:-1] if older else mine
-            if not gone:
+            matches = [key for key in keys if key.name == name]
+            removed = matches[:-1] if older else matches
+            if not removed:
                 raise NotFound(what=f"{'older ' if older else ''}key named {name!r}", where=str(self.path))
-            self._write([key for key in keys if key not in gone])
-        return len(gone)
+            self._write([key for key in keys if key not in removed])
+        return len(removed)
 
     def _write(self, keys: list[ClientKey]) -> None:
         write_private(self.path, json.dumps([asdict(key) for key in keys], indent=1))
@@ -92,37 +99,37 @@ class KeyFile:
 
 
 class Keys:
-    """Says for a worker which requests may pass: those with a key of the file, or with EVERGREEN_API_KEY.
+    """One worker's check of requests. A request passes with a key of the file or with EVERGREEN_API_KEY.
 
-    None is needed where there are neither. Once a worker has seen the file, one is needed for good: with the last key
-    removed nobody may ask, and a file that is lost or damaged changes nothing.
+    Requests need no key if neither exists. Once a worker has seen the file, every request needs a key until the worker
+    ends. Removing the last key then locks out all clients. A lost or damaged file changes nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._file = KeyFile(settings)
-        own = settings.api_key.get_secret_value()
-        self._own = [sha256(own.encode()).digest()] if own else []
-        self._made: list[bytes] = []
-        self._seen: tuple[int, ...] | None = None
+        api_key = settings.api_key.get_secret_value()
+        self._api_key_hashes = [sha256(api_key.encode()).digest()] if api_key else []
+        self._file_hashes: list[bytes] = []
+        self._file_state: tuple[int, ...] | None = None  # time of change, inode and size
         self._next_look = 0.0
 
     @property
     def are_needed(self) -> bool:
-        """Whether a request must have one."""
+        """Whether a request must carry a key."""
         if (now := time.monotonic()) >= self._next_look:
             self._next_look = now + LOOK
             self._look()
-        return bool(self._own) or self._seen is not None
+        return bool(self._api_key_hashes) or self._file_state is not None
 
     def allow(self, authorization: bytes) -> bool:
-        """Whether a request with this header may pass; in a time that says nothing of any key."""
+        """Whether a request with this header may pass. The time it takes reveals nothing about any key."""
         if not self.are_needed:
             return True
         scheme, _, token = authorization.partition(b" ")
-        given, known = sha256(token.strip()).digest(), False
-        for each in (*self._own, *self._made):
-            known |= hmac.compare_digest(given, each)
-        return known and scheme.lower() == SCHEME
+        digest, is_match = sha256(token.strip()).digest(), False
+        for key_hash in (*self._api_key_hashes, *self._file_hashes):
+            is_match |= hmac.compare_digest(digest, key_hash)
+        return is_match and scheme.lower() == SCHEME
 
     def _look(self) -> None:
         try:
@@ -130,13 +137,13 @@ class Keys:
         except FileNotFoundError:
             return
         except OSError:
-            seen: tuple[int, ...] = ()  # it is there, and can't be read
+            file_state: tuple[int, ...] = ()  # the file exists and can't be read
         else:
-            seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if seen == self._seen:
+            file_state = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if file_state == self._file_state:
             return
-        self._seen = seen
+        self._file_state = file_state
         try:
-            self._made = [bytes.fromhex(key.sha256) for key in self._file.read()]
+            self._file_hashes = [bytes.fromhex(key.sha256) for key in self._file.read()]
         except (OSError, IntegrityError, ValueError) as error:
-            log.error("keys stay as they were read last: %s", error)
+            log.error("the key file can't be read, the keys stay as they were: %s", error)

@@ -1,7 +1,7 @@
-"""Our endpoints without BentoML's layers between a request and its answer: those take longer than the prediction.
+"""A short path for our endpoints around BentoML's middleware, which takes longer than a prediction.
 
-BentoML's middleware for metrics is the outermost layer of its app, so ours takes its place: it counts every request in
-the same metrics, under the same names, and passes on what is not one of our endpoints.
+BentoML's metrics middleware is the outermost layer of its app. `Traffic` replaces it: it counts every request in the
+same metrics under the same names, and hands requests to other paths on to BentoML.
 """
 
 import logging
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 class Direct:
-    """Answers a validated body (`Guard` has put it into the scope, and has the deadline) by the endpoint of its path.
+    """Call the endpoint of a request's path with the fields of its validated body as arguments.
 
-    `endpoints` is filled when the worker starts. An endpoint takes the body's fields as arguments.
+    `Guard` has put the body into the scope and keeps the deadline. `endpoints` is filled when the worker starts.
     """
 
     def __init__(self, endpoints: Mapping[str, Answer]) -> None:
@@ -44,12 +44,12 @@ class Direct:
 
 
 class Traffic(RunnerTrafficMetricsMiddleware):
-    """BentoML's metrics. Requests to the `paths` of `fast_app` are counted too, and go there."""
+    """BentoML's metrics. POST requests to `paths` are counted too and go to `fast_app`."""
 
-    def __init__(self, app: ASGIApp, *, fast_app: ASGIApp, paths: frozenset[str], **further: Any) -> None:
-        super().__init__(app, **further)
+    def __init__(self, app: ASGIApp, *, fast_app: ASGIApp, paths: frozenset[str], **options: Any) -> None:
+        super().__init__(app, **options)
         self._fast_app, self._paths = fast_app, paths
-        self._named: dict[tuple[object, ...], Any] = {}
+        self._series: dict[tuple[object, ...], Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in self._paths or scope["method"] != "POST":
@@ -59,7 +59,7 @@ class Traffic(RunnerTrafficMetricsMiddleware):
             self._setup()
         endpoint, began, status = scope["path"], perf_counter(), 500
 
-        async def counted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             nonlocal status
             await send(message)
             if message["type"] == "http.response.start":
@@ -67,31 +67,31 @@ class Traffic(RunnerTrafficMetricsMiddleware):
             elif not message.get("more_body"):
                 self._count(endpoint, status, perf_counter() - began)
 
-        with self._of(self.metrics_request_in_progress, endpoint=endpoint).track_inprogress():
-            await self._fast_app(scope, receive, counted)
+        with self._series_of(self.metrics_request_in_progress, endpoint=endpoint).track_inprogress():
+            await self._fast_app(scope, receive, send_and_count)
 
     def _count(self, endpoint: str, status: int, seconds: float) -> None:
         labels = {"endpoint": endpoint, "http_response_code": status}
-        self._of(self.metrics_last_request_timestamp).set(time())
-        self._of(self.metrics_request_total, **labels).inc()
-        self._of(self.metrics_request_duration, **labels).observe(seconds)
+        self._series_of(self.metrics_last_request_timestamp).set(time())
+        self._series_of(self.metrics_request_total, **labels).inc()
+        self._series_of(self.metrics_request_duration, **labels).observe(seconds)
 
-    def _of(self, metric: Any, **labels: Any) -> Any:
-        """The series of `metric` with these labels; finding it costs more than counting."""
+    def _series_of(self, metric: Any, **labels: Any) -> Any:
+        """The series of `metric` with these labels, from a cache: the look-up costs more than counting."""
         key = (metric, *labels.values())
-        found = self._named.get(key)
-        if found is None:
-            found = self._named[key] = metric.labels(
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = metric.labels(
                 service_name=server_context.bento_name,
                 service_version=server_context.bento_version,
                 runner_name=server_context.service_name,
                 **labels,
             )
-        return found
+        return series
 
 
 def put_before(app: Starlette, *, fast_app: ASGIApp, paths: frozenset[str]) -> None:
-    """Let `Traffic` take the place of BentoML's own metrics in `app`, which has not begun to serve."""
+    """Replace BentoML's metrics middleware in `app` by `Traffic`. Call it before `app` serves."""
     layers: list[Any] = app.user_middleware
-    (place,) = [i for i, each in enumerate(layers) if each.cls is RunnerTrafficMetricsMiddleware]
+    (place,) = [i for i, layer in enumerate(layers) if layer.cls is RunnerTrafficMetricsMiddleware]
     layers[place] = Middleware(Traffic, **{**layers[place].kwargs, "fast_app": fast_app, "paths": paths})  # type: ignore[arg-type]

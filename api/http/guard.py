@@ -1,6 +1,6 @@
-"""What a request must be before any endpoint sees it: authorised, JSON, of bearable size, and of the right types.
+"""Checks of a request before an endpoint gets it: its key, its content type, its size and its values.
 
-An ASGI middleware rather than BentoML's own parsing, which logs a traceback with the input values of each refusal.
+An ASGI middleware replaces BentoML's own parsing, which logs a traceback with the input values for each refusal.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from utils.errors import NotNow
 
 REQUEST_SECONDS = 10.0  # seconds from a request's headers to its answer; its body must arrive within them too
 MAX_BODY = 10_000_000  # bytes
-MAX_ARRIVING = 200_000_000  # bytes of bodies that are not whole yet, of all clients of a worker together
+MAX_ARRIVING = 200_000_000  # bytes of bodies that have arrived in part, of all clients of a worker together
 REQUEST = "evergreen.request"  # key of the validated body in the ASGI scope
-WHOLE = "(request)"  # the field under which refusals of a request as such are counted
+WHOLE = "(request)"  # field name in the counts for refusals that concern no single field
 
 
 class Guard:
-    """Validates the bodies of POST requests to the paths of `bodies`; everything else passes untouched."""
+    """Validate the bodies of POST requests to the paths of `bodies`. Other requests pass unchanged."""
 
     def __init__(
         self,
@@ -52,26 +52,25 @@ class Guard:
             return
         status: int | None = None
 
-        async def watched(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
             await send(message)
 
         try:
             async with asyncio.timeout(self._timeout):
-                refused = self._refused_by_headers(dict(scope["headers"])) or await self._refused_by_body(
-                    scope, body, receive
-                )
-                await (refused or self._app)(scope, receive, watched)
+                refusal = self._check_headers(dict(scope["headers"])) or await self._check_body(scope, body, receive)
+                await (refusal or self._app)(scope, receive, send_and_record_status)
         except _Gone:
             pass
         except TimeoutError:
             if status is None:
-                await self._too_late(arrived=REQUEST in scope)(scope, receive, watched)
+                await self._too_late(arrived=REQUEST in scope)(scope, receive, send_and_record_status)
         finally:
             self._numbers.request(scope["path"], status)
 
-    def _refused_by_headers(self, headers: Mapping[bytes, bytes]) -> Response | None:
+    def _check_headers(self, headers: Mapping[bytes, bytes]) -> Response | None:
+        """The refusal of a request by its headers, or None. Sets the idempotency key of the request."""
         if not self._keys.allow(headers.get(b"authorization", b"")):
             return self._refuse(
                 401, "a valid key is needed: send the header Authorization: Bearer KEY", headers=_CHALLENGE
@@ -89,8 +88,8 @@ class Guard:
             return self._refuse(400, str(error))
         return None
 
-    async def _refused_by_body(self, scope: Scope, body: type[BaseModel], receive: Receive) -> Response | None:
-        """Puts the validated body into `scope`, or says what is wrong with it.
+    async def _check_body(self, scope: Scope, body: type[BaseModel], receive: Receive) -> Response | None:
+        """Put the validated body into `scope`. Return the refusal of the request, or None.
 
         Raises: _Gone.
         """
@@ -104,15 +103,15 @@ class Guard:
         try:
             scope[REQUEST] = body.model_validate_json(content or b"{}")
         except ValidationError as error:
-            found = problems(error, spec=self._spec)
-            self._rejects.add((problem.field, problem.reason) for problem in found)
-            return JSONResponse({"error": str(found[0]), "detail": _shown(found)}, 400)
+            body_problems = problems(error, spec=self._spec)
+            self._rejects.add((problem.field, problem.reason) for problem in body_problems)
+            return JSONResponse({"error": str(body_problems[0]), "detail": _details(body_problems)}, 400)
         return None
 
     async def _read(self, receive: Receive) -> bytes:
-        """The body, up to its first piece beyond the limit: chunked ones do not say their length.
+        """The body, up to the first piece beyond the limit. A chunked body does not declare its length.
 
-        Raises: NotNow where too much of others arrives already; _Gone.
+        Raises: NotNow if too many bytes of other requests arrive at the same time; _Gone.
         """
         content, more = _piece(await receive())
         if not more:
@@ -155,16 +154,16 @@ def _media_type(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def _piece(message: Message) -> tuple[bytes, bool]:
-    """What came of a body, and whether more of it will. Raises: _Gone."""
+    """The next piece of a body, and whether more follows. Raises: _Gone."""
     if message["type"] != "http.request":
         raise _Gone
     return message.get("body", b""), bool(message.get("more_body"))
 
 
 class _Gone(Exception):
-    """The client went away before its request was here."""
+    """The client disconnected before its request had arrived."""
 
 
-def _shown(found: Iterable[Problem]) -> list[dict[str, Any]]:
+def _details(body_problems: Iterable[Problem]) -> list[dict[str, Any]]:
     keys = ("row", "field", "reason", "message")
-    return [{key: getattr(each, key) for key in keys if getattr(each, key) is not None} for each in found]
+    return [{key: value for key in keys if (value := getattr(problem, key)) is not None} for problem in body_problems]

@@ -1,4 +1,4 @@
-"""404 and 405 before BentoML counts them: it keeps some twenty metrics for every path and status that it sees."""
+"""Responses 404 and 405 before BentoML counts them. BentoML keeps some twenty metrics for every path and status."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ READ = frozenset({"GET", "HEAD"})
 
 
 class KnownPaths:
-    """`app` for the methods and paths of its routes and static files."""
+    """Pass requests to `app` if it has their path and method: a route or a static file."""
 
     def __init__(self, app: Starlette) -> None:
         self._app = app
@@ -29,8 +29,8 @@ class KnownPaths:
             await self._app(scope, receive, send)
         elif methods:
             allowed = ", ".join(sorted(methods))
-            wrong = JSONResponse({"error": f"the method here is {allowed}"}, 405, {"Allow": allowed})
-            await wrong(scope, receive, send)
+            wrong_method = JSONResponse({"error": f"the method here is {allowed}"}, 405, {"Allow": allowed})
+            await wrong_method(scope, receive, send)
         else:
-            missing = JSONResponse({"error": "there is nothing here: / shows every endpoint"}, 404)
-            await missing(scope, receive, send)
+            not_found = JSONResponse({"error": "there is nothing here: / shows every endpoint"}, 404)
+            await not_found(scope, receive, send)

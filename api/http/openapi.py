@@ -1,4 +1,4 @@
-"""The page's document: BentoML's own, with the exact requests and answers, examples that work, and the key."""
+"""The OpenAPI document: BentoML's own, plus the exact requests and answers, working examples and the key."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,7 +42,7 @@ REFUSALS = {
     "504": f"No answer within {REQUEST_SECONDS:.0f} s. Whether it was logged is unknown; "
     "try again after Retry-After seconds.",
 }
-FURTHER = {  # of some endpoints only
+ENDPOINT_REFUSALS = {  # refusals of single endpoints
     "/predict": {"500": "The log refuses the prediction's row, so it is not answered."},
     "/predict_batch": {"500": "The log refuses a row, so none is answered."},
     "/predict_by_id": {
@@ -54,7 +54,7 @@ FURTHER = {  # of some endpoints only
 
 
 class _InOrder(GenerateJsonSchema):
-    """Features in the model file's order, also in examples; pydantic sorts those."""
+    """A schema generator that keeps the model file's order of features, in examples too. pydantic sorts examples."""
 
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
         return value
@@ -67,7 +67,7 @@ def document(
     endpoints: Mapping[str, tuple[type[BaseModel], type[BaseModel]]],
     key: bool,
 ) -> dict[str, Any]:
-    """`base` with the request and answer of each path of `endpoints`; `key` says whether a bearer key is asked for."""
+    """`base` with the request and answer of each path of `endpoints`. `key`: whether requests need a bearer key."""
     models = [(request, "validation") for request, _ in endpoints.values()]
     models += [(answer, "serialization") for _, answer in endpoints.values()]
     references, definitions = models_json_schema(
@@ -83,28 +83,28 @@ def document(
         post = {**paths[path]["post"], "requestBody": _content(references[request, "validation"], required=True)}
         post["responses"] = {
             "200": _content(references[answer, "serialization"], description="The answer."),
-            **_refusals(REFUSALS | FURTHER.get(path, {})),
+            **_refusals(REFUSALS | ENDPOINT_REFUSALS.get(path, {})),
         }
         paths[path] = {"post": {**post, "security": [{"key": []}]} if key else post}
     info = {"title": spec.name, "version": f"spec {spec.hash[:12]}", "description": _introduction(spec, key=key)}
     return {**base, "openapi": "3.1.0", "info": info, "paths": paths, "components": components}
 
 
-def _content(schema: Mapping[str, Any], **further: Any) -> dict[str, Any]:
-    return {**further, "content": {"application/json": {"schema": schema}}}
+def _content(schema: Mapping[str, Any], **properties: Any) -> dict[str, Any]:
+    return {**properties, "content": {"application/json": {"schema": schema}}}
 
 
-def _refusals(told: Mapping[str, str]) -> dict[str, Any]:
+def _refusals(descriptions: Mapping[str, str]) -> dict[str, Any]:
     problem = {"$ref": REFERENCE.format(model="Problem")}
-    return {status: _content(problem, description=told[status]) for status in sorted(told)}
+    return {status: _content(problem, description=descriptions[status]) for status in sorted(descriptions)}
 
 
 def _introduction(spec: ModelSpec, *, key: bool) -> str:
-    asked = " Requests carry the header `Authorization: Bearer KEY`." if key else ""
+    key_header = " Requests carry the header `Authorization: Bearer KEY`." if key else ""
     return (
         f"{spec.description or spec.name}\n\nPredicts `{spec.label.column}` of a `{spec.entity}`. Every answered"
         f" prediction is in the log under its `prediction_id`. A missing feature is null or left out, and is answered"
         f" with a warning; an unknown key or a value outside the limits is refused. At most {BATCH_ROWS:,} rows a"
-        f" batch.{asked} A request that is sent again with the same `Idempotency-Key: SECONDS-NAME` (Unix time of the"
-        " first attempt, a name of its own) is logged once."
+        f" batch.{key_header} A request that is sent again with the same `Idempotency-Key: SECONDS-NAME` (Unix time of"
+        " the first attempt, a name of its own) is logged once."
     )

@@ -1,4 +1,4 @@
-"""What came of a request as its response: the answer, or the status and the words of what stands in its way."""
+"""The response to a request: its answer, or the status and message of the error."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -12,14 +12,15 @@ from utils.errors import NotFound, NotLogged, NotNow, UnknownEntities
 STATUS = {NotNow: 503, NotFound: 404, NotLogged: 500}
 
 
-async def responded(work: Awaitable[Any]) -> Response:
-    """The outcome as a response; BentoML's own serialisation takes longer than the prediction."""
+async def to_response(work: Awaitable[Any]) -> Response:
+    """The outcome of `work` as a response. BentoML's own serialisation takes longer than the prediction."""
     try:
         content = await work
     except UnknownEntities as error:
         keys = ("row", "field", "reason", "message")
-        told = [(place, "ids", "unknown_entity", f"{name!r} is not in the store") for place, name in error.unknown]
-        return JSONResponse({"error": str(error), "detail": [dict(zip(keys, each, strict=True)) for each in told]}, 404)
+        unknown = [(place, "ids", "unknown_entity", f"{name!r} is not in the store") for place, name in error.unknown]
+        detail = [dict(zip(keys, values, strict=True)) for values in unknown]
+        return JSONResponse({"error": str(error), "detail": detail}, 404)
     except (NotNow, NotFound, NotLogged) as error:
         headers = None
         if isinstance(error, NotNow):

@@ -1,1 +1,1 @@
-"""The log that every answer waits for, and the spool that it goes to while MariaDB is away."""
+"""The prediction log, which every answer waits for, and the spool that replaces it while MariaDB is away."""

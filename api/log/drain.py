@@ -1,7 +1,7 @@
-"""From the spool into MariaDB: this worker's rows, then those of workers that died.
+"""Moving spooled rows into MariaDB: this worker's rows first, then the rows of dead workers.
 
-A row leaves a spool only after MariaDB has acknowledged its insert, which changes nothing where it is logged already.
-One that MariaDB refuses for good moves to `dead_letter`, where monitoring finds it and alerts.
+A row leaves a spool only after MariaDB has acknowledged its insert. Inserting a logged row again changes nothing. A row
+that MariaDB refuses for good moves to `dead_letter`. Monitoring finds it there and alerts.
 """
 
 import json
@@ -28,9 +28,9 @@ from utils.errors import NotNow
 from utils.settings import Settings
 
 PROBE = 0.5  # seconds between two tries while MariaDB is away
-IDLE = 2.0  # seconds between two looks for spools of dead workers
+IDLE = 2.0  # seconds between two searches for spools of dead workers
 PART = 500  # rows of one insert
-STOPPING = 10.0  # seconds for what is left at the end
+STOPPING = 10.0  # seconds for the rows that are left at shutdown
 
 ID, ENTITY, CREATED = (LOG_COLUMNS.index(name) for name in ("prediction_id", "entity_id", "created_at"))
 Numbered = Sequence[tuple[int, list[Any]]]
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Drainer:
-    """The thread that asks MariaDB while the breaker is open, and empties spools while it is closed."""
+    """A thread that probes MariaDB while the breaker is open, and empties the spools while it is closed."""
 
     def __init__(self, settings: Settings, model: str, *, spool: Spool, breaker: Breaker, folder: Path) -> None:
         self._model, self._spool, self._breaker, self._folder = model, spool, breaker, folder
@@ -51,54 +51,56 @@ class Drainer:
         self._thread.start()
 
     def stop(self) -> None:
-        """One last try to log what is spooled; the rest is for another worker or the next start."""
+        """Try once more to log the spooled rows. Another worker or the next start logs the rest."""
         self._stopped.set()
         self._thread.join(STOPPING)
         self._client.close()
         self._spool.close()
 
     def _run(self) -> None:
-        looked = -IDLE
+        last_pass = -IDLE
         while not self._stopped.wait(PROBE):
-            if self._breaker.is_open or time.monotonic() - looked >= IDLE:
-                self._look()
-                looked = time.monotonic()
-        self._look()
+            if self._breaker.is_open or time.monotonic() - last_pass >= IDLE:
+                self._drain_all()
+                last_pass = time.monotonic()
+        self._drain_all()
 
-    def _look(self) -> None:
-        """Empty this worker's spool, close the breaker, and adopt what dead workers left; NotNow ends it early."""
+    def _drain_all(self) -> None:
+        """Empty this worker's spool, close the breaker, and empty the spools of dead workers. Stop at NotNow."""
         try:
             with suppress(NotNow):
                 if not self._drain(self._spool) and self._breaker.is_open:
                     self._client.run(driver.ping)
                 self._breaker.close()
-                with orphans(self._folder) as found:
-                    for spool in found:
+                with orphans(self._folder) as spools:
+                    for spool in spools:
                         if count := self._drain(spool):
                             log.warning("logged %d predictions that a dead worker had answered", count)
-        except Exception:  # the thread must outlive whatever it is
-            log.exception("emptying the spool failed; trying again")
+        except Exception:  # the thread must survive any error
+            log.exception("emptying the spool failed; retrying")
 
     def _drain(self, spool: Spool) -> int:
-        """Log the rows of `spool`, oldest first; returns how many left it. The first part that went proves MariaDB up.
+        """Log the rows of `spool`, oldest first. Return how many left the spool.
 
-        Raises: NotNow where MariaDB can't be used.
+        The first successful insert proves that MariaDB is up, so it closes the breaker.
+
+        Raises: NotNow if MariaDB can't be used.
         """
-        last = gone = 0
+        last = total = 0
         while part := spool.take(after=last, most=PART):
             last = part[-1][0]
-            left = self._client.run(partial(self._send, part=part))
-            spool.remove(left)
-            gone += len(left)
+            settled = self._client.run(partial(self._send, part=part))
+            spool.remove(settled)
+            total += len(settled)
             self._breaker.close()
-        if gone:
+        if total:
             spool.checkpoint()
-        return gone
+        return total
 
     def _send(self, link: driver.Link, *, part: Numbered) -> list[int]:
-        """Insert `part`, without the entities forgotten since; returns the numbers of the rows that are settled."""
+        """Insert `part` without entities that were forgotten since. Return the numbers of the settled rows."""
         with writing.draining(link, self._model) as forgotten:
-            rows = [each for each in part if not self._is_forgotten(each[1], forgotten)]
+            rows = [(number, row) for number, row in part if not self._is_forgotten(row, forgotten)]
             unsettled = self._insert(link, rows)
         return [number for number, _ in part if number not in unsettled]
 
@@ -106,7 +108,7 @@ class Drainer:
         return was_forgotten(forgotten, self._model, row[ENTITY], datetime.fromisoformat(row[CREATED]))
 
     def _insert(self, link: driver.Link, rows: Numbered) -> set[int]:
-        """Insert `rows`, by halves where MariaDB refuses one; returns the numbers of those that could go nowhere."""
+        """Insert `rows`, in halves if MariaDB refuses a row. Return the numbers of the rows that must stay spooled."""
         if not rows:
             return set()
         try:
@@ -121,6 +123,7 @@ class Drainer:
         return set()
 
     def _bury(self, link: driver.Link, number: int, row: list[Any], *, error: int) -> set[int]:
+        """Move a row to `dead_letter` and return the empty set. Return its number if `dead_letter` refuses it too."""
         log.error("MariaDB error %d: an answered prediction can't be logged and goes to dead_letter", error)
         try:
             writing.bury(
@@ -132,9 +135,9 @@ class Drainer:
                 error=error,
                 now=utc_now(),
             )
-        except pymysql.Error as again:
-            if driver.is_away(again):
+        except pymysql.Error as second_error:
+            if driver.is_away(second_error):
                 raise
-            log.error("MariaDB error %s: dead_letter refuses it too; it stays in the spool", again.args[0])
+            log.error("MariaDB error %s: dead_letter refuses the row too; it stays spooled", second_error.args[0])
             return {number}
         return set()

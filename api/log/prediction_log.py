@@ -1,7 +1,7 @@
-"""The log that every answer waits for: what `write` has taken is in MariaDB or on this disk, and may be answered.
+"""The prediction log, which every answer waits for. Rows accepted by `write` are in MariaDB or on this disk.
 
-While MariaDB can't be used the breaker is open: batches go straight to the spool, and `Drainer` alone asks MariaDB. It
-closes the breaker when MariaDB takes rows again.
+While MariaDB can't be used the breaker is open: batches go straight to the spool, and only `Drainer` probes MariaDB.
+`Drainer` closes the breaker when MariaDB takes rows again.
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Whether MariaDB is taken for away, as all threads of a worker see it."""
+    """The state that all threads of a worker share: open while MariaDB counts as away."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -40,18 +40,18 @@ class Breaker:
 
 
 class PredictionLog:
-    """A connection of its own, for one call at a time."""
+    """A writer to the log, with its own connection. It allows one call at a time."""
 
     def __init__(self, settings: Settings, *, spool: Spool, breaker: Breaker) -> None:
         self._client = driver.Client(settings)
         self._spool, self._breaker = spool, breaker
 
     def write(self, requests: Sequence[Rows]) -> list[NotLogged | NotNow | None]:
-        """Log the rows of all `requests` together; returns for each why it was not, or None once it may be answered.
+        """Log the rows of all `requests` together. Return an error for each request, or None if it may be answered.
 
-        Rows that MariaDB refuses are found by halving, so that their request fails alone. Where its answer is missing
-        the rows are spooled: what it took nevertheless is the same row when it is sent again. NotNow is for the time
-        when the spool takes nothing either.
+        Halving isolates a row that MariaDB refuses, so that only its request fails. If MariaDB does not reply, the rows
+        are spooled. MariaDB may have stored them anyway: inserting them again changes nothing. NotNow means that the
+        spool is unavailable too.
         """
         if self._breaker.is_open:
             return self._put(requests)
@@ -69,17 +69,17 @@ class PredictionLog:
         return [None] * len(requests)
 
     async def write_soon(self, requests: Sequence[Rows]) -> list[NotLogged | NotNow | None] | None:
-        """As `write`, on the event loop and without holding it up; None where that can't be and `write` must do it."""
+        """Log like `write`, on the event loop and without blocking it. Return None if `write` must do it instead."""
         if self._breaker.is_open:
             return None
         try:
-            done = await writing.insert_soon(self._client, [row for rows in requests for row in rows])
+            is_inserted = await writing.insert_soon(self._client, [row for rows in requests for row in rows])
         except NotNow:
             self._breaker.open()
             return None
         except pymysql.Error:  # a row is refused; `write` finds it
             return None
-        return [None] * len(requests) if done else None
+        return [None] * len(requests) if is_inserted else None
 
     def _put(self, requests: Sequence[Rows]) -> list[NotLogged | NotNow | None]:
         try:

@@ -1,1 +1,1 @@
-"""What is asked and answered: types made from the model file, repeated requests, refusals counted."""
+"""Requests and answers: their types from the model file, repeated requests, and counts of refusals."""

@@ -1,9 +1,9 @@
-"""Requests that are sent again: a client or a proxy that got no answer repeats one with the key that it had.
+"""Idempotency keys: a client or a proxy without an answer sends its request again with the same key.
 
-The header `Idempotency-Key: SECONDS-NAME` (Unix time at which the request was first sent, with milliseconds; any name
-that no other request has) makes the ids of its predictions. The same request again, to whichever replica, then has the
-same ids, and the log keeps one row for each. Ids are also made of content and version, so that no answer can hide
-behind another's row.
+The prediction ids of a request are derived from its header `Idempotency-Key: SECONDS-NAME`. SECONDS is the Unix time of
+the first attempt, with milliseconds. NAME is any name that no other request has. A repeated request gets the same ids
+from every replica, and the log keeps one row for each id. Content and version are part of the ids, so a different
+answer never takes the place of a logged one.
 """
 
 import re
@@ -15,7 +15,7 @@ from db.log.prediction_ids import EPOCH
 
 HEADER = b"idempotency-key"
 FORM = re.compile(r"(\d{1,11})(?:\.(\d{1,6}))?-([!-~]{1,100})")
-OLDEST, NEWEST = timedelta(minutes=10), timedelta(minutes=1)  # how far its time may lie behind our clock, and before it
+OLDEST, NEWEST = timedelta(minutes=10), timedelta(minutes=1)  # how far a key's time may be in the past, in the future
 PROBLEM = (
     "the header Idempotency-Key must be SECONDS-NAME: the Unix time of the first attempt, at most "
     f"{OLDEST.seconds // 60} minutes ago, and up to 100 characters that no other request has"
@@ -24,21 +24,28 @@ PROBLEM = (
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What marks a request as the same when it is sent again. `first`: when it was first sent, UTC."""
+    """The mark of a request that makes its repetitions recognisable.
+
+    first: when the request was first sent, UTC.
+    name: the rest of the key.
+    """
 
     first: datetime
     name: str
 
 
-KEY: ContextVar[IdempotencyKey | None] = ContextVar("key", default=None)  # of the request that is being handled
+KEY: ContextVar[IdempotencyKey | None] = ContextVar("key", default=None)  # of the current request
 
 
 def parse_key(value: bytes, *, now: datetime) -> IdempotencyKey:
-    """Raises: ValueError where it is not of the form, or its time is not near `now` (UTC)."""
-    found = FORM.fullmatch(value.decode("ascii", "replace"))
-    if not found:
+    """The key in the header's `value`. `now` is UTC.
+
+    Raises: ValueError if the form is wrong or the time is not near `now`.
+    """
+    match = FORM.fullmatch(value.decode("ascii", "replace"))
+    if not match:
         raise ValueError(PROBLEM)
-    first = EPOCH + timedelta(seconds=int(found[1]), microseconds=int((found[2] or "0").ljust(6, "0")))
+    first = EPOCH + timedelta(seconds=int(match[1]), microseconds=int((match[2] or "0").ljust(6, "0")))
     if not now - OLDEST <= first <= now + NEWEST:
         raise ValueError(PROBLEM)
-    return IdempotencyKey(first, found[3])
+    return IdempotencyKey(first, match[3])

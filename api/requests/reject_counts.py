@@ -1,4 +1,4 @@
-"""Refused requests, counted in memory and written with the heartbeat: no refusal costs a statement."""
+"""Counts of refused requests, kept in memory and written with the heartbeat. A refusal costs no SQL statement."""
 
 import threading
 from collections import Counter
@@ -6,26 +6,26 @@ from collections.abc import Iterable, Mapping
 
 
 class RejectCounts:
-    """Counts by (field, reason), each once a request; the names are bounded by the model file and pydantic's types.
+    """Counts by (field, reason), each pair once a request. The model file and pydantic's types bound the pairs.
 
-    Used from the event loop, and from the thread that writes them.
+    The event loop counts, and another thread writes the counts.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, found: Iterable[tuple[str, str]]) -> None:
+    def add(self, refusals: Iterable[tuple[str, str]]) -> None:
         with self._lock:
-            self._counts.update(set(found))
+            self._counts.update(set(refusals))
 
     def take(self) -> dict[tuple[str, str], int]:
-        """All counts since the last time; they are the caller's now."""
+        """Return all counts since the last call, and start again at zero."""
         with self._lock:
-            taken, self._counts = dict(self._counts), Counter()
-        return taken
+            counts, self._counts = dict(self._counts), Counter()
+        return counts
 
     def give_back(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """Take back what could not be written."""
+        """Add counts that could not be written."""
         with self._lock:
             self._counts.update(counts)

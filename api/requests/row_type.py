@@ -1,6 +1,6 @@
-"""The type of a row of one model: its entity, then every feature, in the model file's order; and an example of one.
+"""The type of one model's rows, and an example row. A row has the entity, then the features in the model file's order.
 
-A row is a dict: a model object a row takes longer to make.
+A row is a dict, because a pydantic model takes longer to make.
 """
 
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from db.store.schema import CATEGORY_LENGTH, ENTITY_LENGTH, TEXT_LENGTH
 from pipelines.artifact.profile import OTHER
 from pipelines.spec import Categorical, Feature, ModelSpec, Numeric
 
-EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # also of requests
+EXACT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # for rows and requests
 
 type Row = dict[str, Any]
 
 
-def row_type(spec: ModelSpec, *, shown: Row) -> Any:
-    """The type of a row, with `shown` as its example.
+def row_type(spec: ModelSpec, *, example_row: Row) -> Any:
+    """The type of a row, with `example_row` as its example.
 
-    Validation fills it in the order of its keys, also where a default is taken.
+    Validated rows have the keys in the type's order, even if some values are defaults.
     """
     entity = Annotated[Entity, Field(description="Whom or what the prediction is about.")]
     features = {name: _feature(feature) for name, feature in spec.features.columns.items()}
-    made = TypedDict("Row", {spec.entity: entity, **features})  # type: ignore[misc]
-    made.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
-        **EXACT, title=f"{spec.name} row", json_schema_extra={"example": shown}
+    row = TypedDict("Row", {spec.entity: entity, **features})  # type: ignore[misc]
+    row.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
+        **EXACT, title=f"{spec.name} row", json_schema_extra={"example": example_row}
     )
-    return made
+    return row
 
 
-def _from_int(given: object) -> object:
-    return str(given) if type(given) is int else given
+def _from_int(value: object) -> object:
+    return str(value) if type(value) is int else value
 
 
 _Text = Annotated[str, Field(min_length=1, max_length=ENTITY_LENGTH)]
@@ -49,28 +49,28 @@ def _feature(feature: Feature) -> Any:
         kind = Annotated[float, Field(ge=feature.min, le=feature.max)]
         extra = {"unit": feature.unit} if feature.unit else {}
     elif isinstance(feature, Categorical):
-        listed = Literal[feature.values] if feature.values else None
-        kind = listed or Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)]
+        literal = Literal[feature.values] if feature.values else None
+        kind = literal or Annotated[str, Field(min_length=1, max_length=CATEGORY_LENGTH)]
     else:
         kind = Annotated[str, Field(min_length=1, max_length=TEXT_LENGTH)]
-    return Annotated[kind | None, Field(default=None, description=_described(feature), json_schema_extra=extra)]
+    return Annotated[kind | None, Field(default=None, description=_description(feature), json_schema_extra=extra)]
 
 
-def _described(feature: Feature) -> str:
+def _description(feature: Feature) -> str:
     unit = f"in {feature.unit}" if isinstance(feature, Numeric) and feature.unit else ""
     limits = ""
     if isinstance(feature, Numeric):
         ends = [f"from {feature.min:g}" if feature.min is not None else ""]
         ends.append(f"to {feature.max:g}" if feature.max is not None else "")
         limits = " ".join(filter(None, ends))
-    told = ", ".join(filter(None, (feature.description, unit, limits)))
-    return f"{told[:1].upper()}{told[1:]}. Null or absent: missing." if told else "Null or absent: missing."
+    facts = ", ".join(filter(None, (feature.description, unit, limits)))
+    return f"{facts[:1].upper()}{facts[1:]}. Null or absent: missing." if facts else "Null or absent: missing."
 
 
 def example(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A row that the service takes: medians and the commonest categories of `profile`, or else what the limits allow.
+    """A valid row: medians and the most frequent categories of `profile`, or else values within the limits.
 
-    Never a row of a real entity: the page that shows it is open.
+    It is never the row of a real entity, because the page that shows it needs no key.
     """
     entries = (profile or {}).get("features", {})
     typical = {name: _typical(feature, entries.get(name, {})) for name, feature in spec.features.columns.items()}
@@ -81,15 +81,15 @@ def _typical(feature: Feature, entry: Mapping[str, Any]) -> Any:
     if isinstance(feature, Numeric):
         edges = entry.get("edges")
         if edges:
-            wanted = edges[len(edges) // 2]
+            middle = edges[len(edges) // 2]
         elif feature.min is not None and feature.max is not None:
-            wanted = (feature.min + feature.max) / 2
+            middle = (feature.min + feature.max) / 2
         else:
-            wanted = 0.0
-        return _within(feature, round(wanted, 2))
+            middle = 0.0
+        return _within(feature, round(middle, 2))
     if isinstance(feature, Categorical):
-        seen = {name: count for name, count in (entry.get("categories") or {}).items() if name != OTHER}
-        allowed = {name: seen.get(name, 0) for name in feature.values} or seen
+        counts = {name: count for name, count in (entry.get("categories") or {}).items() if name != OTHER}
+        allowed = {name: counts.get(name, 0) for name in feature.values} or counts
         return max(allowed, key=lambda name: allowed[name]) if allowed else "example"
     return "example"
 
@@ -100,5 +100,5 @@ def _within(feature: Numeric, value: float) -> float:
 
 
 def features_json(row: Row) -> str:
-    """The features of a row as JSON; missing ones are null."""
+    """The features of a row as JSON. Missing features are null."""
     return to_json(dict(islice(row.items(), 1, None))).decode()

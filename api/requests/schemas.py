@@ -1,4 +1,4 @@
-"""Requests and answers of one model's service, built from its model file. Nothing here knows of HTTP or BentoML."""
+"""Types of the requests and answers of one model's service, built from its model file, without HTTP and BentoML."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ EXPLAIN = (bool, Field(False, description="Adds `reasons` to the answer; takes s
 
 
 class Body(BaseModel):
-    """What every request's body is: of exactly these keys and types."""
+    """The base of every request's body. It allows exactly its own keys and types."""
 
     model_config = ConfigDict(**EXACT, frozen=True)
 
@@ -30,7 +30,13 @@ class Nothing(Body):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a request. `row` counts from 0 in a batch; `reason` is one of pydantic's types."""
+    """One problem of a request.
+
+    field: the field's name, UNKNOWN_KEY or BODY.
+    reason: one of pydantic's error types.
+    message: the text for the client, without any input value.
+    row: the row's place in a batch, from 0. None outside a batch.
+    """
 
     field: str
     reason: str
@@ -44,10 +50,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Schemas:
-    """The types of one service. `row` checks one row; every missing feature of what it returns is None.
+    """The types of one service.
 
-    `predict` has the fields data, a row, and explain; `predict_batch` has a list of rows as data; `predict_by_id` has a
-    list of entities as ids; `feedback` has prediction_id and actual.
+    spec: the model file that they are built from.
+    row: validates one row. Missing features of the result are None.
+    predict: a request with a row as `data`, and `explain`.
+    predict_batch: a request with a list of rows as `data`, and `explain`.
+    predict_by_id: a request with a list of entities as `ids`, and `explain`.
+    feedback: a request with `prediction_id` and `actual`.
+    answer: the answer to `predict`.
+    answers: the answer to `predict_batch` and `predict_by_id`.
     """
 
     spec: ModelSpec
@@ -61,18 +73,17 @@ class Schemas:
 
 
 def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) -> Schemas:
-    """The types for `spec`; their example takes typical values from a reference profile where there is one."""
-    shown = example(spec, profile=profile)
-    row = row_type(spec, shown=shown)
+    """The types for `spec`. Their example has typical values from the reference `profile`, if there is one."""
+    example_row = example(spec, profile=profile)
+    row = row_type(spec, example_row=example_row)
     answer = _answer(spec)
     rows = Annotated[list[row], Field(min_length=1, max_length=BATCH_ROWS)]  # type: ignore[valid-type]
-    batch_config = ConfigDict(json_schema_extra={"example": {"data": [shown]}})
+    config = ConfigDict(json_schema_extra={"example": {"data": example_row}})
+    batch_config = ConfigDict(json_schema_extra={"example": {"data": [example_row]}})
     return Schemas(
         spec=spec,
         row=TypeAdapter(row),
-        predict=_model(
-            "Predict", ConfigDict(json_schema_extra={"example": {"data": shown}}), data=(row, ...), explain=EXPLAIN
-        ),
+        predict=_model("Predict", config, data=(row, ...), explain=EXPLAIN),
         predict_batch=_model("PredictBatch", batch_config, data=(rows, ...), explain=EXPLAIN),
         predict_by_id=_predict_by_id(spec),
         feedback=_feedback(spec),
@@ -82,72 +93,73 @@ def build_schemas(spec: ModelSpec, *, profile: Mapping[str, Any] | None = None) 
 
 
 def stored_row(schemas: Schemas, entity: str, values: Sequence[Any]) -> tuple[Row, list[str]]:
-    """A row of the features that the store holds of `entity`, in the file's order, and what is doubtful about them.
+    """A row of `entity` with its `values` in the store, which are in the model file's order, and warnings about them.
 
-    A value that a request might not have, since the model file has changed, counts as missing.
+    A stored value may be invalid after a change of the model file. It then counts as missing.
     """
-    given = dict(zip(schemas.spec.features.columns, values, strict=True))
-    named = {schemas.spec.entity: entity}
+    features = dict(zip(schemas.spec.features.columns, values, strict=True))
+    key = {schemas.spec.entity: entity}
     try:
-        return schemas.row.validate_python({**named, **given}), []
+        return schemas.row.validate_python({**key, **features}), []
     except ValidationError as error:
-        wrong = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
-        kept = {name: None if name in wrong else value for name, value in given.items()}
-        return schemas.row.validate_python({**named, **kept}), [f"unfit in the store: {name}" for name in sorted(wrong)]
+        invalid = {str(detail["loc"][0]) for detail in error.errors(include_url=False, include_input=False)}
+        valid = {name: None if name in invalid else value for name, value in features.items()}
+        warnings = [f"unfit in the store: {name}" for name in sorted(invalid)]
+        return schemas.row.validate_python({**key, **valid}), warnings
 
 
 def problems(error: ValidationError, *, spec: ModelSpec) -> list[Problem]:
-    """What is wrong with a request, the first twenty. No input value is in it; a message names an unknown key."""
-    known = {spec.entity, *spec.features.columns, "data", "ids", "explain", "prediction_id", "actual"}
-    found = []
+    """The first twenty problems of a request. They contain no input value. A message names an unknown key."""
+    field_names = {spec.entity, *spec.features.columns, "data", "ids", "explain", "prediction_id", "actual"}
+    request_problems = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False)[:SHOWN_PROBLEMS]:
         path = detail["loc"][1:] if len(detail["loc"]) > 1 and detail["loc"][0] == "data" else detail["loc"]
         row = next((part for part in path if isinstance(part, int)), None)
         name = next((part for part in path if isinstance(part, str)), BODY if row is None else "data")
         reason, message = detail["type"], detail["msg"]
         if reason == "extra_forbidden":
-            found.append(Problem(UNKNOWN_KEY, reason, f"{name[:64]!r} is not a key of this request", row))
+            request_problems.append(Problem(UNKNOWN_KEY, reason, f"{name[:64]!r} is not a key of this request", row))
         else:
             message = "is required" if reason == "missing" else message
-            found.append(Problem(name if name in known else BODY, reason, message, row))
-    return found
+            request_problems.append(Problem(name if name in field_names else BODY, reason, message, row))
+    return request_problems
 
 
 def same_requests(one: ModelSpec, other: ModelSpec) -> bool:
-    """Whether two specs make the same requests and answers, so that a worker may go from one to the other.
+    """Whether two specs have the same requests and answers, so that a worker may change from one to the other.
 
-    The order of the features counts: a worker hands a model its rows in the order that it started with.
+    The order of the features counts: a worker passes the values of a row in the order that it started with.
     """
     parts = attrgetter("name", "task", "entity", "label.column", "label.classes", "features.columns")
     return bool(parts(one) == parts(other)) and list(one.features.columns) == list(other.features.columns)
 
 
 def _model(name: str, config: ConfigDict, **fields: Any) -> type[BaseModel]:
-    """A model like `Body`, with `config` on top of its own."""
+    """A subclass of `Body` with `fields`, whose configuration is extended by `config`."""
     base = type(name, (Body,), {"model_config": config, "__module__": __name__})
     return create_model(name, __base__=base, __module__=__name__, **fields)
 
 
 def _predict_by_id(spec: ModelSpec) -> type[BaseModel]:
-    described = f"Values of {spec.entity} whose newest features are in the store."
+    description = f"Values of {spec.entity} whose newest features are in the store."
     return _model(
         "PredictById",
         ConfigDict(json_schema_extra={"example": {"ids": ["example-1"]}}),
-        ids=(Annotated[list[Entity], Field(min_length=1, max_length=BATCH_ROWS)], Field(description=described)),
+        ids=(Annotated[list[Entity], Field(min_length=1, max_length=BATCH_ROWS)], Field(description=description)),
         explain=EXPLAIN,
     )
 
 
 def _feedback(spec: ModelSpec) -> type[BaseModel]:
-    """`actual` has the label's type. It is read in lax mode where JSON has no type of its own: for the UUID."""
+    """The request of /feedback. `actual` has the label's type. The id is parsed from a string: JSON has no UUID."""
     actual: Any = float if spec.task == "regression" else Literal[spec.label.classes]
-    shown = 100.0 if spec.task == "regression" else spec.label.classes[-1]
-    described = f"What {spec.label.column} turned out to be."
+    example_actual = 100.0 if spec.task == "regression" else spec.label.classes[-1]
+    description = f"What {spec.label.column} turned out to be."
     return _model(
         "Feedback",
-        ConfigDict(json_schema_extra={"example": {"prediction_id": SOME_ID, "actual": shown}}),
+        ConfigDict(json_schema_extra={"example": {"prediction_id": SOME_ID, "actual": example_actual}}),
         prediction_id=(UUID, Field(description="From the answer that the truth is about.")),
-        actual=(actual, Field(description=described)),
+        actual=(actual, Field(description=description)),
     )
 
 
@@ -155,7 +167,7 @@ def _answer(spec: ModelSpec) -> type[BaseModel]:
     prediction: Any = float if spec.task == "regression" else Literal[spec.label.classes]
     first, *others = spec.label.classes or ("",)
     by_class = {first: 0.7, **{name: round(0.3 / len(others), 3) for name in others}} if others else None
-    shown: dict[str, Any] = {
+    example_answer: dict[str, Any] = {
         "prediction_id": SOME_ID,
         "entity_id": "example-1",
         "prediction": first if by_class else 12.5,
@@ -167,7 +179,7 @@ def _answer(spec: ModelSpec) -> type[BaseModel]:
     }
     return create_model(
         "Answer",
-        __config__=ConfigDict(json_schema_extra={"example": shown}),
+        __config__=ConfigDict(json_schema_extra={"example": example_answer}),
         prediction_id=(UUID, Field(description="Names this prediction in the log, and in /feedback.")),
         entity_id=(str, ...),
         prediction=(prediction, Field(description=f"The predicted {spec.label.column}.")),

@@ -1,1 +1,1 @@
-"""From validated rows to answers: batches, look-ups in the store, reasons."""
+"""The path from validated rows to answers: batches, look-ups in the store, and reasons."""

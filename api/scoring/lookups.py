@@ -1,4 +1,4 @@
-"""Features by entity from the online store: requests that wait while a look-up is at work share the next one."""
+"""Features by entity from the online store. Requests that arrive during one look-up share the next one."""
 
 import asyncio
 import logging
@@ -22,8 +22,8 @@ QUEUE = 10_000  # ids that may wait
 NOT_USABLE = "stored features too old, or not valid yet"
 AWAY = "the feature store can't be reached, or lacks this model's table"
 
-Found = Mapping[str, tuple[Any, ...] | None]
-Rows = tuple[list[Row], list[Sequence[str]]]  # and the doubts about each
+Features = Mapping[str, tuple[Any, ...] | None]  # by entity; None: in the store, but not usable now
+Rows = tuple[list[Row], list[Sequence[str]]]  # rows, and the warnings of each row
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Request:
     ids: Sequence[str]
-    found: "asyncio.Future[Found]"
+    features: "asyncio.Future[Features]"
 
 
 class Lookups:
-    """Look-ups of one event loop, by one thread with one connection of its own."""
+    """The look-ups of one event loop, made by one thread with its own connection."""
 
     def __init__(self, settings: Settings, *, schemas: Schemas) -> None:
         self._schemas, self._client = schemas, driver.Client(settings)
@@ -46,11 +46,11 @@ class Lookups:
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to work; called on the event loop that requests arrive on."""
+        """Start working. Call it on the event loop of the requests."""
         self._worker = asyncio.get_running_loop().create_task(self._work(), name="lookups")
 
     async def stop(self) -> None:
-        """End. No request may arrive any more."""
+        """Finish the current look-up. No request may arrive any more."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -58,9 +58,9 @@ class Lookups:
         self._client.close()
 
     async def rows(self, ids: Sequence[str]) -> Rows:
-        """A row for each of `ids`, in their order: the newest features in the store, where a training would use them.
+        """A row for each of `ids`, in the same order, with the newest features in the store that a training would use.
 
-        Raises: UnknownEntities where the store lacks one; NotNow while it can't be read, and when too much waits.
+        Raises: UnknownEntities if the store lacks an id; NotNow if the store can't be read or too many ids wait.
         """
         if self._waiting_ids + len(ids) > QUEUE:
             raise NotNow(reason="too many look-ups wait already", cause="busy")
@@ -68,21 +68,21 @@ class Lookups:
         self._waiting.append(request)
         self._waiting_ids += len(ids)
         self._arrival.set()
-        found = await request.found
+        features = await request.features
         spec = self._schemas.spec
-        if unknown := [(place, name) for place, name in enumerate(ids) if name not in found]:
+        if unknown := [(place, name) for place, name in enumerate(ids) if name not in features]:
             raise UnknownEntities(model=spec.name, entity=spec.entity, unknown=unknown)
-        return self._rows(ids, found)
+        return self._rows(ids, features)
 
-    def _rows(self, ids: Sequence[str], found: Found) -> Rows:
+    def _rows(self, ids: Sequence[str], features: Features) -> Rows:
         rows: list[Row] = []
         doubts: list[Sequence[str]] = []
-        nothing = (None,) * len(self._schemas.spec.features.columns)
+        missing = (None,) * len(self._schemas.spec.features.columns)
         for name in ids:
-            values = found[name]
-            row, told = stored_row(self._schemas, name, nothing if values is None else values)
+            values = features[name]
+            row, row_doubts = stored_row(self._schemas, name, missing if values is None else values)
             rows.append(row)
-            doubts.append([NOT_USABLE, *told] if values is None else told)
+            doubts.append([NOT_USABLE, *row_doubts] if values is None else row_doubts)
         return rows, doubts
 
     async def _work(self) -> None:
@@ -92,28 +92,28 @@ class Lookups:
             batch = self._next_batch()
             names = list({name for request in batch for name in request.ids})
             try:
-                found: Found | Exception = await loop.run_in_executor(self._thread, self._look_up, names)
-            except Exception as error:  # whatever it is, the requests must hear of it and the next look-up must come
-                found = error
+                outcome: Features | Exception = await loop.run_in_executor(self._thread, self._look_up, names)
+            except Exception as error:  # any error is passed to the requests, and the next look-up goes on
+                outcome = error
             for request in batch:
-                _settle(request.found, found)
+                _settle(request.features, outcome)
 
     def _next_batch(self) -> list[_Request]:
-        """The requests of the next look-up; without those whose client was answered meanwhile, by a timeout."""
+        """The requests of the next look-up, without requests that have timed out meanwhile."""
         batch: list[_Request] = []
         size = 0
         while self._waiting and (not batch or size + len(self._waiting[0].ids) <= BATCH_ROWS):
             request = self._waiting.popleft()
             self._waiting_ids -= len(request.ids)
-            if not request.found.done():
+            if not request.features.done():
                 batch.append(request)
                 size += len(request.ids)
         if not self._waiting:
             self._arrival.clear()
         return batch
 
-    def _look_up(self, names: Sequence[str]) -> Found:
-        """Raises: NotNow."""
+    def _look_up(self, names: Sequence[str]) -> Features:
+        """The stored features of the entities `names`. Raises: NotNow."""
         try:
             return self._client.run(lambda link: online.latest(link, self._schemas.spec.store, names, at=utc_now()))
         except NotNow as error:
@@ -123,10 +123,10 @@ class Lookups:
             raise NotNow(reason=AWAY) from None
 
 
-def _settle(waiting: "asyncio.Future[Found]", found: Found | Exception) -> None:
+def _settle(waiting: "asyncio.Future[Features]", outcome: Features | Exception) -> None:
     if waiting.done():  # cancelled by its request's timeout
         return
-    if isinstance(found, Exception):
-        waiting.set_exception(found)
+    if isinstance(outcome, Exception):
+        waiting.set_exception(outcome)
     else:
-        waiting.set_result(found)
+        waiting.set_result(outcome)

@@ -1,4 +1,4 @@
-"""From validated rows to answers and log rows, by one version of the model."""
+"""Answers and log rows for validated rows, made by one version of the model."""
 
 import json
 import time
@@ -22,7 +22,15 @@ FEW = 1_000  # rows up to which one thread scores faster than several
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version that serves: never changed, only replaced as a whole. Times are UTC; `tags` are the registry's."""
+    """A version that serves. It is never changed, only replaced as a whole. Times are UTC.
+
+    model, number: its name and number in the registry.
+    bundle: its trees, model file and golden rows.
+    categories: the categories seen in training, by feature.
+    tags: its tags in the registry.
+    deployed_at: when it was decided that it should serve.
+    serving_since: when this worker began to serve it.
+    """
 
     model: str
     number: int
@@ -34,16 +42,19 @@ class LoadedVersion:
 
     @property
     def fitted_until(self) -> datetime | None:
-        """The newest label it learned from; None where data have no time."""
-        fitted = self.tags.get("fitted_until") if self.bundle.spec.timed else None
-        return datetime.fromisoformat(fitted) if fitted else None
+        """The newest label that it learned from, UTC. None if the data has no time."""
+        tag = self.tags.get("fitted_until") if self.bundle.spec.timed else None
+        return datetime.fromisoformat(tag) if tag else None
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a row came from: its place in the request, the request's key; `arrived` in seconds of `perf_counter`.
+    """The origin of a row.
 
-    `doubts` are warnings about it that its values do not show.
+    arrived: when its request arrived, in seconds of `perf_counter`.
+    place: its place in the request, from 0.
+    key: the request's idempotency key, if it has one.
+    doubts: warnings about the row that its values do not show.
     """
 
     arrived: float
@@ -54,7 +65,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer, and the row that must be in the log before it leaves (`db.log.writing.LOG_COLUMNS`)."""
+    """One answer and its log row, in the order of `db.log.writing.LOG_COLUMNS`. The row is logged first."""
 
     answer: dict[str, Any]
     log_row: tuple[Any, ...]
@@ -63,16 +74,16 @@ class Prediction:
 def predict(
     version: LoadedVersion, rows: Sequence[Row], *, instance: UUID, origins: Sequence[Origin], now: datetime
 ) -> list[Prediction]:
-    """Score `rows`, each with its origin. `now` is UTC."""
+    """Score `rows`. `origins` has one origin a row, `now` is UTC."""
     values = [tuple(row.values()) for row in rows]
     scores = _scores(version.bundle, values)
-    scored = time.perf_counter()
+    scored_at = time.perf_counter()
     features = [features_json(row) for row in rows]
     ids = _ids(version, values, features, origins=origins, now=now)
     by_class = _by_class(scores, version.bundle.spec.label.classes)
     doubts = warnings_of(version.bundle.spec, version.categories)
-    name, number, by = version.model, version.number, str(instance)
-    made = []
+    name, number, instance_id = version.model, version.number, str(instance)
+    predictions = []
     for i, (prediction_id, created) in enumerate(ids):
         predicted, probabilities, origin = scores.predictions[i], by_class[i], origins[i]
         confidence = max(probabilities.values()) if probabilities else None
@@ -98,27 +109,27 @@ def predict(
             confidence,
             _json(probabilities) if probabilities else None,
             _json(warnings) if warnings else "[]",
-            (scored - origin.arrived) * 1000,
-            by,
+            (scored_at - origin.arrived) * 1000,
+            instance_id,
             created,
             now,
         )
-        made.append(Prediction(answer, log_row))
-    return made
+        predictions.append(Prediction(answer, log_row))
+    return predictions
 
 
 def _scores(bundle: Bundle, values: Sequence[Sequence[Any]]) -> Scores:
-    """What the model makes of each row of `values`, an entity and its features."""
+    """The model's scores of `values`. Each row is an entity and its features."""
     threads = 1 if len(values) <= FEW else -1
-    pool = pool_from_rows([each[1:] for each in values], spec=bundle.spec, threads=threads)
+    pool = pool_from_rows([row[1:] for row in values], spec=bundle.spec, threads=threads)
     return score(bundle.model, pool, spec=bundle.spec, threads=threads)
 
 
 def _by_class(scores: Scores, classes: Sequence[str]) -> Sequence[dict[str, float] | None]:
-    """Each row's probabilities by class; None for regression."""
+    """Each row's probabilities by class. None for regression."""
     if scores.probabilities is None:
         return [None] * len(scores.predictions)
-    return [dict(zip(classes, each, strict=True)) for each in scores.probabilities.tolist()]
+    return [dict(zip(classes, probabilities, strict=True)) for probabilities in scores.probabilities.tolist()]
 
 
 def _ids(
@@ -129,14 +140,14 @@ def _ids(
     origins: Sequence[Origin],
     now: datetime,
 ) -> list[tuple[str, datetime]]:
-    """A prediction's id and the time in it, for each row: new ones, or those that its request's key makes."""
+    """The prediction id of each row and the time in the id. The id is new or derived from the request's key."""
     created = to_millisecond(now)
-    ids = [(each, created) for each in new_ids(now, len(values))]
+    ids = [(new_id, created) for new_id in new_ids(now, len(values))]
     for i, origin in enumerate(origins):
         if origin.key is not None:
             content = [origin.key.name, origin.place, version.model, version.number, values[i][0], features[i]]
-            made = repeatable_id(origin.key.first, json.dumps(content))
-            ids[i] = (str(made), created_at(made))
+            derived_id = repeatable_id(origin.key.first, json.dumps(content))
+            ids[i] = (str(derived_id), created_at(derived_id))
     return ids
 
 

@@ -1,7 +1,7 @@
 """Reasons: the features that moved a prediction most, by the SHAP values of the version that made it.
 
-They add up to the score (`learner.contributions`). One row takes some ten milliseconds, a hundred times what its
-prediction takes, so this is done only where it is asked for, and away from the batches.
+The SHAP values add up to the score (`learner.contributions`). One row takes some ten milliseconds, a hundred times as
+long as its prediction. So reasons are made only on request, and outside the batches.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ Answers = list[dict[str, Any]]
 
 
 def with_reasons(version: LoadedVersion, rows: Sequence[Row], answers: Answers) -> Answers:
-    """`answers`, which `version` gave to `rows`, each with the reasons that weigh most, the heaviest first.
+    """The `answers` of `version` to `rows`, each with its strongest reasons, the strongest first.
 
     A contribution is in the score's unit: log-odds of the predicted class, or the label's own unit for regression.
     """
     bundle, values = version.bundle, [list(row.values())[1:] for row in rows]
-    found = contributions(bundle.model, values, [answer["prediction"] for answer in answers], spec=bundle.spec)
+    weights = contributions(bundle.model, values, [answer["prediction"] for answer in answers], spec=bundle.spec)
     names = list(bundle.spec.features.columns)
     return [
-        {**answer, "reasons": _reasons(names, mine, weights)}
-        for answer, mine, weights in zip(answers, values, found, strict=True)
+        {**answer, "reasons": _reasons(names, row_values, row_weights)}
+        for answer, row_values, row_weights in zip(answers, values, weights, strict=True)
     ]
 
 

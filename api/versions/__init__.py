@@ -1,1 +1,1 @@
-"""Which version a worker serves: fetching, checking and swapping it, and one in the shadow."""
+"""The version that a worker serves: fetching, checking and swapping it. And the challenger in the shadow."""

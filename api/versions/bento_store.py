@@ -1,12 +1,12 @@
-"""What a service has on its own disk: versions in its Bento store, and which of them it should serve.
+"""The disk of a service: the versions in its Bento store, and the deployment that it serves.
 
     HOME/                  of one model's services, shared by their workers; on one machine also BENTOML_HOME
     ├── models/…           the Bento store; tag MODEL:VERSION
-    ├── current.json       the deployment that was last found good here: it rules while MariaDB is away
+    ├── current.json       the last good deployment on this disk, which counts while MariaDB is away
     ├── pull.lock          held by the one process that pulls
-    └── replacement.json   whose turn it is to be replaced
+    └── replacement.json   until when one worker's replacement blocks other replacements
 
-Never Bento's `latest`: that is the last import.
+Bento's tag `latest` is not used: it means the last import.
 """
 
 import fcntl
@@ -26,24 +26,24 @@ from utils.settings import Settings
 
 
 class BentoStore:
-    """The disk of the service of `model`. Nothing is made or read before it is asked for."""
+    """The disk of the service of `model`. Nothing is created or read before the first call."""
 
     def __init__(self, settings: Settings, model: str) -> None:
         self.model = model
         self.home = settings.bento_home / model
 
     def folder(self, version: int) -> Path | None:
-        """Where the bundle of `version` lies, or None where it is not here. Its hash is still to be checked."""
+        """The folder of the bundle of `version`, or None if it is not on this disk. The caller checks its hash."""
         folder = self.home / "models" / self.model / str(version)
         return folder if all((folder / name).is_file() for name in FILES) else None
 
     def tags(self, version: int) -> dict[str, str]:
-        """What the registry's tags said of `version` when it was pulled."""
+        """The registry's tags of `version` at the time of its pull."""
         metadata = self._store().get(f"{self.model}:{version}").info.metadata
         return {str(name): str(value) for name, value in metadata.items()}
 
     def put(self, version: int, folder: Path, *, tags: dict[str, str]) -> None:
-        """Copy the bundle in `folder` here as `version`, in place of any that was here. Hold `pulling` meanwhile."""
+        """Copy the bundle in `folder` into the store as `version`, in place of an older copy. Hold `pulling`."""
         import bentoml
 
         store, tag = self._store(), f"{self.model}:{version}"
@@ -53,17 +53,20 @@ class BentoStore:
                 shutil.copyfile(folder / name, stored.path_of(name))
 
     def tidy(self, *, keep: Iterable[int]) -> list[int]:
-        """Remove all versions but `keep` and the one in current.json; returns them. Hold `pulling` meanwhile."""
-        good = self.current()
-        kept = {str(version) for version in (*keep, *([good.version] if good else ()))}
+        """Remove all versions except `keep` and the one in current.json. Return the removed versions.
+
+        Hold `pulling` meanwhile.
+        """
+        current = self.current()
+        names = {str(version) for version in (*keep, *([current.version] if current else ()))}
         folder = self.home / "models" / self.model
-        gone = [version for version in folder.glob("*") if version.name.isdigit() and version.name not in kept]
-        for version in gone:
+        surplus = [version for version in folder.glob("*") if version.name.isdigit() and version.name not in names]
+        for version in surplus:
             shutil.rmtree(version, ignore_errors=True)
-        return sorted(int(version.name) for version in gone)
+        return sorted(int(version.name) for version in surplus)
 
     def _store(self) -> Any:
-        # BentoML's public functions know only the store of BENTOML_HOME; and it takes a second to import.
+        # BentoML's public functions use only the store of BENTOML_HOME. The import takes a second.
         from bentoml._internal.models import ModelStore
 
         (self.home / "models").mkdir(parents=True, exist_ok=True)
@@ -71,26 +74,26 @@ class BentoStore:
 
     @contextmanager
     def pulling(self) -> Iterator[None]:
-        """Wait until no other process pulls, then keep others waiting."""
+        """Wait until no other process pulls. Other processes wait until this context ends."""
         with self._locked("pull.lock"):
             yield
 
     def current(self) -> Deployment | None:
-        """The deployment in current.json, or None before the first."""
-        read = _read(self.home / "current.json")
-        if not read:
+        """The deployment in current.json, or None before the first one."""
+        content = _read(self.home / "current.json")
+        if not content:
             return None
-        return Deployment(int(read["version"]), str(read["sha256"]), datetime.fromisoformat(read["since"]))
+        return Deployment(int(content["version"]), str(content["sha256"]), datetime.fromisoformat(content["since"]))
 
     def set_current(self, deployment: Deployment) -> None:
-        """Write current.json anew, whole or not at all."""
+        """Replace current.json atomically."""
         if self.current() != deployment:
             _write(self.home / "current.json", {**asdict(deployment), "since": deployment.since.isoformat()})
 
     def take_turn(self, *, now: float, seconds: float) -> bool:
-        """Whether this worker may go to be replaced: not while another's replacement is under way.
+        """Whether this worker may end and be replaced. Only one worker is replaced at a time.
 
-        `now` is in seconds of `time.time`; a turn ends with `end_turn`, or after `seconds`.
+        `now` is in seconds of `time.time`. The turn ends with `end_turn`, or after `seconds`.
         """
         with self._locked("replacement.lock"):
             if float(_read(self.home / "replacement.json").get("until", 0)) > now:
@@ -99,7 +102,7 @@ class BentoStore:
             return True
 
     def end_turn(self) -> None:
-        """Let the next worker go: called by every worker that came up."""
+        """Allow the next replacement. Every worker calls it once it has started."""
         (self.home / "replacement.json").unlink(missing_ok=True)
 
     @contextmanager
@@ -112,16 +115,16 @@ class BentoStore:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    temporary.replace(path)

@@ -1,9 +1,10 @@
 """`python -m api.versions.challenger MODEL VERSION SHA256 INSTANCE SOCKET`: one worker's challenger.
 
-`api.versions.shadow_feed` starts it and sends it rows.
+`api.versions.shadow_feed` starts the challenger and sends it rows.
 
-It fetches and checks its version as a worker does, tells over the socket that it is ready or why it is not, then scores
-the rows that come and logs them as `shadow`. While MariaDB is away rows are dropped: they are nobody's answers.
+The challenger fetches and checks its version like a worker. It reports over the socket that it is ready, or why it is
+not. Then it scores the rows from the socket and logs them as `shadow`. While MariaDB is away it drops rows, because no
+client waits for them.
 """
 
 import itertools
@@ -42,18 +43,18 @@ from utils.log_setup import configure
 from utils.settings import Settings, load_settings
 
 BATCH = 128  # rows inserted together
-FEW = 16  # rows scored together, in half a millisecond, before others may have the processor
-TELL = 5.0  # seconds between two counts
+FEW = 16  # rows scored together, in half a millisecond, before other processes may have the processor
+TELL = 5.0  # seconds between two reports of counts
 LARGEST = 1 << 22  # bytes of a message
 MODEL, ROLE, ENTITY, CREATED = map(writing.LOG_COLUMNS.index, ("model", "role", "entity_id", "created_at"))
 
-Asked = tuple[str, str, dict[str, Any]]  # the champion's prediction_id, the entity, the features by name
+ShadowRequest = tuple[str, str, dict[str, Any]]  # the champion's prediction_id, the entity, the features by name
 
 
 def fetch(settings: Settings, model: str, wanted: Deployment, *, serving: ModelSpec) -> LoadedVersion:
-    """The version, from the Bento store or else from MLflow, checked as one that is to serve.
+    """The version from the Bento store, or else from MLflow. It passes the same checks as a version that will serve.
 
-    Raises: EvergreenError with the reason why it can't shadow `serving`.
+    Raises: EvergreenError with the reason why the version can't shadow `serving`.
     """
     bento_store = BentoStore(settings, model)
     try:
@@ -68,147 +69,148 @@ def fetch(settings: Settings, model: str, wanted: Deployment, *, serving: ModelS
         version = read_version(bento_store, wanted)
     if version is None:
         raise NotFound(what=f"version {wanted.version}", where="the Bento store")
-    if reason := unlike(version.bundle.spec, serving):
+    if reason := incompatibility(version.bundle.spec, serving):
         raise EvergreenError(reason)
     check_latency(version.bundle, serving=None)
     return version
 
 
-def unlike(challenger: ModelSpec, serving: ModelSpec) -> str | None:
-    """Why `challenger` can't score the requests of `serving`, or can't be compared with it; None where it can.
+def incompatibility(challenger: ModelSpec, serving: ModelSpec) -> str | None:
+    """The reason why `challenger` can't score the requests of `serving` or can't be compared with it, or None.
 
-    It may have fewer features. One that requests do not carry would be missing in each of them, and the comparison
-    would be with a model that nobody wants to serve.
+    The challenger may have fewer features. A feature that requests do not carry would be missing in all of them. The
+    comparison would then be with a model that nobody wants to serve.
     """
-    for what in ("task", "entity"):
-        if getattr(challenger, what) != getattr(serving, what):
-            return f"its {what} is {getattr(challenger, what)}, not {getattr(serving, what)}"
+    for attribute in ("task", "entity"):
+        if getattr(challenger, attribute) != getattr(serving, attribute):
+            return f"its {attribute} is {getattr(challenger, attribute)}, not {getattr(serving, attribute)}"
     if (challenger.label.column, challenger.label.classes) != (serving.label.column, serving.label.classes):
         return "it predicts another label"
-    asked = serving.features.columns
+    requested = serving.features.columns
     for name, feature in challenger.features.columns.items():
-        if name not in asked:
+        if name not in requested:
             return f"it needs the feature {name}, which requests do not carry"
-        if feature.type != asked[name].type:
-            return f"its feature {name} is {feature.type}, and requests carry it as {asked[name].type}"
+        if feature.type != requested[name].type:
+            return f"its feature {name} is {feature.type}, and requests carry it as {requested[name].type}"
     return None
 
 
 def shadow_rows(
-    version: LoadedVersion, asked: Sequence[Asked], *, schemas: Schemas, instance: UUID
+    version: LoadedVersion, requests: Sequence[ShadowRequest], *, schemas: Schemas, instance: UUID
 ) -> tuple[list[tuple[Any, ...]], int]:
-    """Rows of the log for what `version` predicts for `asked`, and how many of them it would have refused to answer.
+    """The log rows of the predictions of `version` for `requests`, and the number of requests that it would refuse.
 
-    Their latency is that of their batch, from the rows to the scores.
+    Their latency is the latency of their batch, from the rows to the scores.
     """
     rows: list[tuple[UUID, Row]] = []
-    for champion_id, entity, features in asked:
-        known = {name: features.get(name) for name in schemas.spec.features.columns}
+    for champion_id, entity, features in requests:
+        needed = {name: features.get(name) for name in schemas.spec.features.columns}
         try:
-            row = schemas.row.validate_python({schemas.spec.entity: entity, **known})
-        except ValidationError:  # outside its limits, which may be narrower
+            row = schemas.row.validate_python({schemas.spec.entity: entity, **needed})
+        except ValidationError:  # outside the challenger's limits, which may be narrower
             continue
         rows.append((UUID(champion_id), row))
     if not rows:
-        return [], len(asked)
+        return [], len(requests)
     origin = Origin(time.perf_counter())
-    scored = predict(
+    predictions = predict(
         version,
         [row for _, row in rows],
         instance=instance,
         origins=[origin] * len(rows),
         now=utc_now(),
     )
-    made = []
-    for (champions, _), prediction in zip(rows, scored, strict=True):
-        mine = shadow_id(champions, version.number)
-        row_of_log = list(prediction.log_row)
-        row_of_log[0], row_of_log[ROLE], row_of_log[CREATED] = str(mine), "shadow", created_at(mine)
-        made.append(tuple(row_of_log))
-    return made, len(asked) - len(rows)
+    log_rows = []
+    for (champion_id, _), prediction in zip(rows, predictions, strict=True):
+        prediction_id = shadow_id(champion_id, version.number)
+        log_row = list(prediction.log_row)
+        log_row[0], log_row[ROLE], log_row[CREATED] = str(prediction_id), "shadow", created_at(prediction_id)
+        log_rows.append(tuple(log_row))
+    return log_rows, len(requests) - len(rows)
 
 
-def received(channel: socket.socket) -> list[Asked]:
-    """The rows that have come, up to about a batch; [] where none come for a while.
+def receive(channel: socket.socket) -> list[ShadowRequest]:
+    """Wait for the next rows and return about a batch of them. Return [] if no row arrives for a while.
 
-    Raises: EOFError where no more will come.
+    Raises: EOFError if the worker has closed its end.
     """
-    waiting = select.poll()  # `select.select` takes no descriptor above 1,023, and a worker may have more connections
-    waiting.register(channel, select.POLLIN)
-    if not waiting.poll(1000 * TELL):
+    poll = select.poll()  # `select.select` takes no descriptor above 1,023, and a worker may have more connections
+    poll.register(channel, select.POLLIN)
+    if not poll.poll(1000 * TELL):
         return []
-    asked = _message(channel)
-    if not asked:
+    requests = _message(channel)
+    if not requests:
         raise EOFError
     with suppress(BlockingIOError):
-        while len(asked) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
-            asked += more
-    return asked
+        while len(requests) < BATCH and (more := _message(channel, socket.MSG_DONTWAIT)):
+            requests += more
+    return requests
 
 
-def _message(channel: socket.socket, flags: int = 0) -> list[Asked]:
+def _message(channel: socket.socket, flags: int = 0) -> list[ShadowRequest]:
     content = channel.recv(LARGEST, flags)
-    rows: list[Asked] = json.loads(content) if content else []  # empty: the worker closed its end
-    return rows
+    requests: list[ShadowRequest] = json.loads(content) if content else []  # empty: the worker closed its end
+    return requests
 
 
 def serve(channel: socket.socket, version: LoadedVersion, *, settings: Settings, instance: UUID) -> None:
-    """Score what comes until the worker is gone."""
+    """Score the rows from `channel` until the worker has ended."""
     schemas, client = build_schemas(version.bundle.spec), driver.Client(settings)
     counts: Counter[str] = Counter()
-    told = time.monotonic()
+    reported_at = time.monotonic()
     while True:
-        asked = received(channel)
-        made: list[tuple[Any, ...]] = []
-        for few in itertools.batched(asked, FEW):
-            scored, refused = shadow_rows(version, few, schemas=schemas, instance=instance)
-            made += scored
+        requests = receive(channel)
+        log_rows: list[tuple[Any, ...]] = []
+        for few in itertools.batched(requests, FEW):
+            few_rows, refused = shadow_rows(version, few, schemas=schemas, instance=instance)
+            log_rows += few_rows
             counts["refused"] += refused
             os.sched_yield()  # the lowest priority alone is not enough: see `give_way`
-        if made:
-            logged = _logged(client, made)
-            counts.update(scored=logged, unlogged=len(made) - logged)
-        if (new := +counts) and time.monotonic() - told >= TELL:
-            tell(channel, counts=new)
-            counts, told = Counter(), time.monotonic()
+        if log_rows:
+            count = _insert(client, log_rows)
+            counts.update(scored=count, unlogged=len(log_rows) - count)
+        if (new_counts := +counts) and time.monotonic() - reported_at >= TELL:
+            report(channel, counts=new_counts)
+            counts, reported_at = Counter(), time.monotonic()
 
 
-def _logged(client: driver.Client, rows: Sequence[tuple[Any, ...]]) -> int:
-    """How many of `rows` are logged: none of them or all but those of entities that were forgotten meanwhile."""
+def _insert(client: driver.Client, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Log `rows` without entities that were forgotten meanwhile. Return the number of logged rows, 0 on failure."""
 
     def write(link: driver.Link) -> int:
         model = rows[0][MODEL]
         forgotten = writing.forgotten(link, model)
-        kept = [row for row in rows if not was_forgotten(forgotten, model, row[ENTITY], row[CREATED])]
-        if kept:
-            writing.insert(link, kept)
-        return len(kept)
+        remaining = [row for row in rows if not was_forgotten(forgotten, model, row[ENTITY], row[CREATED])]
+        if remaining:
+            writing.insert(link, remaining)
+        return len(remaining)
 
     try:
         return client.run(write)
-    except (NotNow, pymysql.Error):  # MariaDB is away, or refuses one of them
+    except (NotNow, pymysql.Error):  # MariaDB is away, or refuses a row
         return 0
 
 
-def tell(channel: socket.socket, **what: object) -> None:
-    channel.send(json.dumps(what).encode())
+def report(channel: socket.socket, **message: object) -> None:
+    """Send `message` to the worker as JSON."""
+    channel.send(json.dumps(message).encode())
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the worker's end is this one's, too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: this process ends when the worker does
     configure()
     model, version, sha256, instance, descriptor = sys.argv[1:]
     settings = load_settings()
     with socket.socket(fileno=int(descriptor)) as channel:
         serving = ModelSpec.parse(json.loads(channel.recv(LARGEST)), file="spec.json")
         wanted = Deployment(int(version), sha256, utc_now())
-        with suppress(EOFError, OSError):  # the worker is gone
+        with suppress(EOFError, OSError):  # the worker has ended
             try:
                 challenger = fetch(settings, model, wanted, serving=serving)
             except (EvergreenError, subprocess.TimeoutExpired) as error:
-                tell(channel, refused=str(error)[:1000])
+                report(channel, refused=str(error)[:1000])
                 return 1
-            tell(channel, ready=True)
+            report(channel, ready=True)
             serve(channel, challenger, settings=settings, instance=UUID(instance))
     return 0
 

@@ -1,8 +1,8 @@
-"""`python -m api.versions.download MODEL VERSION`: bring a version from MLflow into this service's Bento store.
+"""`python -m api.versions.download MODEL VERSION`: copy a version from MLflow into this service's Bento store.
 
-A process of its own, because importing MLflow takes seconds and 200 MB that a serving worker must not carry. Where the
-store holds the version already, with the registry's hash, it is left as it is; a damaged copy is replaced. Then the
-versions that neither serve, should serve, nor would be rolled back to leave the store.
+It is a separate process, because importing MLflow takes seconds and 200 MB that a serving worker must not use. A copy
+in the store with the registry's hash stays. A damaged copy is replaced. Afterwards a version leaves the store if it
+does not serve, should not serve, and is not the target of a rollback.
 """
 
 import sys
@@ -20,23 +20,23 @@ from utils.settings import Settings, load_settings
 
 
 def download(settings: Settings, model: str, version: int) -> None:
-    """Make the Bento store hold `version` as it was registered.
+    """Copy `version` into the Bento store as it was registered.
 
-    Raises: Unreachable, NotFound; IntegrityError where MLflow's files are not those that were registered.
+    Raises: Unreachable, NotFound; IntegrityError if MLflow's files differ from the registered files.
     """
     bento_store = BentoStore(settings, model)
     with bento_store.pulling():
         tags = registry.version_tags(settings, model, version)
-        here = bento_store.folder(version)
-        if here and bundle_hash(here) == tags["bundle_sha256"]:
+        stored = bento_store.folder(version)
+        if stored and bundle_hash(stored) == tags["bundle_sha256"]:
             return
         with tempfile.TemporaryDirectory() as folder:
             registered = registry.download(settings, model, version, Path(folder))
-            if (found := bundle_hash(Path(folder))) != registered:
+            if (sha256 := bundle_hash(Path(folder))) != registered:
                 raise IntegrityError(
                     what=f"{model} version {version} in MLflow",
                     expected=f"SHA-256 {registered[:12]}",
-                    found=found[:12],
+                    found=sha256[:12],
                 )
             bento_store.put(version, Path(folder), tags=tags)
         with suppress(NotNow):  # MariaDB is away: the next pull tidies

@@ -1,4 +1,4 @@
-"""Getting one wanted version: a pull in a process of its own, what came of it, and when to try again."""
+"""Fetching one wanted version: its pull in a separate process, the result of the pull, and the next retry."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def read_version(bento_store: BentoStore, deployment: Deployment) -> LoadedVersion | None:
-    """The version from the Bento store, its hash and golden rows checked; None where it is not there.
+    """The version from the Bento store, after checks of its hash and golden rows. None if it is not in the store.
 
     Raises: IntegrityError, SpecInvalid.
     """
@@ -35,9 +35,9 @@ def read_version(bento_store: BentoStore, deployment: Deployment) -> LoadedVersi
         tags = bento_store.tags(deployment.version)
     except EvergreenError:
         raise
-    except Exception as error:  # whatever damaged files make their parsers raise
-        what = f"model folder {folder.name}"
-        raise IntegrityError(what=what, expected="a whole bundle", found=type(error).__name__) from error
+    except Exception as error:  # damaged files: their parsers raise all kinds of errors
+        name = f"model folder {folder.name}"
+        raise IntegrityError(what=name, expected="a whole bundle", found=type(error).__name__) from error
     return LoadedVersion(
         model=bento_store.model,
         number=deployment.version,
@@ -50,14 +50,17 @@ def read_version(bento_store: BentoStore, deployment: Deployment) -> LoadedVersi
 
 
 def download_command(model: str, version: int) -> list[str]:
-    """What brings `version` into this service's Bento store: 0 where it did, else its last line says why not."""
+    """The command that pulls `version` into this service's Bento store. If it fails, its last line has the reason."""
     return [sys.executable, "-m", "api.versions.download", model, str(version)]
 
 
 class Attempt:
-    """Everything about getting `wanted`. `refusal` says why it can't be served; tries go on, ever more rarely.
+    """The attempt to fetch `wanted`.
 
-    That MLflow is away for a moment is no refusal: the version is fetched when it is back.
+    wanted: the deployment to serve.
+    refusal: why it can't be served, or None. Retries go on with growing pauses.
+
+    A short absence of MLflow is no refusal. The version is fetched when MLflow is back.
     """
 
     def __init__(self, model: str, wanted: Deployment) -> None:
@@ -72,7 +75,7 @@ class Attempt:
         self._downloaded = False
 
     def is_busy(self) -> bool:
-        """Whether a pull runs, or the pause after a failure does."""
+        """Whether a pull is running or the pause after a failure has not ended."""
         if self._download is not None:
             if self._download.poll() is None:
                 if time.monotonic() > self._deadline:
@@ -82,7 +85,7 @@ class Attempt:
         return time.monotonic() < self._not_before
 
     def fetch_or_refuse(self, problem: str | None) -> None:
-        """Pull the version, whose files are not here (None) or have a `problem`; refuse it where it was just pulled."""
+        """Pull the version, whose files are missing (None) or have a `problem`. Refuse it if it was just pulled."""
         if self._downloaded:
             self._downloaded = False
             self._fail(problem or "its files vanished from the Bento store", refuse=True)
@@ -94,7 +97,7 @@ class Attempt:
         self._download = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=self._errors)
 
     def refuse(self, reason: str) -> None:
-        """Its files are as they should be, and still it must not serve: look at it again later."""
+        """Refuse a version with good files that must not serve, and retry later."""
         self._fail(reason, refuse=True)
 
     def abandon(self) -> None:
@@ -110,8 +113,8 @@ class Attempt:
             self._downloaded = True
             return
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        reason = said[-1] if said else f"the pull ended with code {code}"
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"the pull ended with code {code}"
         if code == Unreachable.exit_code and self._problem is None:
             self._fail(reason, refuse=False)
         else:

@@ -1,6 +1,6 @@
-"""The version that a worker serves, and the thread that keeps it the one that should be served.
+"""The version that a worker serves, and the thread that follows the deployments.
 
-About once a second: read which version is wanted, fetch and check it if it is new, swap it in, and report.
+About once a second the thread reads the wanted version, fetches and checks a new one, swaps it in, and reports.
 """
 
 import gc
@@ -31,14 +31,19 @@ from utils.clock import utc_now
 from utils.errors import EvergreenError, NotNow, TooSlow
 from utils.settings import Settings
 
-DEPLOYMENT_POLL = 1.0  # seconds between two looks
-TURN = 60.0  # seconds that a worker may take to be replaced before the next one goes
+DEPLOYMENT_POLL = 1.0  # seconds between two polls
+TURN = 60.0  # seconds for the replacement of one worker before the next one may end
 
 log = logging.getLogger(__name__)
 
 
 class ModelSlot:
-    """`version` is None before the first model. It is replaced as a whole, so a batch that holds one keeps it."""
+    """The place of the version that serves.
+
+    version: None before the first model. It is replaced as a whole, so a batch keeps the version that it began with.
+    instance_id: this worker's id in heartbeats and log rows.
+    shadow: this worker's challenger.
+    """
 
     def __init__(
         self,
@@ -49,12 +54,12 @@ class ModelSlot:
         instance_id: UUID,
         rejects: RejectCounts,
         numbers: Numbers,
-        spooled: Callable[[], Depth],
+        spool_depth: Callable[[], Depth],
     ) -> None:
         self.version: LoadedVersion | None = None
         self.instance_id = instance_id
         self._spec, self._url, self._rejects = spec, url, rejects
-        self._numbers, self._spooled = numbers, spooled
+        self._numbers, self._spool_depth = numbers, spool_depth
         self._bento_store = BentoStore(settings, spec.name)
         self._client = driver.Client(settings)
         self._started_at = utc_now()
@@ -67,7 +72,7 @@ class ModelSlot:
         self._thread = threading.Thread(target=self._run, name="model-slot", daemon=True)
 
     def start(self) -> None:
-        """Serve what was found good here before, if anything; then follow the deployments in a thread."""
+        """Serve the last good version on this disk, if there is one. Then follow the deployments in a thread."""
         self._wanted = self._bento_store.current()
         self._fall_back()
         self._bento_store.end_turn()
@@ -83,31 +88,31 @@ class ModelSlot:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._ask_mariadb()
+                self._poll()
                 if self._wanted is not None and self._wanted != self._serving:
                     self._try_to_serve(self._wanted)
                 self._shadow()
-                self._tell_mariadb()
-            except Exception:  # the thread must outlive whatever it is
-                log.exception("following the deployments failed; trying again")
+                self._report()
+            except Exception:  # the thread must survive any error
+                log.exception("following the deployments failed; retrying")
             self._stopped.wait(DEPLOYMENT_POLL)
         with suppress(NotNow):
             self._write_rejects()
 
-    def _ask_mariadb(self) -> None:
-        """While MariaDB is away, or knows no deployment, what was wanted last stays wanted."""
+    def _poll(self) -> None:
+        """Read the wanted deployments. The last one stays wanted while MariaDB is away or has no deployment."""
         with suppress(NotNow):
             wanted, self._challenger = self._client.run(lambda link: heartbeats.followed(link, self._spec.name))
             self._wanted = wanted or self._wanted
 
     def _shadow(self) -> None:
-        """Let the challenger score along, unless it is what serves."""
+        """Run the challenger, unless it is the serving version."""
         serving, challenger = self._serving, self._challenger
-        shadows = serving is not None and challenger is not None and challenger.version != serving.version
-        self.shadow.follow(challenger if shadows else None)
+        is_other = serving is not None and challenger is not None and challenger.version != serving.version
+        self.shadow.follow(challenger if is_other else None)
 
     def _try_to_serve(self, wanted: Deployment) -> None:
-        """One step towards serving `wanted`: load it, fetch it first, or wait after it was refused."""
+        """Take one step towards serving `wanted`: load it, fetch it first, or wait after a refusal."""
         if self._attempt is None or self._attempt.wanted != wanted:
             self._attempt = Attempt(self._spec.name, wanted)
         if self._attempt.is_busy():
@@ -126,49 +131,53 @@ class ModelSlot:
             self._fall_back()
 
     def _fall_back(self) -> None:
-        """Where nothing serves yet, serve what was last found good on this machine."""
-        good = self._bento_store.current()
-        if self.version is not None or good is None:
+        """If no version serves yet, serve the last good one on this disk."""
+        current = self._bento_store.current()
+        if self.version is not None or current is None:
             return
         try:
-            if version := read_version(self._bento_store, good):
-                self._serve(good, version)  # it was fast enough when it first came
+            if version := read_version(self._bento_store, current):
+                self._serve(current, version)  # its latency was checked before its first deployment
         except EvergreenError as error:
-            log.warning("version %d on disk can't be served: %s", good.version, error)
+            log.warning("version %d on disk can't be served: %s", current.version, error)
 
     def _check_latency(self, version: LoadedVersion) -> None:
-        """Raises: TooSlow. The version is warm afterwards: all shapes of batches have been scored by it."""
+        """Check the latency of `version`. This also warms it up for single rows and for batches.
+
+        Raises: TooSlow.
+        """
         serving = self.version.bundle if self.version else None
         comparable = serving is not None and same_requests(version.bundle.spec, serving.spec)
         check_latency(version.bundle, serving=serving if comparable else None)
 
     def _serve(self, wanted: Deployment, version: LoadedVersion) -> None:
-        """Serve `version` from the next batch on, or go where it takes other requests than this worker."""
+        """Serve `version` from the next batch on. If it takes other requests than this worker, end this worker."""
         self._bento_store.set_current(wanted)
         if not same_requests(version.bundle.spec, self._spec):
             self._be_replaced(version)
             return
-        first = self.version is None
+        is_first = self.version is None
         self.version, self._serving, self._attempt = version, wanted, None
         self._numbers.set_version(version.number, deployed_at=version.deployed_at, fitted_until=version.fitted_until)
         log.info("%s: serving version %d", self._spec.name, wanted.version)
-        if first:  # what the imports left lives for good: the collector walking it again and again pauses for 90 ms
+        if is_first:  # objects from imports live forever, and each walk of the garbage collector over them takes 90 ms
             gc.collect()
             gc.freeze()
 
     def _be_replaced(self, version: LoadedVersion) -> None:
-        """End this worker, in its turn: the one started in its place takes the requests of `version`."""
+        """End this worker if no other worker is being replaced. Its replacement takes the requests of `version`."""
         if self._bento_store.take_turn(now=time.time(), seconds=TURN):
-            log.warning("version %d takes other requests: this worker ends, to be started anew", version.number)
+            log.warning("version %d takes other requests: this worker ends and is replaced", version.number)
             self._stopped.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _tell_mariadb(self) -> None:
+    def _report(self) -> None:
+        """Write the heartbeat and the counts of refused requests, and publish the spool's metrics."""
         refused = self._attempt.wanted.version if self._attempt and self._attempt.refusal else None
         reason = self._attempt.refusal[:1000] if self._attempt and self._attempt.refusal else None
-        spooled = self._spooled()
-        waits = (utc_now() - spooled.oldest).total_seconds() if spooled.oldest else 0.0
-        self._numbers.set_spool(spooled.rows, waits, spooled.filled)
+        depth = self._spool_depth()
+        age_seconds = (utc_now() - depth.oldest).total_seconds() if depth.oldest else 0.0
+        self._numbers.set_spool(depth.rows, age_seconds, depth.filled)
         heartbeat = Heartbeat(
             instance_id=self.instance_id,
             model=self._spec.name,
@@ -180,8 +189,8 @@ class ModelSlot:
             serving_since=self.version.serving_since if self.version else None,
             refused_version=refused,
             refused_reason=reason,
-            spool_rows=spooled.rows,
-            spool_oldest=spooled.oldest,
+            spool_rows=depth.rows,
+            spool_oldest=depth.oldest,
             shadow_version=self.shadow.version,
             shadow_refused=self.shadow.refusal,
         )
@@ -190,11 +199,11 @@ class ModelSlot:
             self._write_rejects()
 
     def _write_rejects(self) -> None:
-        counted = self._rejects.take()
-        if not counted:
+        counts = self._rejects.take()
+        if not counts:
             return
         try:
-            self._client.run(lambda link: heartbeats.add_rejects(link, self._spec.name, counted))
+            self._client.run(lambda link: heartbeats.add_rejects(link, self._spec.name, counts))
         except NotNow:
-            self._rejects.give_back(counted)
+            self._rejects.give_back(counts)
             raise
