@@ -16,9 +16,8 @@ from utils.version import ROOT
 
 def configuration(ports: Sequence[int], listen: int, folder: Path) -> str:
     """deploy/nginx.conf with replicas at `ports` of this machine instead of names that Docker resolves."""
-    replicas = "".join(
-        f"server 127.0.0.1:{port} max_fails=0; " for port in ports
-    )  # as with names that are resolved for each request
+    # max_fails=0, like names that nginx resolves anew.
+    replicas = "".join(f"server 127.0.0.1:{port} max_fails=0; " for port in ports)
     content = (ROOT / "deploy" / "nginx.conf").read_text()
     for old, new in (
         (r"/tmp/", f"{folder}/"),  # noqa: S108 - the text of the file

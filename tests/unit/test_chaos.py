@@ -42,14 +42,14 @@ ONE_KILLED, ALL_KILLED = run(kills=[Kill(15, frozenset({7}))]), run(kills=[Kill(
         (Request("e", 1, 2, status=500), OUTAGE, "failed"),
     ],
 )
-def test_a_attemptwithout_an_answer_is_excused_only_by_what_was_broken_then(
+def test_a_request_without_an_answer_is_excused_only_by_what_was_broken_then(
     attempt: Request, fault: Run, kind: str
 ) -> None:
     assert _kind(attempt, fault) == kind
 
 
 @pytest.mark.parametrize("trouble", [{"lost": 1}, {"twice": 1}, {"failed": 2}, {"problem": "x"}, {"skipped": "x"}])
-def test_a_goal_is_missed_by_one_attemptand_by_a_fault_that_did_not_go_as_it_should(trouble: dict[str, Any]) -> None:
+def test_a_goal_is_missed_by_one_request_and_by_a_fault_that_did_not_go_as_it_should(trouble: dict[str, Any]) -> None:
     assert Account("f", requests=100, failed=1, in_flight=1, unavailable=9, refused=9, poisoned=9, dead=9).met
     assert not Account("f", **({"requests": 100, "failed": 1, "in_flight": 1} | trouble)).met
 

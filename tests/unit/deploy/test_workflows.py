@@ -1,4 +1,4 @@
-"""Workflows and hooks against what they call; `make workflows` checks their form."""
+"""Workflows and hooks name targets that exist. `make workflows` checks their syntax."""
 
 import re
 from typing import Any
@@ -43,7 +43,7 @@ def test_a_hook_before_a_commit_is_a_line_of_the_makefile(hook: dict[str, str]) 
 
 
 def test_a_workflow_may_do_nothing_that_its_jobs_do_not_ask_for() -> None:
-    for name, workflow in WORKFLOWS.items():
-        assert workflow["permissions"] == {}, name
-        writes = {job for job, said in workflow["jobs"].items() if "write" in said["permissions"].values()}
-        assert writes == ({"release"} if name == "images" else set())
+    for workflow_name, workflow in WORKFLOWS.items():
+        assert workflow["permissions"] == {}, workflow_name
+        writes = {name for name, job in workflow["jobs"].items() if "write" in job["permissions"].values()}
+        assert writes == ({"release"} if workflow_name == "images" else set())

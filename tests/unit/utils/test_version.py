@@ -1,4 +1,4 @@
-"""Where the name of the running code comes from, in order."""
+"""The sources of the running code's name, in order of precedence."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ARCHIVED = "f" * 40
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small source tree without git, in place of this one."""
+    """A small source tree without git, instead of this repository."""
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "some.py").write_text("one = 1\n")
     monkeypatch.setattr(version, "ROOT", tmp_path)
@@ -25,11 +25,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", f"safe.directory={folder}"]
-    done = subprocess.run(["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    process = subprocess.run(
+        ["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    )
+    return process.stdout.strip()
 
 
-def committed(folder: Path) -> str:
+def commit(folder: Path) -> str:
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "one")
@@ -37,19 +39,19 @@ def committed(folder: Path) -> str:
 
 
 def test_what_an_image_was_built_with_goes_first(checkout, monkeypatch):
-    committed(checkout)
+    commit(checkout)
     monkeypatch.setenv("EVERGREEN_COMMIT", "abc")
     assert version.code_commit() == "abc"
 
 
 def test_a_checkout_is_named_by_its_commit(checkout):
-    assert version.code_commit() != (head := committed(checkout))
+    assert version.code_commit() != (head := commit(checkout))
     version.code_commit.cache_clear()
     assert version.code_commit() == head
 
 
 def test_changed_files_make_a_checkout_dirty(checkout):
-    head = committed(checkout)
+    head = commit(checkout)
     (checkout / "utils" / "some.py").write_text("one = 2\n")
     assert version.code_commit() == f"{head}-dirty"
 

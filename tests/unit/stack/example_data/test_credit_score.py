@@ -59,8 +59,8 @@ def test_some_values_are_missing(world):
 
 
 def test_the_same_seed_gives_the_same_world_and_another_one_another():
-    first, again, other = (example_world("credit_score", end=END, seed=seed, customers=50) for seed in (7, 7, 8))
-    pd.testing.assert_frame_equal(first, again)
+    first, same, other = (example_world("credit_score", end=END, seed=seed, customers=50) for seed in (7, 7, 8))
+    pd.testing.assert_frame_equal(first, same)
     assert not first.equals(other)
 
 
@@ -77,10 +77,10 @@ def test_tomorrows_world_is_todays_with_one_more_day():
 
 def test_values_move_slowly_within_a_customer(world):
     wide = world.frame.sort_values(["customer_id", "date"])
-    after = wide.groupby("customer_id")["outstanding_debt"].shift(-1)
-    assert wide["outstanding_debt"].corr(after, method="spearman") > 0.9
+    following = wide.groupby("customer_id")["outstanding_debt"].shift(-1)
+    assert wide["outstanding_debt"].corr(following, method="spearman") > 0.9
 
 
-def test_a_model_without_an_example_is_told_which_have_one():
+def test_the_error_for_a_model_without_an_example_names_the_models_that_have_one():
     with pytest.raises(NotFound, match=r"example data for other.*credit_score, churn, insurance"):
         example_world("other", end=END)
