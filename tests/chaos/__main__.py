@@ -111,8 +111,8 @@ def _counts(accounts: Sequence[Account]) -> Iterator[Count]:
     for each in accounts:
         for name, heading in COLUMNS.items():
             most = {"failed": each.in_flight, "lost": 0, "twice": 0}.get(name)
-            what, value = f"{each.fault}: {heading}", getattr(each, name)
-            yield Count(what, value, "requests", most, None if most is None else value <= most)
+            title, value = f"{each.fault}: {heading}", getattr(each, name)
+            yield Count(title, value, "requests", most, None if most is None else value <= most)
         if each.problem or each.skipped:
             yield Count(f"{each.fault}: {each.problem or each.skipped}", 1, "not run as it should", 0, met=False)
 

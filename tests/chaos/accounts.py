@@ -99,13 +99,13 @@ class Account:
 
 def settle(run: Run) -> None:
     """Wait until every answered prediction is in the log or in dead_letter, or until no more rows arrive."""
-    answered = {request.prediction_id for request in run.traffic.requests if request.status == 200}
+    answered_ids = {request.prediction_id for request in run.traffic.requests if request.status == 200}
 
     def missing() -> int:
         try:
-            return len(answered - {*_ids(run, LOGGED), *_ids(run, DEAD)})
+            return len(answered_ids - {*_ids(run, LOGGED), *_ids(run, DEAD)})
         except Unreachable:
-            return len(answered)
+            return len(answered_ids)
 
     with suppress(GaveUp):  # the account counts the missing rows
         Patience("the log", missing, seconds=LOG_PATIENCE).until(lambda: not missing(), every=0.2)
@@ -113,23 +113,23 @@ def settle(run: Run) -> None:
 
 def account(fault: str, run: Run, *, problem: str = "") -> Account:
     """The row of `fault`. Call it after `settle`."""
-    requests, logged, dead = run.traffic.requests, _ids(run, LOGGED), _ids(run, DEAD)
-    rows = Counter(logged.values())
+    requests, log_rows, dead_rows = run.traffic.requests, _ids(run, LOGGED), _ids(run, DEAD)
+    log_counts = Counter(log_rows.values())
     unanswered = [each for each in requests if each.status != 200]
     kinds = {id(each): _kind(each, run) for each in unanswered}
     failed = [each for each in unanswered if kinds[id(each)] in {"failed", "in flight"}]
-    count = Counter(kinds.values())
+    kind_counts = Counter(kinds.values())
     return Account(
         fault=fault,
         requests=len(requests),
         failed=len(failed),
-        in_flight=count["in flight"],
-        lost=sum(each.status == 200 and each.prediction_id not in logged | dead for each in requests),
-        twice=sum(many > 1 for many in rows.values()),
-        unavailable=count["unavailable"],
-        refused=count["refused"],
-        poisoned=count["poisoned"],
-        dead=len(dead),
+        in_flight=kind_counts["in flight"],
+        lost=sum(each.status == 200 and each.prediction_id not in log_rows | dead_rows for each in requests),
+        twice=sum(count > 1 for count in log_counts.values()),
+        unavailable=kind_counts["unavailable"],
+        refused=kind_counts["refused"],
+        poisoned=kind_counts["poisoned"],
+        dead=len(dead_rows),
         why=tuple(_reasons((each for each in unanswered if kinds[id(each)] == "failed"), began=requests[0].sent)),
         problem=problem,
     )

@@ -39,7 +39,7 @@ def connections_used_up(world: World, seconds: float) -> None:
     instance, settings = world.usual(), world.settings
     credentials: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
     connections = []
-    refused = 0
+    rejections = 0
     with world.traffic(instance.service) as run, world.admin() as admin:
         admin.execute("SET GLOBAL max_connections = 10")
         deadline = time.monotonic() + seconds
@@ -54,9 +54,9 @@ def connections_used_up(world: World, seconds: float) -> None:
                     while True:
                         connections.append(pymysql.connect(host="127.0.0.1", port=settings.mariadb_port, **credentials))
                 except pymysql.Error as error:
-                    refused += error.args[0] == 1040
+                    rejections += error.args[0] == 1040
                 time.sleep(0.1)
-            need(refused, "the limit was not reached")
+            need(rejections, "the limit was not reached")
             world.wait_for_spool(instance)
         finally:
             for connection in connections:

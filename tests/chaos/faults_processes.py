@@ -23,7 +23,7 @@ def worker_killed(world: World, seconds: float) -> None:
 
 
 def everything_killed(world: World, seconds: float) -> None:
-    """Kill the service and MariaDB while workers empty their spools, then start instances again."""
+    """Kill the service and MariaDB while workers empty their spools, then start both again."""
     instance = world.usual()
     with world.traffic(instance.service) as run:
         world.server.freeze()

@@ -16,7 +16,7 @@ from utils.version import ROOT
 
 def configuration(ports: Sequence[int], listen: int, folder: Path) -> str:
     """deploy/nginx.conf with replicas at `ports` of this machine instead of names that Docker resolves."""
-    # max_fails=0, like names that nginx resolves anew.
+    # max_fails=0 gives the behaviour of a name that is resolved anew.
     replicas = "".join(f"server 127.0.0.1:{port} max_fails=0; " for port in ports)
     content = (ROOT / "deploy" / "nginx.conf").read_text()
     for old, new in (

@@ -25,7 +25,7 @@ from utils.version import ROOT
 
 MODEL = "credit_score"  # the model that most tests use; the other models run beside it
 PORTS = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
-SERVICES = 8  # more than there are models
+SERVICES = 8  # ports for services, more than there are models
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def predict(stack: Stack) -> Any:
     return answer.json()
 
 
-def logged(stack: Stack, prediction_id: str) -> Any:
+def log_row(stack: Stack, prediction_id: str) -> Any:
     query = text("SELECT * FROM prediction_log WHERE prediction_id = :id")
     with session(stack.settings, "reader") as connection:
         return connection.execute(query, {"id": prediction_id}).mappings().one()
@@ -66,7 +66,7 @@ def test_one_command_ends_with_addresses_credentials_and_a_request_that_works_wh
     process = subprocess.run(["bash", "-c", match[0]], capture_output=True, text=True, check=True)
     answer = json.loads(process.stdout)
     assert answer["prediction"] in {"Poor", "Standard", "Good"}
-    assert logged(stack, answer["prediction_id"])["prediction"] == answer["prediction"]
+    assert log_row(stack, answer["prediction_id"])["prediction"] == answer["prediction"]
 
 
 def test_every_part_is_healthy_and_the_model_names_its_version(stack: Stack) -> None:
@@ -139,7 +139,7 @@ def test_the_feature_store_connection_is_visible_in_airflow(stack: Stack) -> Non
 
 
 def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(stack: Stack) -> None:
-    """New labels arrive. The candidate is compared with the champion on them, promoted, and served without a restart."""
+    """New labels arrive. A candidate is compared with the champion on them, promoted, and served without a restart."""
     champion, pids = predict(stack)["version"], worker_pids(stack)
     later = utc_now() + timedelta(days=60)
     world = worlds.example_world(MODEL, end=later)
@@ -157,7 +157,7 @@ def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(
     assert (verdict["verdict"], verdict["champion_version"]) == ("promote", champion), verdict
     wait_for(lambda: predict(stack)["version"] > champion and deployments(stack)[-1][0] == "live", airflow)
     answer = predict(stack)
-    row = logged(stack, answer["prediction_id"])
+    row = log_row(stack, answer["prediction_id"])
     assert (row["version"], row["prediction"]) == (answer["version"], answer["prediction"])
     assert worker_pids(stack) == pids
 

@@ -22,7 +22,7 @@ from locust.env import Environment
 
 BATCHES = (10, 200)  # rows
 IDS = (1, 20)  # entities of one request
-MISSING, UNSEEN = 0.03, 0.01  # shares of the values, and of those of open categories
+MISSING, UNSEEN = 0.03, 0.01  # share of all values, share of values of open categories
 LONGEST_CATEGORY = 128  # characters; longer features are text
 WRONG = 0.2  # share of predictions whose truth is another value
 

@@ -151,7 +151,9 @@ def test_every_room_stands_on_one_floor(package):
 def test_a_room_imports_only_from_floors_below_its_own(package):
     floor_of = {f"{package}.{room}": level for level, floor in enumerate(FLOORS[package]) for room in floor}
     upward = {pair: files for pair, files in between_rooms(package).items() if floor_of[pair[0]] <= floor_of[pair[1]]}
-    assert not upward, "; ".join(f"{sorted(files)}: {one} imports {other}" for (one, other), files in upward.items())
+    assert not upward, "; ".join(
+        f"{sorted(files)}: {importer} imports {other}" for (importer, other), files in upward.items()
+    )
 
 
 def test_no_files_import_each_other_in_a_circle():
@@ -173,7 +175,10 @@ def test_the_floors_are_shown(record_property):
 
 def imports_of(room: str) -> str:
     package = room.split(".")[0]
-    return ", ".join(sorted(other.split(".")[1] for one, other in between_rooms(package) if one == room)) or "none"
+    return (
+        ", ".join(sorted(other.split(".")[1] for importer, other in between_rooms(package) if importer == room))
+        or "none"
+    )
 
 
 def floors_text() -> str:

@@ -93,8 +93,8 @@ def test_large_bodies_of_many_clients_at_once_get_a_503_and_leave_nothing_behind
         busy_guard = guard(never, timeout=1)
         slow = [asyncio.ensure_future(ask(busy_guard, piece, more=True)) for _ in range(MAX_ARRIVING // len(piece) + 1)]
         await asyncio.sleep(0)
-        refused = await ask(busy_guard, b"{", b"}")
-        return refused, await asyncio.gather(*slow), await ask(busy_guard, b"{", b"}")
+        rejection = await ask(busy_guard, b"{", b"}")
+        return rejection, await asyncio.gather(*slow), await ask(busy_guard, b"{", b"}")
 
     (status, headers, content), slow, after = asyncio.run(scenario())
     assert status == 503

@@ -35,8 +35,8 @@ class FakeLog:
 
     async def write_soon(self, requests):
         """Write like the real log, but only if the log accepts every row."""
-        refused = self.refused & {row for rows in requests for row in rows}
-        return None if self.away or refused else self.write(requests)
+        rejects = self.refused & {row for rows in requests for row in rows}
+        return None if self.away or rejects else self.write(requests)
 
     def close(self):
         pass

@@ -20,7 +20,7 @@ SPEC = ModelSpec.parse(
 
 
 def source(*names: str) -> Source:
-    return Source.of("file", names, lambda wanted: iter(()), spec=SPEC)
+    return Source.of("file", names, lambda columns: iter(()), spec=SPEC)
 
 
 def test_label_and_availability_time_of_a_complete_file_are_not_read() -> None:

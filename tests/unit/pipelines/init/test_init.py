@@ -105,8 +105,8 @@ def test_columns_that_add_up_to_the_label_or_predict_it_alone_are_comments(tmp_p
     assert spec.task == "regression"
     assert set(spec.features.columns) == {"temperature"}
     assert comment(tmp_path, "casual").startswith("left out: casual and registered add up to the label: a leak")
-    left = frame.assign(left_on=frame["label"].map({"yes": "gone", "no": "here"}), churned=frame["label"])
-    spec = guess(left.drop(columns="label"), tmp_path, label="churned")
+    leaking = frame.assign(left_on=frame["label"].map({"yes": "gone", "no": "here"}), churned=frame["label"])
+    spec = guess(leaking.drop(columns="label"), tmp_path, label="churned")
     assert set(spec.features.columns) == {"casual", "registered", "temperature"}
     assert comment(tmp_path, "left_on").startswith("left out: tells 100.0% of churned alone: a leak")
 

@@ -50,7 +50,7 @@ def test_before_the_first_deployment_there_is_nothing_to_decide() -> None:
 @pytest.mark.parametrize(
     ("pattern", "due"),
     [
-        ("..d", False),  # once is chance
+        ("..d", False),  # one window may be chance
         (".dd", True),
         ("d.d", True),
         ("dd.", False),  # the drift has ended

@@ -141,7 +141,7 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
     assert spec.watched_metric == "roc_auc"
     assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
     assert not {"monitoring", "retrain"} & set(spec.to_json())
-    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"  # as before these keys
+    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"  # the hash from before these keys
 
 
 @pytest.mark.parametrize(

@@ -49,17 +49,17 @@ def test_none_is_the_same_people_each_time_in_the_world_of_the_loaded_example(un
     repeated = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=ROWS, seed=SEED)
     pd.testing.assert_frame_equal(unchanged.features, repeated.features)
     pd.testing.assert_series_equal(unchanged.labels, repeated.labels)
-    others = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=ROWS, seed=SEED + 1)
-    assert max(drifts(unchanged, others, credit_score).values()) < 0.02
-    shares = [each.labels.value_counts(normalize=True) for each in (unchanged, others)]
+    other_people = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=ROWS, seed=SEED + 1)
+    assert max(drifts(unchanged, other_people, credit_score).values()) < 0.02
+    shares = [each.labels.value_counts(normalize=True) for each in (unchanged, other_people)]
     assert abs(shares[0] - shares[1]).max() < 0.03
 
 
 def test_fewer_people_are_the_first_of_more_and_another_seed_draws_others(unchanged):
     few = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED)
     pd.testing.assert_frame_equal(few.features, unchanged.features.head(40))
-    others = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED + 1)
-    assert not few.features.equals(others.features)
+    other_people = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED + 1)
+    assert not few.features.equals(other_people.features)
 
 
 def test_covariate_raises_incomes_by_half_a_standard_deviation_and_nothing_else(draws, unchanged, credit_score):
