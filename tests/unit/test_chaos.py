@@ -42,19 +42,19 @@ ONE_KILLED, ALL_KILLED = run(kills=[Kill(15, frozenset({7}))]), run(kills=[Kill(
         (Request("e", 1, 2, status=500), OUTAGE, "failed"),
     ],
 )
-def test_a_request_without_an_answer_is_excused_only_by_what_was_broken_then(
+def test_a_request_without_an_answer_is_excused_only_by_the_fault_of_that_time(
     attempt: Request, fault: Run, kind: str
 ) -> None:
     assert _kind(attempt, fault) == kind
 
 
 @pytest.mark.parametrize("trouble", [{"lost": 1}, {"twice": 1}, {"failed": 2}, {"problem": "x"}, {"skipped": "x"}])
-def test_a_goal_is_missed_by_one_request_and_by_a_fault_that_did_not_go_as_it_should(trouble: dict[str, Any]) -> None:
+def test_one_request_or_a_fault_that_went_wrong_misses_the_goal(trouble: dict[str, Any]) -> None:
     assert Account("f", requests=100, failed=1, in_flight=1, unavailable=9, refused=9, poisoned=9, dead=9).met
     assert not Account("f", **({"requests": 100, "failed": 1, "in_flight": 1} | trouble)).met
 
 
-def test_the_proxy_of_the_containers_is_the_one_that_is_tried() -> None:
+def test_chaos_uses_the_configuration_of_the_proxy_in_the_containers() -> None:
     content = configuration([1, 2], 3, Path("/somewhere"))
     assert "server 127.0.0.1:1 max_fails=0; server 127.0.0.1:2 max_fails=0;" in content
     assert "listen 127.0.0.1:3;" in content

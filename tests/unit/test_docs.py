@@ -63,14 +63,14 @@ def test_every_link_leads_to_a_file_and_a_title_in_it(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_a_document_names_is_there(document: Path) -> None:
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
     """Paths begin at the root of the repository, or in the package that the document is about."""
     for path in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
         assert any((ROOT / package / path).exists() for package in ("", "pipelines", "benchmarks")), path
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_every_path_in_a_guide_is_there(guide: Path) -> None:
+def test_every_path_in_a_guide_exists(guide: Path) -> None:
     """Paths of files and folders, also in commands. Words in capitals are placeholders."""
     generated = {".evergreen/"}  # by `make up`
     text = guide.read_text()
@@ -79,7 +79,7 @@ def test_every_path_in_a_guide_is_there(guide: Path) -> None:
     assert [path for path in paths if path not in generated and not (ROOT / path).exists()] == []
 
 
-def test_every_module_that_a_text_names_is_there() -> None:
+def test_every_module_that_a_text_names_exists() -> None:
     """In documents, docstrings and comments: `package.room.file`, with or without a name that the file defines."""
     texts = [*DOCUMENTS, *(path for package in MAY_IMPORT for path in sources(package))]
     pattern = re.compile(r"`((?:utils|db|pipelines|api|stack|cli)(?:\.[A-Za-z_]+)+)[`(]")

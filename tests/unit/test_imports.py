@@ -227,7 +227,7 @@ def test_no_file_name_stands_for_two_things():
                 assert module_of(ROOT / same) in set(imported_modules(path)), f"{path} does not call {same}"
 
 
-def test_the_model_file_has_one_face():
+def test_only_pipelines_spec_is_imported_for_the_model_file():
     """Other packages import from `pipelines.spec`, not from its files."""
     for package in MAY_IMPORT:
         for path in sources(package):
@@ -285,7 +285,7 @@ def test_only_settings_and_version_read_the_environment():
             assert not reads or name in READS_ENVIRONMENT, f"{name}:{reads[0].lineno} reads the environment"
 
 
-def test_what_the_dag_files_import_is_cheap():
+def test_imports_of_dag_files_are_cheap():
     """Airflow imports DAG files at every parse and every start of a task. Steps import slow modules when they run."""
     names = sorted({name for path in sources("dags") for name in imported_modules(path)})
     heavy = (

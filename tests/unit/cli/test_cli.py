@@ -92,6 +92,6 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
-def test_there_are_no_colours_where_there_is_no_terminal(tmp_path: Path) -> None:
+def test_without_a_terminal_there_are_no_colours(tmp_path: Path) -> None:
     result = evergreen("models", "credit_score", folder=tmp_path)
     assert "\x1b[" not in result.stdout

@@ -36,13 +36,13 @@ def parsed(row):
 
 
 @given(st.lists(VALUES, min_size=1, max_size=5))
-def test_a_row_means_what_it_says(row):
+def test_a_parsed_row_equals_the_original(row):
     (statement,) = statements("<", [row], ">")
     assert statement.isascii()
     assert parsed(statement[1:-1]) == row
 
 
-def test_a_repeated_text_and_an_equal_number_stay_what_they_are():
+def test_a_repeated_text_and_an_equal_number_keep_their_types():
     (statement,) = statements("", [("1", 1, "1"), (1.0, "1", 1)], "")
     assert statement == "(_utf8mb4 x'31',1,_utf8mb4 x'31'),(1.0,_utf8mb4 x'31',1)"
 

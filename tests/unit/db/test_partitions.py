@@ -46,12 +46,12 @@ def test_an_id_made_now_lies_between_the_boundaries_of_now():
         ),
     ],
 )
-def test_every_clause_ends_in_a_partition_for_what_comes_later(clause, expected):
+def test_every_clause_ends_in_a_partition_for_later_rows(clause, expected):
     assert clause == expected
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2500, 1, 1)))
-def test_the_moment_of_an_id_is_the_one_it_was_made_at_to_the_millisecond(moment):
+def test_the_moment_of_an_id_is_its_creation_time_to_the_millisecond(moment):
     assert moment_of(first_id_of(moment)) == moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 

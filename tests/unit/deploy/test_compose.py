@@ -84,7 +84,7 @@ def test_tasks_of_airflow_get_the_address_of_the_database_that_they_clean(tmp_pa
         assert environment["AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"] == address
 
 
-def test_mariadb_is_set_up_as_on_one_machine(tmp_path: Path) -> None:
+def test_mariadb_has_the_options_of_the_stack_on_one_machine(tmp_path: Path) -> None:
     alone = set(mariadb.command(load_settings(home=tmp_path)))
     assert set(SERVICES["mariadb"]["command"]) <= alone
 
@@ -96,7 +96,7 @@ def test_every_program_of_ours_runs_without_rights_and_on_a_root_that_it_can_not
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_what_stays_up_has_a_health_check_and_a_limit_of_memory() -> None:
+def test_services_that_stay_up_have_a_health_check_and_a_memory_limit() -> None:
     exempt = {"adminer", "grafana"}  # these two show their health in their own way
     for name, service in SERVICES.items():
         if service.get("restart") == "unless-stopped" and name not in exempt:

@@ -53,7 +53,7 @@ def test_it_always_gives_up_once_nothing_moves_and_not_before(seconds: int, last
 
 
 @given(st.integers(1, 1_000), EVERY)
-def test_what_moves_for_ever_is_given_up_after_the_longest_time(longest: int, every: float) -> None:
+def test_endless_movement_is_given_up_after_the_longest_time(longest: int, every: float) -> None:
     time = Time()
     patience = Patience("it", lambda: time.now, seconds=300, longest=longest, clock=time.clock, pause=time.pause)
     with pytest.raises(GaveUp):
@@ -61,7 +61,7 @@ def test_what_moves_for_ever_is_given_up_after_the_longest_time(longest: int, ev
     assert longest <= time.now <= longest + every
 
 
-def test_the_error_says_what_was_waited_for_how_long_since_when_nothing_moved_and_how_things_stood() -> None:
+def test_the_error_has_the_subject_the_durations_and_the_last_state() -> None:
     time = Time()
     patience = Patience(
         "the end of churn_training",
@@ -79,13 +79,13 @@ def test_the_error_says_what_was_waited_for_how_long_since_when_nothing_moved_an
     )
 
 
-def test_what_is_there_already_is_found_without_a_pause() -> None:
+def test_a_value_that_exists_already_is_returned_without_a_pause() -> None:
     time = Time()
     assert Patience("it", clock=time.clock, pause=time.pause).until(lambda: 7) == 7
     assert time.now == 0
 
 
-def test_what_the_look_raises_ends_the_wait() -> None:
+def test_an_error_of_the_look_ends_the_wait() -> None:
     def look() -> bool:
         raise ProcessLookupError
 

@@ -38,7 +38,7 @@ def commit(folder: Path) -> str:
     return git(folder, "rev-parse", "HEAD")
 
 
-def test_what_an_image_was_built_with_goes_first(checkout, monkeypatch):
+def test_the_commit_of_an_image_takes_precedence(checkout, monkeypatch):
     commit(checkout)
     monkeypatch.setenv("EVERGREEN_COMMIT", "abc")
     assert version.code_commit() == "abc"
@@ -61,12 +61,12 @@ def test_a_repository_without_a_commit_falls_through(checkout):
     assert version.code_commit().startswith("source-")
 
 
-def test_an_archive_is_named_by_what_git_wrote_into_it(checkout):
+def test_an_archive_is_named_by_the_commit_that_git_wrote_into_it(checkout):
     (checkout / ".git_archival.txt").write_text(f"{ARCHIVED}\n")
     assert version.code_commit() == ARCHIVED
 
 
-def test_an_unfilled_archive_file_counts_for_nothing(checkout):
+def test_an_unfilled_archive_file_is_ignored(checkout):
     (checkout / ".git_archival.txt").write_text("$Format:%H$\n")
     assert version.code_commit().startswith("source-")
 

@@ -34,7 +34,7 @@ def test_without_any_key_every_request_passes(settings):
     assert Keys(settings).allow(b"")
 
 
-def test_several_keys_pass_at_once_and_nothing_else_does(settings):
+def test_each_of_several_keys_passes_and_no_other_header_does(settings):
     file = KeyFile(settings)
     tokens = [file.add(name, now=NOW) for name in ("shop", "app", "shop")]
     keys = Keys(settings.model_copy(update={"api_key": type(settings.api_key)("own-key")}))

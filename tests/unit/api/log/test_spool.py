@@ -66,7 +66,7 @@ def test_the_depth_has_the_number_of_rows_and_the_time_of_the_oldest(tmp_path):
     spool.close()
 
 
-def test_a_full_spool_takes_all_of_a_batch_or_nothing_and_takes_again_when_there_is_room(tmp_path):
+def test_a_full_spool_takes_a_whole_batch_or_nothing_and_recovers_when_it_has_room(tmp_path):
     spool = Spool(tmp_path, "a", most_bytes=100_000)
     batch = [("x" * 1000,)] * 20
     count = 0

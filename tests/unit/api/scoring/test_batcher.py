@@ -72,7 +72,7 @@ def together(*requests):
     return scenario
 
 
-def test_requests_of_one_moment_share_one_insert_and_each_gets_its_own_rows():
+def test_simultaneous_requests_share_one_insert_and_each_gets_its_own_rows():
     answers, log = run(together(["a"], ["b", "c"], ["d"]))
     assert [[each["row"] for each in answer_rows] for answer_rows in answers] == [["a"], ["b", "c"], ["d"]]
     assert log.batches == [["a", "b", "c", "d"]]
@@ -128,7 +128,7 @@ def test_a_failure_in_scoring_reaches_its_requests_and_the_next_batch_comes():
     assert log.batches == [["b"]]
 
 
-def test_a_request_given_up_while_it_waits_is_not_scored_and_does_not_stop_the_others():
+def test_a_request_cancelled_while_it_waits_is_not_scored_and_does_not_stop_other_requests():
     async def scenario(batcher):
         cancelled = asyncio.ensure_future(batcher.predict(["a"]))
         other = asyncio.ensure_future(batcher.predict(["b"]))
@@ -141,7 +141,7 @@ def test_a_request_given_up_while_it_waits_is_not_scored_and_does_not_stop_the_o
     assert log.batches == [["b"]]
 
 
-def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
+def test_a_request_cancelled_while_it_is_scored_does_not_stop_other_requests():
     started, proceed = threading.Event(), threading.Event()
 
     def score(version, rows, origins):
@@ -164,7 +164,7 @@ def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
     assert log.batches == [["a"] * SMALL + ["b"]]
 
 
-def test_a_request_given_up_while_its_row_is_logged_does_not_stop_the_others():
+def test_a_request_cancelled_while_its_row_is_logged_does_not_stop_other_requests():
     class SlowLog(FakeLog):
         async def write_soon(self, requests):
             started.set()
@@ -233,7 +233,7 @@ def test_reasons_come_after_the_log_from_the_version_that_answered():
     assert log.batches == [["a", "b", "c"]]
 
 
-def test_requests_do_not_wait_for_the_reasons_of_others():
+def test_requests_do_not_wait_for_the_reasons_of_other_requests():
     proceed = threading.Event()
 
     def explain(version, rows, answers):

@@ -49,7 +49,7 @@ def predicted(version):
     return score(version.bundle.model, pool_from_rows(ROWS, spec=version.bundle.spec), spec=version.bundle.spec)
 
 
-def test_contributions_add_up_to_the_difference_between_two_scores_of_what_was_predicted(version):
+def test_contributions_add_up_to_the_difference_between_two_raw_scores(version):
     """Contributions start at an average that is the same for all rows, so a difference does not contain it."""
     model, spec = version.bundle.model, version.bundle.spec
     first = predicted(version).predictions[0]
@@ -79,7 +79,7 @@ def test_reasons_name_the_features_with_the_largest_weights_and_their_values(ver
     assert [{key: value for key, value in each.items() if key != "reasons"} for each in explained] == answers
 
 
-def test_reasons_of_many_rows_are_those_of_each(version):
+def test_reasons_of_many_rows_equal_the_reasons_of_each_row(version):
     model, spec, many = version.bundle.model, version.bundle.spec, ROWS * 40
     labels = predicted(version).predictions
     assert contributions(model, many, labels * 40, spec=spec)[:3] == pytest.approx(

@@ -29,7 +29,7 @@ def test_a_version_is_compared_with_the_champion_and_with_the_time_limit_of_a_re
     assert reason is None if message is None else message in str(reason)
 
 
-def test_a_row_in_a_batch_costs_less_than_one_by_itself(credit_score, tmp_path):
+def test_a_row_in_a_batch_costs_less_than_a_row_alone(credit_score, tmp_path):
     bundle = read_bundle(tmp_path, sha256=write_bundle(credit_score, tmp_path))
     first, second = measure([bundle, bundle], bundle.golden["rows"])
     assert first.together < first.alone

@@ -147,8 +147,7 @@ def test_types_of_parquet_are_read_and_columns_of_unusable_types_are_comments(tm
         }
     )
     pa.parquet.write_table(table, tmp_path / "rows.parquet")
-    answers = Asked(label="late")
-    result = write_model_file(tmp_path / "rows.parquet", model="guessed", folder=tmp_path, asked=answers)
+    result = write_model_file(tmp_path / "rows.parquet", model="guessed", folder=tmp_path, asked=Asked(label="late"))
     spec = load_spec(result.path)
     assert refused(sample_of(tmp_path / "rows.parquet"), spec) == (0, "")
     assert (spec.entity, spec.source.event_time, spec.label.classes) == ("id", "at", ("false", "true"))
@@ -246,7 +245,7 @@ NAMES = st.one_of(
 
 
 @given(st.lists(NAMES, min_size=1, max_size=30, unique=True))
-def test_every_name_of_a_file_becomes_one_that_a_model_file_may_hold_and_none_twice(names: list[str]) -> None:
+def test_every_name_of_a_file_becomes_a_valid_and_unique_name_of_the_model_file(names: list[str]) -> None:
     new_names = model_names(names)
     assert list(new_names) == names
     assert len(set(new_names.values())) == len(names)

@@ -50,7 +50,7 @@ def reference(text: str) -> tuple[list[tuple[str | None, ...]], list[int], list[
 @example(text='x,6" nail\n"a\nb",y\n', quoted=[], size=7)
 @example(text='x,y\r\n\r\n\nx\r\n"x""\r\n",y\r\n', quoted=[], size=5)
 @example(text="x,y\rx,y\r", quoted=[], size=3)
-def test_rows_and_lines_are_those_of_pythons_reader_whatever_the_size_of_a_chunk(
+def test_rows_and_lines_equal_those_of_pythons_reader_for_every_chunk_size(
     text: str, quoted: list[tuple[str, str]], size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     buffer = io.StringIO(newline="")
@@ -156,9 +156,7 @@ def test_other_kinds_of_files_are_refused_by_their_ending(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "ROWS.CSV"])
-def test_hash_and_share_are_those_of_the_file_on_disk(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hash_and_share_refer_to_the_file_on_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "CHUNK_BYTES", 50_000)
     content = b"a,b\n" + b"".join(b"%d,%d\n" % (i * i, i**5) for i in range(20_000))
     path = write(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name)

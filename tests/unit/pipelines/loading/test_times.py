@@ -56,7 +56,9 @@ def test_a_local_time_is_converted_if_the_clocks_showed_it_once_and_refused_othe
 
 
 @given(zone=st.sampled_from(ZONES), year=st.integers(1975, 2035), minutes=st.integers(-90, 90), nth=st.integers(0, 9))
-def test_times_around_a_change_of_the_clocks_are_told_apart(zone: str, year: int, minutes: int, nth: int) -> None:
+def test_times_around_a_change_of_the_clocks_are_converted_or_refused(
+    zone: str, year: int, minutes: int, nth: int
+) -> None:
     start = datetime(year, 1, 1, tzinfo=UTC)
     hours = [start + timedelta(hours=hour) for hour in range(365 * 24)]
     offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
@@ -98,7 +100,7 @@ def test_times_of_parquet_files_are_local_unless_they_have_a_zone() -> None:
 
 
 @pytest.mark.parametrize("at", ["2026-03-29 02:30", datetime(2026, 3, 29, 2, 30)])
-def test_a_time_that_the_clocks_skip_is_refused_with_the_zone_and_what_to_do(at: object) -> None:
+def test_a_time_that_the_clocks_skip_is_refused_with_the_zone_and_a_hint(at: object) -> None:
     result = check_times("2026-03-29 01:30" if isinstance(at, str) else datetime(2026, 3, 29, 1, 30), at)
     ((line, column, _, reason),) = result.rejects
     assert (line, column) == (3, "at")

@@ -121,7 +121,7 @@ def test_a_shift_by_half_a_standard_deviation_is_found_and_named_in_small_window
     assert sum(worst_first(each) == ["f1"] for each in differences) >= 45
 
 
-def test_a_shift_too_small_to_matter_is_not_drift_however_many_rows_prove_it() -> None:
+def test_a_shift_below_the_limit_is_not_drift_even_with_many_rows() -> None:
     differences = window(profile_of(world(50_000, 1)), world(50_000, 2, shift=0.15))
     assert differences["f1"].q_value < 1e-9
     assert not differences["f1"].drifted
@@ -148,5 +148,5 @@ def test_a_feature_that_vanished_drifts() -> None:
     assert worst_first(window(profile, frame)) == ["f3"]
 
 
-def test_an_empty_window_shows_nothing() -> None:
+def test_an_empty_window_does_not_drift() -> None:
     assert not any(each.drifted for each in window(profile_of(world(3000, 1)), world(ROWS, 2).iloc[:0]).values())

@@ -71,7 +71,7 @@ def test_an_interval_of_clustered_rows_is_as_wide_as_the_clusters_are_few() -> N
     assert of_entities.std() == pytest.approx(np.sqrt(0.25 / 100), rel=0.15)
 
 
-def test_rows_are_drawn_by_entity_and_those_of_one_long_series_by_day() -> None:
+def test_rows_are_drawn_by_entity_and_rows_of_one_long_series_by_day() -> None:
     hours = np.arange("2026-01-01", "2026-01-31", dtype="datetime64[h]")
     customers = np.array([f"c{i % 40}" for i in range(len(hours))])
     assert (drawn_together(customers, hours) == customers).all()

@@ -123,7 +123,7 @@ def test_the_last_training_answers_drift_unless_it_waits_for_labels(fields: dict
         (GONE, GONE, True),  # a training has learned that visits are missing
     ],
 )
-def test_a_drifted_window_is_answered_where_it_looks_like_the_newest_rows_of_the_training(
+def test_a_drifted_window_is_answered_if_it_resembles_the_newest_rows_of_the_training(
     visits: list[int], answer: list[int] | None, expected: bool
 ) -> None:
     assert answers_of(rows_of(drift=(drift(NOW),), profiled=(window(NOW, visits),)), answer) == [expected]
@@ -154,14 +154,14 @@ def test_each_window_is_compared_by_the_counts_that_were_put_together_for_it() -
     assert answers_of(rows, AS_TRAINED) == [True, False, False]
 
 
-def test_a_window_says_what_drifted_and_what_is_broken() -> None:
+def test_a_window_names_its_drifted_features_and_its_defects() -> None:
     broken = {"feature": "visits", "kind": "missing", "found": 0.9, "ordinary": 0.0}
     (latest,) = history_of(rows_of(drift=(drift(NOW, defects=(broken,)),)), FILES, spec=SPEC).windows
     assert (latest.start, latest.end, latest.rows, latest.drifted) == (NOW - DAY, NOW, 1000, ("visits",))
     assert latest.defects == ("visits is missing in 90% of the rows, 0% is ordinary",)
 
 
-def test_labels_of_the_test_period_count_where_the_champion_has_not_learned_from_them() -> None:
+def test_labels_of_the_test_period_count_if_the_champion_has_not_learned_from_them() -> None:
     times = [FILES.fitted_until - DAY, FILES.fitted_until, FILES.fitted_until + DAY, NOW]
     files = replace(FILES, test_labels=pd.DataFrame({"event_time": times}))
     history = history_of(rows_of(), files, spec=SPEC)
@@ -191,7 +191,7 @@ def rejects(days_ago: int, count: int, *, rows: int = 100) -> dict[str, Any]:
         ((rejects(1, 0), rejects(0, 100), rejects(0, 100)), ("age is refused in 33% of the rows, 0% is ordinary",)),
     ],
 )
-def test_requests_are_refused_too_often_where_it_is_more_than_in_the_windows_before(
+def test_rejects_are_reported_if_there_are_more_than_in_the_windows_before(
     recent: tuple[dict[str, Any], ...], expected: tuple[str, ...]
 ) -> None:
     assert history_of(rows_of(recent=recent), FILES, spec=SPEC).rejects == expected

@@ -48,7 +48,7 @@ def truths_by_id(source: Truths) -> dict[Any, str]:
     return source.known(PREDICTIONS).set_index("prediction_id")["truth"].to_dict()
 
 
-def test_only_predictions_whose_truth_is_known_are_left() -> None:
+def test_only_predictions_with_a_known_truth_are_left() -> None:
     assert truths_by_id(truths()) == {"1": "S", "2": "M"}
     assert "truth" not in PREDICTIONS
 

@@ -75,7 +75,7 @@ def tally_of(*chunks: pa.Table) -> WindowCounts:
 
 
 @given(st.lists(st.integers(0, 300), max_size=4))
-def test_counts_do_not_depend_on_how_the_log_was_cut_and_are_those_of_the_profile(cuts: list[int]) -> None:
+def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: list[int]) -> None:
     rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
     whole = log_of(rows)
     tally = tally_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
@@ -93,7 +93,7 @@ def test_repeated_requests_of_an_entity_with_the_same_features_count_once_in_any
     assert tally_of(log_of(rows), log_of(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
 
 
-def test_a_log_row_of_another_model_file_is_counted_by_what_it_has() -> None:
+def test_a_log_row_of_another_model_file_counts_with_its_known_features() -> None:
     row = {"entity_id": ["a"], "features": ['{"visits": 90, "new": [1, 2]}'], "prediction": ["L"], "warnings": ["[]"]}
     tally = tally_of(pa.table(row))
     assert tally.counts["town"][-1] == 1
@@ -147,7 +147,7 @@ def test_windows_lie_on_one_grid_for_every_moment(seconds: int, length: int) -> 
 
 
 @given(st.lists(st.integers(0, 400), max_size=20))
-def test_merged_windows_are_neighbours_have_enough_rows_and_lose_none_but_the_last(sizes: list[int]) -> None:
+def test_merged_windows_are_neighbours_with_enough_rows_and_only_the_rest_is_left_out(sizes: list[int]) -> None:
     rows: Any = [{"distinct_count": size, "place": place} for place, size in enumerate(sizes)]
     merged = list(merge(rows, min_rows=300))
     assert all(sum(row["distinct_count"] for row in each) >= 300 for each in merged)

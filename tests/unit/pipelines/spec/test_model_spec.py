@@ -61,7 +61,7 @@ def test_durations_are_a_number_and_a_unit(text, duration):
 
 
 @pytest.mark.parametrize("text", ["90", "d", "1.5h", "-3d", "3 d", "3w", "", 90, 1.5, True])
-def test_anything_else_is_no_duration(text):
+def test_any_other_text_is_no_duration(text):
     with pytest.raises(ValueError, match="90d"):
         parse_duration(text)
 
@@ -141,7 +141,9 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
     assert spec.watched_metric == "roc_auc"
     assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
     assert not {"monitoring", "retrain"} & set(spec.to_json())
-    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"  # the hash from before these keys
+    assert (
+        spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
+    )  # the hash from before these keys
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_all_rows_stay_without_a_length(length: str | None) -> None:
     assert recent(rows(130).head(0), "30d").empty
 
 
-def test_months_of_a_replay_keep_their_day_where_the_month_has_it() -> None:
+def test_months_of_a_replay_keep_their_day_if_the_month_has_it() -> None:
     from pipelines.replay import moments
 
     assert list(moments(datetime(2026, 1, 31), datetime(2026, 5, 1), "1mo")) == [

@@ -63,7 +63,7 @@ def test_a_candidate_must_be_shown_not_to_be_worse(better_by: Estimate, verdict:
     assert decide_promotion(evaluation(better_by), GATES).verdict == verdict
 
 
-def test_where_better_is_required_an_equal_candidate_is_refused() -> None:
+def test_if_better_is_required_an_equal_candidate_is_rejected() -> None:
     policy = GATES.model_copy(update={"champion": GATES.champion.model_copy(update={"require": "better"})})
     assert decide_promotion(evaluation(estimate(0.0)), policy).verdict == "reject"
     assert decide_promotion(evaluation(estimate(0.01)), policy).verdict == "promote"
@@ -83,7 +83,7 @@ def test_too_few_test_rows_for_a_first_candidate_wait() -> None:
     assert decide_promotion(evaluation(rows=499), GATES).verdict == "wait"
 
 
-def test_a_slice_is_refused_only_where_it_is_significantly_worse_than_the_margin() -> None:
+def test_a_slice_is_rejected_only_if_it_is_significantly_worse_than_the_margin() -> None:
     noisy = SliceDifference("town", "Bern", 200, estimate(-0.05, 0.03))
     worse = SliceDifference("town", "Basel", 200, estimate(-0.10, 0.01))
     decision = decide_promotion(evaluation(estimate(0.05), slices=(noisy,)), GATES)

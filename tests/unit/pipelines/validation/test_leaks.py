@@ -110,7 +110,7 @@ def test_the_auc_is_that_of_scikit_learn(rows: list[tuple[bool, float]]) -> None
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=80))
-def test_codes_keep_the_order_of_numbers_and_mark_what_is_missing(values: list[float | None]) -> None:
+def test_codes_keep_the_order_of_numbers_and_mark_missing_values(values: list[float | None]) -> None:
     series = pd.Series(values, dtype=float)
     codes, distinct = codes_of(series, numeric=True)
     assert distinct == series.nunique()

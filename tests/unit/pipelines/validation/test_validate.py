@@ -130,7 +130,7 @@ def test_a_feature_that_went_missing_after_the_last_training_is_found_in_the_new
     assert text == f"is missing in 100% of the {newest.sum()} newest rows; in the last training it was in 0%"
 
 
-def test_gaps_that_were_there_before_are_ordinary() -> None:
+def test_gaps_as_in_the_last_training_are_ordinary() -> None:
     gaps = orders()["km"].where(np.arange(ROWS) % 2 == 0)
     before = examine(orders(km=gaps), spec=SPEC, window_end=END)[1]
     assert findings_of(orders(km=gaps), before=before) == {}
@@ -142,7 +142,7 @@ def test_a_class_that_was_taken_out_of_the_model_file_is_not_missed() -> None:
     assert findings_of(orders(), before=before) == {}
 
 
-def test_a_class_that_is_gone_and_one_that_moved_are_two_rules() -> None:
+def test_a_lost_class_and_a_moved_class_are_two_rules() -> None:
     without_late = findings_of(orders(outcome=np.array(["on time"] * ROWS, dtype=object)), before=BEFORE)
     assert without_late[("lost_class", "outcome")].startswith("is 'late' in no row; in the last training it was in 2")
     swapped = orders()["outcome"].map({"on time": "late", "late": "on time"}).astype(object)
@@ -172,7 +172,7 @@ def test_few_rows_and_less_than_half_of_the_last_training_are_reported() -> None
 
 
 @pytest.mark.parametrize(("days", "stale"), [(1, False), (20, True)])
-def test_rows_are_stale_where_their_own_rhythm_does_not_explain_their_age(days: int, stale: bool) -> None:
+def test_rows_are_stale_if_their_own_rhythm_does_not_explain_their_age(days: int, stale: bool) -> None:
     findings = findings_of(orders(), window_end=END + timedelta(days=days))
     assert (("freshness", None) in findings) == stale
 
@@ -197,7 +197,7 @@ def test_data_without_time_is_neither_stale_nor_compared_by_time() -> None:
     )
 
 
-def test_the_policy_says_what_stops_a_training_and_errors_come_first() -> None:
+def test_the_policy_sets_the_severity_and_errors_come_first() -> None:
     findings = [
         Finding("constant", "a", 1.0, "x"),
         Finding("leak", "b", 1.0, "x"),
@@ -216,7 +216,7 @@ def test_the_policy_says_what_stops_a_training_and_errors_come_first() -> None:
     assert [v.column for v in softer if v.severity == "warning"] == ["b"]
 
 
-def test_the_model_file_sets_the_policy_by_rule_and_keeps_its_hash_where_it_says_nothing() -> None:
+def test_the_model_file_sets_the_policy_by_rule_and_an_empty_policy_keeps_the_hash() -> None:
     softer = ModelSpec.parse(FILE | {"validation": {"leak": "warning"}}, file="x.yaml")
     assert (softer.validation.leak, softer.validation.null_share) == ("warning", "error")
     assert ModelSpec.parse(softer.to_json(), file="x.yaml") == softer
@@ -277,7 +277,7 @@ def test_the_page_loads_no_other_files_and_no_value_becomes_markup() -> None:
     assert html.index("&lt;script&gt;") < html.index("<table>")
 
 
-def test_the_report_is_strict_json_and_names_no_entity_and_at_most_one_value_a_violation() -> None:
+def test_the_report_is_strict_json_with_no_entity_and_at_most_one_value_a_violation() -> None:
     frame = orders(km=[np.nan] * ROWS, weather=np.array([f"w{i}" for i in range(ROWS)], dtype=object))
     frame = pd.concat([frame, frame], ignore_index=True)
     text = json.dumps(report(frame), allow_nan=False)

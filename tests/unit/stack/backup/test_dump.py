@@ -34,7 +34,7 @@ INSERT INTO `after` VALUES
 """
 
 
-def test_rows_are_counted_by_table_and_nothing_else_is_taken_for_a_row() -> None:
+def test_only_rows_are_counted_by_table() -> None:
     out = io.BytesIO()
     assert count_rows(io.BytesIO(DUMP), out) == {"evergreen.load_batch": 3, "mlflow.empty": 0, "mlflow.after": 1}
 

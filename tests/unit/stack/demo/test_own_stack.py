@@ -22,7 +22,7 @@ def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_i
         assert duration(new) < duration(old)
 
 
-def test_a_window_of_the_demonstration_has_the_rows_that_monitoring_asks_for_and_an_alarm_fits_into_it(tmp_path):
+def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_alarm_fits_into_it(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     shorten(tmp_path / f"{MODEL}.yaml")
     spec = find_spec(tmp_path, MODEL)

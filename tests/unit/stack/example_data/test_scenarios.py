@@ -55,7 +55,7 @@ def test_none_is_the_same_people_each_time_in_the_world_of_the_loaded_example(un
     assert abs(shares[0] - shares[1]).max() < 0.03
 
 
-def test_fewer_people_are_the_first_of_more_and_another_seed_draws_others(unchanged):
+def test_a_smaller_draw_is_the_start_of_a_larger_one_and_another_seed_draws_other_people(unchanged):
     few = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED)
     pd.testing.assert_frame_equal(few.features, unchanged.features.head(40))
     other_people = traffic("credit_score", scenario=Scenario.NONE, end=END, rows=40, seed=SEED + 1)
@@ -111,7 +111,7 @@ def test_broken_sends_thousands_and_nulls_of_the_same_people_with_the_same_truth
 
 @pytest.mark.parametrize("scenario", Scenario)
 @pytest.mark.parametrize("model", LEVERS)
-def test_every_row_keeps_the_rules_of_the_model_file_even_where_the_source_is_broken(model, scenario):
+def test_every_row_keeps_the_rules_of_the_model_file_even_if_the_source_is_broken(model, scenario):
     spec = find_spec(ROOT / "models", model)
     features = traffic(model, scenario=scenario, end=END, rows=1_000, seed=SEED).features
     frame = features.assign(**{spec.entity: [str(n) for n in range(len(features))]})

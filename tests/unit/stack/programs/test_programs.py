@@ -88,7 +88,7 @@ def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
     assert names == [f"serve-{model}" for model in model_names(ROOT / "models")]
 
 
-def test_a_model_keeps_its_port_when_others_come_and_go(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_keeps_its_port_when_other_models_come_and_go(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     local_settings = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})

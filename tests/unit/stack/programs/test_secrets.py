@@ -40,7 +40,7 @@ def test_only_the_owner_can_read_the_secrets(env_file: Path) -> None:
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
 
 
-def test_what_the_file_sets_is_never_overwritten(env_file: Path) -> None:
+def test_values_of_the_file_are_never_overwritten(env_file: Path) -> None:
     env_file.write_text(
         "# mine\nEVERGREEN_API_KEY='my key'\nEVERGREEN_DB_API_PASSWORD=\nOTHER=1\nEVERGREEN_TIMEZONE=Asia/Tokyo"
     )
@@ -53,7 +53,7 @@ def test_what_the_file_sets_is_never_overwritten(env_file: Path) -> None:
     assert "EVERGREEN_TIMEZONE" not in written
 
 
-def test_what_the_environment_sets_is_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_the_environment_are_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_API_KEY", "from the environment")
     settings, written = secrets.ensure(settings_of(env_file))
     assert settings.api_key.get_secret_value() == "from the environment"

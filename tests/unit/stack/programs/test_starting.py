@@ -65,9 +65,7 @@ def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
         starting.wait_for_process("it", process, lambda: False, log=log)
 
 
-def test_work_is_what_computes_also_in_a_child_and_not_what_polls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_counts_computing_also_in_a_child_but_not_polling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     polls = "import time\nwhile True: time.sleep(0.05)"
     with program(polls, log) as process:
