@@ -1,4 +1,4 @@
-"""Small real bundles for tests and benchmarks: a CatBoost trained in a second, on rows made from nothing but a spec."""
+"""Small real bundles for tests and benchmarks: a CatBoost model, trained in a second on rows generated from a spec."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ CATEGORIES = ("Engineer", "Teacher", "Doctor")
 
 
 def rows_for(spec: ModelSpec, *, rows: int, seed: int) -> pd.DataFrame:
-    """Rows within the limits of `spec`, a twentieth of the values missing, with a label that follows the numbers."""
+    """Random rows within the limits of `spec`. 5% of the values are missing. The label follows the numeric columns."""
     random = np.random.default_rng(seed)
     columns = {name: _values(feature, rows, random) for name, feature in spec.features.columns.items()}
     frame = pd.DataFrame(columns).mask(random.random((rows, len(columns))) < 0.05)
@@ -42,7 +42,7 @@ def _values(feature: Feature, rows: int, random: np.random.Generator) -> Any:
 
 
 def write_bundle(spec: ModelSpec, folder: Path, *, seed: int = 1, rows: int = 2_000, trees: int = 50) -> str:
-    """Train on such rows and write the bundle into `folder`; returns its SHA-256."""
+    """Train a model on `rows_for(spec)`, write its bundle into `folder` and return the bundle's SHA-256."""
     frame = rows_for(spec, rows=rows, seed=seed)
     kind = CatBoostRegressor if spec.task == "regression" else CatBoostClassifier
     model = kind(iterations=trees, depth=4, random_seed=seed, verbose=False, allow_writing_files=False)

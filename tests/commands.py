@@ -11,31 +11,30 @@ from unittest.mock import patch
 
 from cli.main import main
 
-EVERGREEN = str(Path(sys.executable).with_name("evergreen"))  # for tests that need a process: to kill it, or its memory
+EVERGREEN = str(Path(sys.executable).with_name("evergreen"))  # for tests that kill the process or measure its memory
 
 
 def evergreen(
     *arguments: object, environment: Mapping[str, str], cwd: Path | None = None, stdin: str = ""
 ) -> CompletedProcess[str]:
-    """What the command prints and its exit code.
+    """Run the command and return its output and exit code.
 
-    It takes what the installed command takes: `main`, its own arguments, its own `environment` (all of it), folder and
-    standard input, none of them a terminal. Only the process is the test's, because importing everything takes longer
-    than most commands.
+    It runs like the installed command: `main` with its own arguments, a complete `environment`, a folder and a standard
+    input. No stream is a terminal. It runs in the test's process, because the imports take longer than most commands.
     """
     argv = [EVERGREEN, *map(str, arguments)]
-    printed, told = io.StringIO(), io.StringIO()
+    output, errors = io.StringIO(), io.StringIO()
     code = 0
     with (
         patch.object(sys, "argv", argv),
         patch.dict(os.environ, environment, clear=True),
         patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
-        redirect_stdout(printed),
-        redirect_stderr(told),
+        redirect_stdout(output),
+        redirect_stderr(errors),
         chdir(cwd) if cwd else nullcontext(),
     ):
         try:
             main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return CompletedProcess(argv, code, printed.getvalue(), told.getvalue())
+    return CompletedProcess(argv, code, output.getvalue(), errors.getvalue())

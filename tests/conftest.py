@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real MariaDB, started once a session, migrated with the shipped models."""
+"""Fixtures for every test: a real MariaDB, started once a session and migrated for the shipped models."""
 
 import secrets
 import shutil
@@ -19,13 +19,13 @@ from tests.servers import MariaDB, mariadb_server
 from utils.settings import Role, Settings, load_settings
 from utils.version import ROOT
 
-# How long an example takes says how busy the machine is.
+# No deadline: the duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("evergreen", deadline=None)
 hypothesis.settings.load_profile("evergreen")
 
 
 class ByServers(LoadScopeScheduling):  # type: ignore[misc]
-    """Tests that share servers run in one process: those of a file, and all of e2e."""
+    """Run tests that share servers in one process: the tests of one file, and all tests of e2e."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -37,13 +37,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes, so that no process is left with it at the end."""
-    folders = ["e2e", "integration"]  # of its files, not of those in folders below
+    """Begin with the tests that take minutes, so that no process runs one alone at the end."""
+    folders = ["e2e", "integration"]  # tests directly in the folder, not in its subfolders
     items.sort(key=lambda item: folders.index(name) if (name := item.path.parent.name) in folders else len(folders))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests show to people, whichever process they ran in."""
+    """Print the texts that tests record under `shown`, from every worker process."""
     for report in terminalreporter.getreports("passed"):
         for name, text in report.user_properties:
             if name == "shown":
@@ -55,7 +55,7 @@ ROLES: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlfl
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
-    """A private server without any database of ours."""
+    """A private server, without the platform's databases."""
     folder = Path(tempfile.mkdtemp(prefix="eg"))  # not tmp_path: its name is too long for a socket
     try:
         with mariadb_server(folder) as server:
@@ -71,7 +71,7 @@ def credit_score() -> ModelSpec:
 
 @pytest.fixture(scope="session")
 def bare_settings(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings with the server's address and random passwords, before anything is made on it."""
+    """Settings with the server's address and random passwords. The server has no users or databases yet."""
     home = tmp_path_factory.mktemp("home")
     passwords = {f"db_{role}_password": secrets.token_hex(12) for role in ROLES}
     return load_settings(
@@ -94,7 +94,7 @@ def settings(bare_settings: Settings, credit_score: ModelSpec) -> Settings:
 
 @pytest.fixture
 def new_schema(settings: Settings) -> Callable[..., StoreSchema]:
-    """Makes the tables of a model of its own for a test: features `amount`, `kind` and `note`, label `outcome`."""
+    """A function that creates tables of a new model: features `amount`, `kind` and `note`, label `outcome`."""
 
     def make(*, timed: bool = True, max_age: timedelta | None = timedelta(days=90)) -> StoreSchema:
         schema = StoreSchema(

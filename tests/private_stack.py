@@ -1,4 +1,4 @@
-"""A private stack for tests, as `up` starts it but without Airflow's servers, and a small model trained in it."""
+"""A private stack for tests, started by the steps of `up` but without Airflow's servers, and a small model in it."""
 
 import os
 import sqlite3
@@ -40,12 +40,12 @@ MODEL = "kept_score"
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """MariaDB, MLflow and one service, under a supervisor; Airflow's database, but no Airflow."""
+    """MariaDB, MLflow and one service under a supervisor, and Airflow's database without Airflow."""
 
     settings: Settings
 
     def start(self) -> None:
-        """As `up` does it."""
+        """Start every program except Airflow's, in the order of `up`."""
         supervisor, spec = Supervisor(self.settings), self.spec
         parts = [part for part in programs(self.settings) if not part.name.startswith("airflow")]
         supervisor.ensure(parts)
@@ -77,14 +77,14 @@ class Stack:
             return connection.execute(sql, values).fetchall()
 
 
-def new_stack(folder: Path, **further: object) -> Settings:
-    """Settings of a stack with nothing yet: folders, ports, and what `further` says."""
+def new_stack(folder: Path, **variables: object) -> Settings:
+    """Write the `.env` of an empty stack in `folder`, with free ports and `variables`, and return its settings."""
     first = neighbouring_ports(4)
-    places = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
-    given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **further}
-    given |= {name: first + place for place, name in enumerate(places)}
+    names = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
+    environment = {"HOME": folder / "home", "MODELS_DIR": folder / "models", **variables}
+    environment |= {name: port for port, name in enumerate(names, start=first)}
     folder.mkdir()
-    (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
+    (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in environment.items()))
     return load_settings(env_file=folder / ".env")
 
 
@@ -94,7 +94,7 @@ def secrets_of(settings: Settings) -> list[str]:
 
 
 def fill_airflow(stack: Stack) -> None:
-    """Airflow's own database with a paused DAG, connections and a variable in it."""
+    """Fill Airflow's own database with a paused DAG, two connections and a variable."""
     airflow_programs.prepare(stack.settings)
     encrypted = Fernet(stack.settings.airflow_fernet_key.get_secret_value()).encrypt(b"planted").decode()
     stack.airflow("INSERT INTO dag_bundle (name, active) VALUES ('b', 1)")
@@ -103,8 +103,8 @@ def fill_airflow(stack: Stack) -> None:
     words = ("timetable_type", "timetable_summary", "partition_mapper_info")
     insert(stack, "dag", **dag, **dict.fromkeys(numbers, 0), **dict.fromkeys(words, "{}"))
     for name in ("feature_store", "crm"):
-        hidden = {"password": encrypted, "extra": encrypted, "is_encrypted": 1, "is_extra_encrypted": 1}
-        insert(stack, "connection", conn_id=name, conn_type="mysql", host="db.example", **hidden)
+        credentials = {"password": encrypted, "extra": encrypted, "is_encrypted": 1, "is_extra_encrypted": 1}
+        insert(stack, "connection", conn_id=name, conn_type="mysql", host="db.example", **credentials)
     insert(stack, "variable", key="token", val=encrypted, is_encrypted=1)
 
 
@@ -113,7 +113,7 @@ def insert(stack: Stack, table: str, **row: object) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """The file of a model like credit_score, small enough to train in seconds."""
+    """Write the file of a model like credit_score that trains in seconds."""
     folder.mkdir()
     file = yaml.safe_load((ROOT / "models" / "credit_score.yaml").read_text())
     file["name"] = MODEL
@@ -124,7 +124,7 @@ def write_model(folder: Path) -> None:
 
 
 def train_and_deploy(stack: Stack) -> None:
-    """The example world up to `END`, one training by it, and its version in service."""
+    """Load the example world up to `END`, train on it and deploy the version."""
     settings, spec = stack.settings, stack.spec
     world = settings.home / "world.parquet"
     worlds.example_world("credit_score", end=END, customers=600).to_parquet(world)
@@ -134,8 +134,8 @@ def train_and_deploy(stack: Stack) -> None:
     for step in training_steps.STEPS:
         training_steps.do(step, "t/kept", settings=settings, now=END)
     assert training_runs.verdict(settings, "t/kept") == "promote"
-    claimed = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
-    version = promote.promote(settings, decision_id=claimed["decision"])
+    claim = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
+    version = promote.promote(settings, decision_id=claim["decision"])
     rollout.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)
 
 
@@ -145,6 +145,6 @@ def root(settings: Settings, sql: str) -> list[Any]:
 
 
 def command(settings: Settings, *arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    done = evergreen(*arguments, environment={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)}, cwd=cwd)
-    done.check_returncode()
-    return done
+    process = evergreen(*arguments, environment={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)}, cwd=cwd)
+    process.check_returncode()
+    return process

@@ -1,4 +1,4 @@
-"""Real servers for tests: each in a folder of its own, on a free port, ended by the process id it was started with."""
+"""Real servers for tests. Each has its own folder and a free port, and is stopped by its process id."""
 
 import secrets
 import socket
@@ -17,16 +17,16 @@ _reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on and that no other test was given."""
+    """Return a TCP port that nothing listens on and that no other test has."""
     return neighbouring_ports(1)
 
 
 def neighbouring_ports(count: int) -> int:
-    """The first of `count` neighbouring TCP ports that nothing listens on and that no other test was given.
+    """Return the first of `count` neighbouring TCP ports that nothing listens on and that no other test has.
 
-    A UDP socket at the same number, held for as long as this process lives, keeps it from tests of other processes.
-    They are none of those that the system hands out: BentoML asks the system for ports of its own before it listens
-    on the one it is told, and now and then was handed that very one.
+    A UDP socket on the same number reserves each port against tests of other processes, until this process ends.
+    The ports lie outside the system's ephemeral range. BentoML takes ephemeral ports before it listens on its own port,
+    and the system sometimes gave it that port.
     """
     while True:
         first = free_ports(count)
@@ -49,7 +49,7 @@ def _reserve(ports: range) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class MariaDB:
-    """A running private server; `root` signs in over TCP as well."""
+    """A running private server. `root` can also sign in over TCP."""
 
     folder: Path
     port: int
@@ -59,9 +59,9 @@ class MariaDB:
 
 @contextmanager
 def mariadb_server(folder: Path) -> Iterator[MariaDB]:
-    """A MariaDB with its data in `folder`, whose path must be short: a socket path has 107 bytes at most.
+    """Run a MariaDB with its data in `folder`. The path must be short: a socket path has 107 bytes at most.
 
-    It gives up surviving a power cut for speed; everything else is as in production.
+    The server does not flush to disk, for speed, so it would not survive a power cut. All else is as in production.
     """
     data, socket_path, port, password = folder / "data", folder / "s", free_port(), secrets.token_hex(12)
     (folder / "tmp").mkdir()
@@ -103,7 +103,7 @@ def _command(data: Path, socket_path: Path, port: int) -> list[str]:
 
 
 def _secure(socket_path: Path, server: "subprocess.Popen[bytes]", password: str, log: Path) -> None:
-    """Wait until `server` answers, then give root its password and remove the accounts without a name."""
+    """Wait until `server` answers, then set root's password and remove the anonymous accounts."""
     wait_for_process("MariaDB", server, lambda: _listening(socket_path), log=log)
     connection = pymysql.connect(unix_socket=str(socket_path), user="root", autocommit=True)
     with connection, connection.cursor() as cursor:

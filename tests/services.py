@@ -1,4 +1,4 @@
-"""A real prediction service for tests: BentoML's own process, its model in the Bento store, its log in MariaDB."""
+"""A real prediction service for tests: BentoML processes, a model in the Bento store, a log in MariaDB."""
 
 import os
 import secrets
@@ -38,13 +38,13 @@ from utils.patience import Patience
 from utils.settings import Settings, inherited_environment, load_settings
 from utils.version import ROOT
 
-PROGRAM_PATIENCE = 120.0  # seconds without work of any program that we have started
-LONGEST = 1800.0  # seconds: while clients of a test go on asking, programs work and may get nowhere
+PROGRAM_PATIENCE = 120.0  # seconds without work in any child process
+LONGEST = 1800.0  # seconds: clients of a test keep programs busy even without progress
 ROLES = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 
 
 def wait_for[T](what: str, look: Callable[[], T | None]) -> T:
-    """The first true value of `look`. Raises: GaveUp once no program that this process has started works any more."""
+    """Return the first true value of `look`. Raises: GaveUp once no child process works any more."""
 
     def sign() -> object:
         return work(*(child.pid for child in psutil.Process().children()))
@@ -53,7 +53,7 @@ def wait_for[T](what: str, look: Callable[[], T | None]) -> T:
 
 
 def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) -> ModelSpec:
-    """credit_score under another name, with `features` added to its columns, as a file in `folder`."""
+    """Write credit_score under another name into `folder`, with `features` added to its columns."""
     file = yaml.safe_load((ROOT / "models" / "credit_score.yaml").read_text())
     file["name"] = name
     file["features"]["columns"] |= features
@@ -63,7 +63,7 @@ def spec_like_credit_score(name: str, folder: Path, **features: dict[str, Any]) 
 
 @dataclass
 class OwnMariaDB:
-    """A server that can be stopped, frozen and started again; set up as the product sets it up."""
+    """A server that can be stopped, frozen and started again. Its configuration is the product's."""
 
     settings: Settings
     process: "subprocess.Popen[bytes] | None" = None
@@ -80,7 +80,7 @@ class OwnMariaDB:
                 mariadb.command(self.settings),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a share of the processors of its own (sched(7), autogroup)
+                start_new_session=True,  # its own share of the processors (sched(7), autogroup)
             )
         wait_for_process("MariaDB", self.process, lambda: mariadb.root_signs_in(self.settings), log=self.log)
 
@@ -105,7 +105,7 @@ class OwnMariaDB:
 
 @contextmanager
 def own_mariadb(schemas: Sequence[StoreSchema], *, today: date | None = None) -> Iterator[OwnMariaDB]:
-    """A migrated server in a folder of its own, gone at the end of the block; `today` places its partitions."""
+    """Run a migrated server in its own folder until the end of the block. `today` determines its partitions."""
     with tempfile.TemporaryDirectory(prefix="eg") as folder:
         home = Path(folder)
         settings = load_settings(
@@ -149,8 +149,8 @@ class Service:
     def post(
         self, path: str, body: Any, *, key: str = "", headers: Mapping[str, str] | None = None
     ) -> requests.Response:
-        sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
-        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=sent, timeout=20)
+        all_headers = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+        return requests.post(f"http://127.0.0.1:{self.port}{path}", json=body, headers=all_headers, timeout=20)
 
     def get(self, path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=20)
@@ -159,11 +159,11 @@ class Service:
         return self.post("/predict", {"data": {**self.row, **values}})
 
     def bundle(self, version: int) -> Path:
-        """Where `store` makes the bundle of `version`."""
+        """The folder into which `store` writes the bundle of `version`."""
         return self.settings.home / f"{self.spec.name}-{version}-bundle"
 
     def store(self, version: int, *, seed: int = 1, spec: ModelSpec | None = None) -> str:
-        """Put a newly trained bundle into the Bento store; returns its SHA-256."""
+        """Train a bundle, put it into the Bento store and return its SHA-256."""
         folder = self.bundle(version)
         sha256 = write_bundle(spec or self.spec, folder, seed=seed)
         self.bento_store.put(version, folder, tags={"run_id": f"run-{version}"})
@@ -172,15 +172,15 @@ class Service:
     def deploy(self, version: int, sha256: str) -> None:
         row = {"model": self.spec.name, "action": "deploy", "version": version, "artifact_sha256": sha256}
         with session(self.settings, "pipeline") as connection:
-            why = {"caused_by": "test", "reason": "test", "created_at": utc_now()}
-            history.add(connection, deployment, {**row, **why})
+            provenance = {"caused_by": "test", "reason": "test", "created_at": utc_now()}
+            history.add(connection, deployment, {**row, **provenance})
 
     def query(self, sql: str, **values: Any) -> list[RowMapping]:
         with session(self.settings, "reader") as connection:
             return list(connection.execute(text(sql), {"model": self.spec.name, **values}).mappings())
 
     def logged(self) -> dict[str, RowMapping]:
-        """Every logged prediction of this model by its id."""
+        """The logged predictions of this model, by prediction id."""
         rows = self.query("SELECT * FROM prediction_log WHERE model = :model")
         return {str(row["prediction_id"]): row for row in rows}
 
@@ -191,14 +191,14 @@ class Service:
     def is_ready(self) -> bool:
         return self._answers("/readyz")
 
-    def launch(self, **further: str) -> "subprocess.Popen[bytes]":
-        """Its processes, with `further` in their environment; `running` waits for them and ends them too."""
+    def launch(self, **variables: str) -> "subprocess.Popen[bytes]":
+        """Start the processes with `variables` in their environment. `running` also waits for them and stops them."""
         argv, environment = serve_command(self.settings, self.spec.name, self.port)
         own = settings_environment(self.settings, secrets=("db_api_password", "api_key"))
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 argv,
-                env={**inherited_environment(), **own, **environment, **further},
+                env={**inherited_environment(), **own, **environment, **variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -206,7 +206,7 @@ class Service:
 
     @contextmanager
     def running(self, *, until: str = "/readyz") -> Iterator["Service"]:
-        """The service's processes, up to the end of the block."""
+        """Run the service until the end of the block. The block begins once `until` answers with 200."""
         process = self.launch()
         try:
             wait_for_process(f"{until} of {self.spec.name}", process, lambda: self._answers(until), log=self.log)
@@ -226,9 +226,12 @@ class Service:
             return False
 
 
-def make_service(settings: Settings, folder: Path, name: str, *, workers: int = 1, **further: Any) -> Service:
-    """A service of a model like credit_score, with a home of its own and no version yet; nothing runs."""
+def make_service(settings: Settings, folder: Path, name: str, *, workers: int = 1, **fields: Any) -> Service:
+    """A service of a model like credit_score, in its own home, not running and without a version.
+
+    fields: settings that differ from `settings`.
+    """
     home = folder / name
     home.mkdir()
-    own = {"home": home, "models_dir": home, "serving_workers": workers, "mlflow_port": free_port(), **further}
+    own = {"home": home, "models_dir": home, "serving_workers": workers, "mlflow_port": free_port(), **fields}
     return Service(settings.model_copy(update=own), spec_like_credit_score(name, home), free_port(), home / "log")

@@ -1,4 +1,4 @@
-"""Clients that keep asking a service while something happens to it, and what they were told."""
+"""Clients that send requests to a service throughout a test, and the answers that they get."""
 
 import http.client
 import json
@@ -17,43 +17,48 @@ from utils.patience import Patience
 
 @dataclass
 class Load:
-    """`answers`: (status, body, seconds) of each answer. `failures`: requests that got none, by the error's name."""
+    """The results of the clients so far.
+
+    answers: (status, body, seconds) of each answer.
+    failures: the name of the error, for each request without an answer.
+    """
 
     answers: list[tuple[int, dict[str, Any], float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def more(self, count: int) -> None:
-        """Wait until `count` more answers have come."""
-        seen = len(self.answers)
-        wait_for("traffic", lambda: len(self.answers) >= seen + count)
+        """Wait for `count` more answers."""
+        before = len(self.answers)
+        wait_for("traffic", lambda: len(self.answers) >= before + count)
 
 
 @contextmanager
 def steady_load(
     service: Service, *, clients: int = 8, pause: float = 0.01, until_closed: bool = False
 ) -> Iterator[Load]:
-    """`clients` that ask one after another up to the end of the block. Every other one opens a connection a request.
+    """Run `clients` until the end of the block. Each sends its next request after the answer to the last one.
 
-    The others keep theirs, without a look whether it was closed, as simple clients do; with `until_closed` all do, and
-    each ends once it is told that its connection is closed.
+    Every second client opens a new connection for each request. The remaining clients keep their connection and do not
+    check whether the service closed it, like simple clients. With `until_closed` all clients keep their connection, and
+    each stops at the answer that closes it.
     """
     load, body = Load(), json.dumps({"data": service.row})
 
-    def ask(number: int) -> None:
+    def send_requests(number: int) -> None:
         link = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
         while not load.stop.is_set():
             began = time.perf_counter()
             try:
                 link.request("POST", "/predict", body, {"Content-Type": "application/json"})
-                told = link.getresponse()
-                content = json.loads(told.read())
+                response = link.getresponse()
+                content = json.loads(response.read())
             except (OSError, http.client.HTTPException) as error:
                 load.failures.append(type(error).__name__)
                 link.close()
             else:
-                load.answers.append((told.status, content, time.perf_counter() - began))
-                if until_closed and told.will_close:
+                load.answers.append((response.status, content, time.perf_counter() - began))
+                if until_closed and response.will_close:
                     return
             if not until_closed and number % 2:
                 link.close()
@@ -61,14 +66,14 @@ def steady_load(
         link.close()
 
     with ThreadPoolExecutor(clients) as pool:
-        asking = [pool.submit(ask, number) for number in range(clients)]
+        futures = [pool.submit(send_requests, number) for number in range(clients)]
         try:
             yield load
             if until_closed:
                 with suppress(GaveUp):
-                    told = Patience("every client to be told", lambda: sum(each.done() for each in asking))
-                    told.until(lambda: all(each.done() for each in asking))
+                    patience = Patience("every client to be told", lambda: sum(each.done() for each in futures))
+                    patience.until(lambda: all(each.done() for each in futures))
         finally:
             load.stop.set()
-        for each in asking:
+        for each in futures:
             each.result()

@@ -1,1 +1,1 @@
-"""`make chaos`: the real service under traffic while everything around it breaks, and the account of every request."""
+"""`make chaos`: break the parts around a real service under traffic, and account for every request."""

@@ -32,36 +32,36 @@ err = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Count(Figure):
-    """Of requests; `most` is what it must not exceed, if anything."""
+    """A number of requests. `most` is the limit, or None without one."""
 
     most: int | None
     met: bool | None
 
 
 def main() -> int:
-    """Returns 1 where a goal was broken or a fault could not be run."""
+    """Return 1 if a goal was missed or a fault could not be run, 130 after an interrupt, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
     parser.add_argument("name", nargs="?", choices=[fault.name for fault in FAULTS], help="one fault; without it all")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends with it
-    chosen = [fault for fault in FAULTS if given.name in (None, fault.name)]
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM stops the servers too
+    faults = [fault for fault in FAULTS if arguments.name in (None, fault.name)]
     try:
-        accounts = _accounts(chosen, quiet=given.json)
+        accounts = _accounts(faults, quiet=arguments.json)
     except KeyboardInterrupt:
         err.print("stopped; all that was started has ended")
         return 130
-    if given.json:
+    if arguments.json:
         print(json.dumps([{**asdict(each), "met": each.met} for each in accounts], indent=2))
     else:
         _show(accounts)
-    if not given.name:
+    if not arguments.name:
         write("chaos", list(_counts(accounts)))
     return 0 if all(account.met for account in accounts) else 1
 
 
-class Sent(ProgressColumn):
-    """How much traffic the fault has had so far."""
+class TrafficColumn(ProgressColumn):
+    """The number of requests of the fault so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,19 +71,19 @@ class Sent(ProgressColumn):
         if self.world is None or self.world.run is None:
             return Text("starting")
         traffic = self.world.run.traffic
-        return Text(f"{len(traffic.asked):,} sent, {traffic.answered:,} answered, {traffic.failed:,} not")
+        return Text(f"{len(traffic.requests):,} sent, {traffic.answered:,} answered, {traffic.failed:,} not")
 
 
-def _accounts(chosen: Sequence[Fault], *, quiet: bool) -> list[Account]:
-    sent, accounts = Sent(), []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), sent, TimeElapsedColumn())
-    shown = Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
-    with shown, make_world() as sent.world:
-        for number, fault in enumerate(chosen, 1):
-            place = f"{number} of {len(chosen)}: {fault.title.format(seconds=fault.seconds)}"
-            task = shown.add_task(place)
-            accounts.append(break_it(sent.world, fault, seconds=fault.seconds))
-            shown.remove_task(task)
+def _accounts(faults: Sequence[Fault], *, quiet: bool) -> list[Account]:
+    traffic, accounts = TrafficColumn(), []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), traffic, TimeElapsedColumn())
+    progress = Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
+    with progress, make_world() as traffic.world:
+        for number, fault in enumerate(faults, 1):
+            place = f"{number} of {len(faults)}: {fault.title.format(seconds=fault.seconds)}"
+            task = progress.add_task(place)
+            accounts.append(break_it(traffic.world, fault, seconds=fault.seconds))
+            progress.remove_task(task)
             if not quiet:
                 err.print(f"{'✓' if accounts[-1].met else '✗'} {place}")
     return accounts
@@ -111,8 +111,8 @@ def _counts(accounts: Sequence[Account]) -> Iterator[Count]:
     for each in accounts:
         for name, heading in COLUMNS.items():
             most = {"failed": each.in_flight, "lost": 0, "twice": 0}.get(name)
-            what, value = f"{each.fault}: {heading}", getattr(each, name)
-            yield Count(what, value, "requests", most, None if most is None else value <= most)
+            title, value = f"{each.fault}: {heading}", getattr(each, name)
+            yield Count(title, value, "requests", most, None if most is None else value <= most)
         if each.problem or each.skipped:
             yield Count(f"{each.fault}: {each.problem or each.skipped}", 1, "not run as it should", 0, met=False)
 

@@ -1,5 +1,5 @@
-/* Shows a program, by LD_PRELOAD, a wall clock that is off by as many seconds as the file of CHAOS_CLOCK holds (8 bytes,
- * signed). Nothing else changes: the monotonic clock, timers and sleeps are the kernel's own, as when a clock is set. */
+/* A library for LD_PRELOAD that shifts the wall clock of a program. The file CHAOS_CLOCK holds the shift in seconds (8
+ * bytes, signed). The monotonic clock, timers and sleeps do not change, as when the system's clock is set. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -16,30 +16,30 @@ static int (*real)(clockid_t, struct timespec *);
 __attribute__((constructor)) static void start(void) {
     const char *path = getenv("CHAOS_CLOCK");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    void *seen = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
+    void *mapping = file < 0 ? MAP_FAILED : mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
     real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
-    if (seen != MAP_FAILED) offset = seen;
+    if (mapping != MAP_FAILED) offset = mapping;
     if (file >= 0) close(file);
 }
 
-int clock_gettime(clockid_t clock, struct timespec *found) {
+int clock_gettime(clockid_t clock, struct timespec *result) {
     if (!real) start(); /* called before the constructors ran */
-    int failed = real(clock, found);
-    if (!failed && offset && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) found->tv_sec += *offset;
+    int failed = real(clock, result);
+    if (!failed && offset && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) result->tv_sec += *offset;
     return failed;
 }
 
-int gettimeofday(struct timeval *restrict found, void *restrict zone) {
+int gettimeofday(struct timeval *restrict result, void *restrict zone) {
     (void)zone;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    found->tv_sec = now.tv_sec, found->tv_usec = now.tv_nsec / 1000;
+    result->tv_sec = now.tv_sec, result->tv_usec = now.tv_nsec / 1000;
     return 0;
 }
 
-time_t time(time_t *found) {
+time_t time(time_t *result) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (found) *found = now.tv_sec;
+    if (result) *result = now.tv_sec;
     return now.tv_sec;
 }

@@ -1,4 +1,4 @@
-"""A wall clock that can be set for some processes only. Not libfaketime, under which processes with threads hang."""
+"""A wall clock that can be set for some processes only. Under libfaketime, processes with threads hang."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clock:
-    """Processes started with `environment` go by it; `folder` is for its files."""
+    """The clock of all processes that are started with `environment`. Its files are in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._file, library = folder / "clock", folder / "clock.so"
@@ -16,6 +16,6 @@ class Clock:
         self.environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(self._file)}
 
     def set(self, seconds: int) -> None:
-        """Let it be off by `seconds`, at once; the file is mapped into memory."""
+        """Shift the clock by `seconds` from the real time. It takes effect at once: the file is mapped into memory."""
         with self._file.open("r+b" if self._file.exists() else "xb") as file:
             file.write(seconds.to_bytes(8, "little", signed=True))

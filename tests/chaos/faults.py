@@ -1,4 +1,4 @@
-"""The faults by name: each breaks something while traffic goes on, mends it, and leaves the world well."""
+"""The faults by name. Each breaks a part under traffic, repairs it and leaves the world as it was."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ from utils.errors import EvergreenError
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`seconds` it lasts at full length, and `short` in tests, where 0 leaves it out."""
+    """One fault.
+
+    seconds: its duration in `make chaos`.
+    short: its duration in tests, in seconds. 0 excludes it from the tests.
+    """
 
     name: str
     title: str
@@ -38,7 +42,7 @@ FAULTS = [
 
 
 def break_it(world: World, fault: Fault, *, seconds: float) -> Account:
-    """The account of `fault`, lasting `seconds`. What went wrong with the fault itself is in `problem`."""
+    """Run `fault` for `seconds` and return its account. `problem` says what went wrong with the fault itself."""
     title, problem = fault.title.format(seconds=seconds), ""
     world.forget_run()
     try:

@@ -1,4 +1,4 @@
-"""Faults of what a prediction is logged to: MariaDB and the disk of the spool."""
+"""Faults of the places where predictions are logged: MariaDB and the disk of the spool."""
 
 import time
 from collections.abc import Iterator
@@ -35,16 +35,16 @@ def mariadb_frozen(world: World, seconds: float) -> None:
 
 
 def connections_used_up(world: World, seconds: float) -> None:
-    """Others take every connection that MariaDB allows, again and again also those that the service had."""
+    """Take every connection that MariaDB allows. Kill the service's connections again and again, and take those too."""
     instance, settings = world.usual(), world.settings
-    reader: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
-    hogs = []
-    refused = 0
+    credentials: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
+    connections = []
+    rejections = 0
     with world.traffic(instance.service) as run, world.admin() as admin:
         admin.execute("SET GLOBAL max_connections = 10")
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < deadline:
                 admin.execute(
                     "SELECT id FROM information_schema.processlist WHERE user = %s", (settings.db_user("api"),)
                 )
@@ -52,22 +52,22 @@ def connections_used_up(world: World, seconds: float) -> None:
                     admin.execute(f"KILL {number:d}")
                 try:
                     while True:
-                        hogs.append(pymysql.connect(host="127.0.0.1", port=settings.mariadb_port, **reader))
+                        connections.append(pymysql.connect(host="127.0.0.1", port=settings.mariadb_port, **credentials))
                 except pymysql.Error as error:
-                    refused += error.args[0] == 1040
+                    rejections += error.args[0] == 1040
                 time.sleep(0.1)
-            need(refused, "the limit was not reached")
+            need(rejections, "the limit was not reached")
             world.wait_for_spool(instance)
         finally:
-            for hog in hogs:
-                hog.close()
+            for connection in connections:
+                connection.close()
             admin.execute("SET GLOBAL max_connections = 300")
     settle(run)
 
 
 @contextmanager
 def poisoned_rows(world: World) -> Iterator[None]:
-    """MariaDB refuses rows of poisoned entities up to the end of the block."""
+    """Let MariaDB reject rows of poisoned entities until the end of the block."""
     with world.admin() as admin:
         admin.execute(
             "ALTER TABLE prediction_log ADD CONSTRAINT poison CHECK (entity_id NOT LIKE %s)", (f"%{POISON}%",)
@@ -80,13 +80,13 @@ def poisoned_rows(world: World) -> Iterator[None]:
 
 
 def row_refused(world: World, seconds: float) -> None:
-    """A row that MariaDB refuses, among good ones: in a batch, then in what is replayed from the spool."""
+    """Send rows that MariaDB rejects among good rows: first in a batch, then in a replay from the spool."""
     instance = world.usual()
     with poisoned_rows(world):
         with world.traffic(instance.service) as run:
             run.traffic.poison = True
             time.sleep(seconds / 2)
-            wait_for("a row that is refused", lambda: run.traffic.count(lambda asked: asked.status == 500))
+            wait_for("a row that is refused", lambda: run.traffic.count(lambda request: request.status == 500))
             world.server.kill()
             time.sleep(seconds / 2)
             world.server.start()
@@ -95,7 +95,7 @@ def row_refused(world: World, seconds: float) -> None:
 
 
 def disk_full(world: World, seconds: float) -> None:
-    """No worker can make any file longer than a few pages: alone, then with MariaDB away, then lifted again."""
+    """Limit the files of all workers to a few pages: first alone, then without MariaDB, then lift the limit."""
     instance = world.usual()
     with world.traffic(instance.service) as run:
         workers = instance.workers()
@@ -103,17 +103,17 @@ def disk_full(world: World, seconds: float) -> None:
         try:
             for worker, (_, hard) in zip(workers, limits, strict=True):
                 worker.rlimit(psutil.RLIMIT_FSIZE, (200_000, hard))
-            time.sleep(seconds / 2)  # MariaDB is there: nobody notices
-            out = Period(time.monotonic())
-            run.both_out.append(out)
+            time.sleep(seconds / 2)  # MariaDB still takes every row, so clients notice nothing
+            outage = Period(time.monotonic())
+            run.outages.append(outage)
             world.server.kill()
             time.sleep(seconds / 2)
-            wait_for("a 503", lambda: run.traffic.count(lambda asked: asked.status == 503))
+            wait_for("a 503", lambda: run.traffic.count(lambda request: request.status == 503))
         finally:
             for worker, limit in zip(workers, limits, strict=True):
                 worker.rlimit(psutil.RLIMIT_FSIZE, limit)
-        out.ended = time.monotonic()
-        time.sleep(seconds / 4)  # room again: spooled and answered
+        outage.ended = time.monotonic()
+        time.sleep(seconds / 4)  # the spool has room again, so requests are answered
         world.wait_for_spool(instance)
         world.server.start()
     settle(run)

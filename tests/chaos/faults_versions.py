@@ -1,4 +1,4 @@
-"""Faults of deployments: MLflow away, many at once, and one whose files are damaged."""
+"""Faults of deployments: MLflow is away, several deployments in a row, and a version with damaged files."""
 
 import time
 
@@ -12,7 +12,7 @@ from tests.services import wait_for
 
 
 def mlflow_killed(world: World, seconds: float) -> None:
-    """A version is deployed that only MLflow has, while MLflow is away; it is served when MLflow is back."""
+    """Deploy a version that only MLflow has, while MLflow is away. Workers serve it once MLflow is back."""
     instance, settings = world.usual(), world.settings
     model, folder = instance.service.spec, world.folder / "only-in-mlflow"
     sha256 = write_bundle(model, folder, seed=2)
@@ -36,14 +36,14 @@ def mlflow_killed(world: World, seconds: float) -> None:
 
 
 def three_swaps(world: World, seconds: float) -> None:
-    """Three versions deployed in a row, the next one as soon as a worker serves the last."""
+    """Deploy three versions in a row, each as soon as a worker serves the one before."""
     instance = world.usual()
     service = instance.service
     versions = [world.new_version() for _ in range(3)]
-    stored = {version: service.store(version, seed=version) for version in versions}
+    hashes = {version: service.store(version, seed=version) for version in versions}
     with world.traffic(service) as run:
         for version in versions:
-            service.deploy(version, stored[version])
+            service.deploy(version, hashes[version])
             wait_for("the swap", lambda: any(row["version"] == version for row in instance.heartbeats()))  # noqa: B023
         instance.wait_for_version(versions[-1])
         time.sleep(seconds)
@@ -51,10 +51,10 @@ def three_swaps(world: World, seconds: float) -> None:
 
 
 def corrupt_artifact(world: World, seconds: float) -> None:
-    """A version whose files are damaged is deployed and refused; the old one serves on; then a good one comes."""
+    """Deploy a version with damaged files, which workers reject, serving the old one. Then deploy a good version."""
     instance = world.usual()
     service = instance.service
-    served = {row["version"] for row in instance.heartbeats()}
+    old_versions = {row["version"] for row in instance.heartbeats()}
     damaged, good = world.new_version(), world.new_version()
     sha256, sha256_of_good = service.store(damaged), service.store(good)
     folder = service.bento_store.folder(damaged)
@@ -66,7 +66,7 @@ def corrupt_artifact(world: World, seconds: float) -> None:
         service.deploy(damaged, sha256)
         wait_for("its refusal", lambda: all(_refused(row, damaged) for row in instance.heartbeats()))
         time.sleep(seconds)
-        need({row["version"] for row in instance.heartbeats()} == served, "the old version does not serve on")
+        need({row["version"] for row in instance.heartbeats()} == old_versions, "the old version does not serve on")
         service.deploy(good, sha256_of_good)
         instance.wait_for_version(good)
     settle(run)

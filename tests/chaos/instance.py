@@ -1,4 +1,4 @@
-"""One running service whose processes can be stopped, killed and started again, each known by the mark it carries."""
+"""A service whose processes can be stopped, killed and started again. A mark in the environment identifies them."""
 
 import subprocess
 import time
@@ -12,38 +12,42 @@ from sqlalchemy import RowMapping
 from stack.programs.processes import is_alive, ours
 from stack.programs.program import base_environment
 from stack.programs.starting import wait_for_end
-from tests.chaos.accounts import Killed
+from tests.chaos.accounts import Kill
 from tests.services import Service, wait_for
 
-STOP_SECONDS = 60.0  # until it is killed
+STOP_SECONDS = 60.0  # from SIGTERM to SIGKILL
 
 
 @dataclass(slots=True)
 class Instance:
-    """`environment` is given to its processes besides what they need."""
+    """One service.
+
+    environment: variables of its processes, besides the ones they need.
+    process: the process that starts the others. None before the first start.
+    """
 
     service: Service
     environment: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> None:
-        """Start it, and wait until it is ready."""
-        marked = base_environment(self.service.settings)
-        self.process = self.service.launch(**{**marked, **self.environment})
+        """Start the service and wait until it is ready."""
+        mark = base_environment(self.service.settings)
+        self.process = self.service.launch(**{**mark, **self.environment})
         self.wait()
 
     def wait(self) -> None:
-        """Wait until it is ready, with as many workers as it should have."""
+        """Wait until the service is ready and has its full number of workers."""
         wait_for("a ready service", self.is_whole)
 
     def is_whole(self) -> bool:
         if self.process is None or self.process.poll() is not None:
             raise RuntimeError(f"the service ended:\n{self.service.log.read_text()[-2000:]}")
-        serving = [row for row in self.heartbeats() if row["version"]]
-        return len(serving) == self.service.settings.serving_workers and self.service.is_ready()
+        rows = [row for row in self.heartbeats() if row["version"]]
+        return len(rows) == self.service.settings.serving_workers and self.service.is_ready()
 
     def heartbeats(self) -> list[RowMapping]:
-        """The rows of its living workers."""
+        """The rows of the table `instance` for the workers that are alive."""
         alive = {worker.pid for worker in self.workers()}
         return [row for row in self.service.workers() if row["pid"] in alive]
 
@@ -52,39 +56,39 @@ class Instance:
         wait_for(f"version {version}", lambda: {row["version"] for row in self.heartbeats()} == {version})
 
     def stop(self) -> None:
-        """End it as its users do, with SIGTERM."""
+        """Stop the service with SIGTERM, like a user."""
         assert self.process is not None
         self.process.terminate()
         wait_for_end("the service", self.process, log=self.service.log)
         wait_for("the end of its workers", lambda: not ours(self.service.settings))
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer requests."""
-        found = []
+        """The processes that answer requests, ordered by process id."""
+        workers = []
         for process in ours(self.service.settings):
             try:
                 if "--worker-id" in process.cmdline():
-                    found.append(process)
+                    workers.append(process)
             except psutil.NoSuchProcess:
                 continue
-        return sorted(found, key=lambda process: process.pid)
+        return sorted(workers, key=lambda process: process.pid)
 
-    def kill_worker(self) -> Killed:
-        """SIGKILL one of the workers; frozen first, so that its connections are known exactly."""
+    def kill_worker(self) -> Kill:
+        """Kill one worker. It is frozen first, so that the list of its connections is exact."""
         worker = self.workers()[0]
         worker.suspend()
         ports = frozenset(link.raddr.port for link in worker.net_connections("tcp") if link.raddr)
-        return self._killed([worker], ports)
+        return self._kill([worker], ports)
 
-    def kill(self) -> Killed:
-        """SIGKILL everything at once: who is left alone has no time to do anything about it."""
+    def kill(self) -> Kill:
+        """Kill all processes. They are frozen first, so that none reacts to the end of another."""
         processes = ours(self.service.settings)
         for process in processes:
             process.suspend()
-        return self._killed(processes, None)
+        return self._kill(processes, None)
 
     def end(self) -> None:
-        """Whatever is left of it is gone afterwards."""
+        """Stop or kill all processes that are left."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -95,10 +99,10 @@ class Instance:
         if self.process is not None:
             self.process.wait()
 
-    def _killed(self, processes: list[psutil.Process], ports: frozenset[int] | None) -> Killed:
+    def _kill(self, processes: list[psutil.Process], ports: frozenset[int] | None) -> Kill:
         for process in processes:
             process.kill()
         if self.process is not None and self.process.pid in {process.pid for process in processes}:
             self.process.wait()
         wait_for("their end", lambda: not any(map(is_alive, processes)))
-        return Killed(time.monotonic(), ports)
+        return Kill(time.monotonic(), ports)

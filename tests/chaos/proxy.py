@@ -1,4 +1,4 @@
-"""nginx before several instances, with the rules of deploy/nginx.conf."""
+"""nginx in front of several instances, with the rules of deploy/nginx.conf."""
 
 import os
 import re
@@ -15,26 +15,27 @@ from utils.version import ROOT
 
 
 def configuration(ports: Sequence[int], listen: int, folder: Path) -> str:
-    """deploy/nginx.conf with its replicas at `ports` of this machine instead of those that Docker names."""
-    replicas = "".join(f"server 127.0.0.1:{port} max_fails=0; " for port in ports)  # as where a name is resolved anew
+    """deploy/nginx.conf with replicas at `ports` of this machine instead of names that Docker resolves."""
+    # max_fails=0 gives the behaviour of a name that is resolved anew.
+    replicas = "".join(f"server 127.0.0.1:{port} max_fails=0; " for port in ports)
     content = (ROOT / "deploy" / "nginx.conf").read_text()
     for old, new in (
-        (r"/tmp/", f"{folder}/"),  # noqa: S108 - what stands there
+        (r"/tmp/", f"{folder}/"),  # noqa: S108 - the text of the file
         (r" *resolver .*\n", ""),
         (r" *set \$replicas .*\n", ""),
         (r"http://\$replicas:3000", "http://replicas"),
         (r"listen 8080;", f"listen 127.0.0.1:{listen};"),
         (r"  server \{", f"  upstream replicas {{ {replicas}}}\n  server {{"),
     ):
-        content, changed = re.subn(old, new, content)
-        if not changed:
+        content, count = re.subn(old, new, content)
+        if not count:
             raise ValueError(f"deploy/nginx.conf has no {old} any more")
     return content
 
 
 @contextmanager
 def proxy(ports: Sequence[int], folder: Path) -> Iterator[int]:
-    """The port of an nginx before services at `ports`, up to the end of the block."""
+    """Run nginx in front of services at `ports` until the end of the block. Yields its port."""
     listen, file = free_port(), folder / "nginx.conf"
     file.write_text(configuration(ports, listen, folder))
     rules = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")

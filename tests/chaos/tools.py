@@ -1,6 +1,6 @@
-"""A program that only `make chaos` needs: where it is on this machine, or in a Debian package that is unpacked.
+"""Find nginx, which only `make chaos` needs: on this machine, or in an unpacked Debian package.
 
-Unpacked, not installed: that needs no root, and Debian's nginx would start a web server of its own.
+The package is unpacked, not installed. Unpacking needs no root, and Debian's nginx would start its own web server.
 """
 
 import shutil
@@ -16,20 +16,20 @@ UNPACKED = ROOT / ".venv" / "debian"
 
 
 def nginx() -> Path:
-    """Raises: Skip where it is not to be had."""
-    if found := shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"):
-        return Path(found)
+    """The path of nginx. Raises: Skip if there is no nginx and no way to get it."""
+    if path := shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"):
+        return Path(path)
     return _file_of("nginx", "usr/sbin/nginx")
 
 
-def _file_of(package: str, inside: str) -> Path:
+def _file_of(package: str, pattern: str) -> Path:
     folder = UNPACKED / package
-    if not (found := next(_inside(folder, inside), None)):
+    if not (file := next(_inside(folder, pattern), None)):
         _unpack(package, folder)
-        found = next(_inside(folder, inside), None)
-    if not found:
-        raise Skip(f"the package {package} has no {inside}")
-    return found
+        file = next(_inside(folder, pattern), None)
+    if not file:
+        raise Skip(f"the package {package} has no {pattern}")
+    return file
 
 
 def _inside(folder: Path, pattern: str) -> Iterator[Path]:
@@ -39,13 +39,13 @@ def _inside(folder: Path, pattern: str) -> Iterator[Path]:
 def _unpack(package: str, folder: Path) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise Skip(f"{package} is not installed, and there is no apt")
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as download:
         try:
             command = ["apt-get", "-q", "download", package]
-            subprocess.run(command, cwd=aside, check=True, capture_output=True, text=True)
-            (archive,) = Path(aside).glob("*.deb")
+            subprocess.run(command, cwd=download, check=True, capture_output=True, text=True)
+            (archive,) = Path(download).glob("*.deb")
             folder.mkdir(parents=True, exist_ok=True)
             subprocess.run(["dpkg-deb", "-x", archive, folder], check=True, capture_output=True)
         except (subprocess.SubprocessError, ValueError) as error:
-            said = str(getattr(error, "stderr", "") or error).strip().splitlines()
-            raise Skip(f"apt could not bring {package}: {said[-1]}; try `apt-get install {package}`") from None
+            lines = str(getattr(error, "stderr", "") or error).strip().splitlines()
+            raise Skip(f"apt could not bring {package}: {lines[-1]}; try `apt-get install {package}`") from None

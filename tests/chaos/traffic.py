@@ -1,7 +1,7 @@
-"""Requests at a steady rate, each sent once and noted: when, over which connection, and what became of it.
+"""Requests at a steady rate. Each is sent once and recorded with its time, connection and outcome.
 
-An open loop: the next request leaves on time, whatever became of those before. One asyncio client in a thread of its
-own, over keep-alive connections of its own making, so that a failed request is known by its connection.
+The loop is open: each request leaves on time, even if earlier ones have no answer yet. One asyncio client in its own
+thread opens the keep-alive connections itself, so that the connection of each failed request is known.
 """
 
 import asyncio
@@ -19,18 +19,20 @@ import uvloop
 RATE = 200.0  # requests a second
 CLIENT_SECONDS = 20.0  # seconds; the service itself gives up after 10
 IDLE = 3.0  # seconds after which a connection is not used again: the service closes it after 5
-POISON = "-poison-"  # in the entity of a row that MariaDB is to refuse
-EVERY = 20  # of so many requests one is poisoned, while `poison` is set
+POISON = "-poison-"  # in the entity of a row that MariaDB should reject
+EVERY = 20  # requests for one poisoned request, while `poison` is set
 
 
 @dataclass(slots=True)
-class Asked:
-    """One request. Times are of `time.monotonic`; `port` is the client's end of its connection, begun at `connected`.
+class Request:
+    """One request. Times are seconds of `time.monotonic`.
 
-    Not when the client learned of its connection: the system may have made it for a process that was gone by then.
-
-    `problem`: `refused` where there was no connection and nothing was sent, `lost` where it ended without an answer,
-    `silent` after TIMEOUT.
+    ended: when the request had its outcome. Infinite until then.
+    port: the client's port of the connection. 0 without a connection.
+    connected: when the client began to connect. The system may complete a connection for a process that has ended by
+        the time the client learns of it.
+    problem: `refused` if there was no connection and nothing was sent, `lost` if the connection ended without an
+        answer, `silent` after CLIENT_SECONDS, else the error.
     """
 
     entity: str
@@ -61,9 +63,9 @@ class Link:
 
 @dataclass(slots=True)
 class Traffic:
-    """`rate` requests a second for `row` to /predict at 127.0.0.1:`port`, each with a value of its own for `entity`.
+    """`rate` requests a second for `row` to /predict at 127.0.0.1:`port`, each with its own value for `entity`.
 
-    Use as a context: it starts there and ends with it.
+    A context manager: traffic runs from the beginning of the block to its end.
     """
 
     port: int
@@ -71,11 +73,11 @@ class Traffic:
     entity: str
     rate: float = RATE
     mark: str = field(default_factory=lambda: f"chaos-{token_hex(6)}")
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     answered: int = 0
     failed: int = 0
     poison: bool = False
-    _over: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _idle: list[Link] = field(default_factory=list)
 
@@ -85,42 +87,42 @@ class Traffic:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         assert self._thread is not None
         self._thread.join(CLIENT_SECONDS + 10)
 
     async def _run(self) -> None:
         began, number = time.monotonic(), 0
         async with asyncio.TaskGroup() as tasks:
-            while not self._over.is_set():
+            while not self._stop.is_set():
                 await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
                 poison = POISON if self.poison and number % EVERY == 0 else "-"
-                asked = Asked(f"{self.mark}{poison}{number}", time.monotonic())
-                self.asked.append(asked)
-                tasks.create_task(self._ask(asked))
+                request = Request(f"{self.mark}{poison}{number}", time.monotonic())
+                self.requests.append(request)
+                tasks.create_task(self._send(request))
                 number += 1
         for link in self._idle:
             link.writer.close()
 
-    async def _ask(self, asked: Asked) -> None:
+    async def _send(self, request: Request) -> None:
         try:
             async with asyncio.timeout(CLIENT_SECONDS):
-                await self._exchange(asked)
+                await self._exchange(request)
         except (ConnectionError, asyncio.IncompleteReadError):
-            asked.problem = "lost" if asked.port else "refused"
+            request.problem = "lost" if request.port else "refused"
         except TimeoutError:
-            asked.problem = "silent"
-        except Exception as error:  # no account without it
-            asked.problem = repr(error)
-        asked.ended = time.monotonic()
-        self.answered += asked.status == 200
-        self.failed += asked.status != 200
+            request.problem = "silent"
+        except Exception as error:  # the account needs every outcome
+            request.problem = repr(error)
+        request.ended = time.monotonic()
+        self.answered += request.status == 200
+        self.failed += request.status != 200
 
-    async def _exchange(self, asked: Asked) -> None:
+    async def _exchange(self, request: Request) -> None:
         link = await self._link()
-        asked.port, asked.connected = link.port, link.connected
+        request.port, request.connected = link.port, link.connected
         try:
-            content = json.dumps({"data": {**self.row, self.entity: asked.entity}}).encode()
+            content = json.dumps({"data": {**self.row, self.entity: request.entity}}).encode()
             header = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length:"
             link.writer.write(f"{header} {len(content)}\r\n\r\n".encode() + content)
             first, *lines = (await link.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -131,9 +133,9 @@ class Traffic:
         except BaseException:
             link.writer.close()
             raise
-        asked.status, asked.retry_after = int(first.split()[1]), "retry-after" in headers
-        if asked.status == 200:
-            asked.prediction_id = json.loads(body)["prediction_id"]
+        request.status, request.retry_after = int(first.split()[1]), "retry-after" in headers
+        if request.status == 200:
+            request.prediction_id = json.loads(body)["prediction_id"]
         if headers.get("connection") == "close":
             link.writer.close()
         else:
@@ -141,7 +143,7 @@ class Traffic:
             self._idle.append(link)
 
     async def _link(self) -> Link:
-        """The connection that was used last, if it is still good; or a new one."""
+        """The connection that was used last, if it is still usable, else a new one."""
         while self._idle:
             link = self._idle.pop()
             if time.monotonic() - link.used < IDLE and not link.reader.at_eof():
@@ -151,5 +153,5 @@ class Traffic:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         return Link(reader, writer, writer.get_extra_info("sockname")[1], began, time.monotonic())
 
-    def count(self, which: Callable[[Asked], bool]) -> int:
-        return sum(map(which, self.asked))
+    def count(self, condition: Callable[[Request], bool]) -> int:
+        return sum(map(condition, self.requests))

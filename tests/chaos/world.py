@@ -1,4 +1,4 @@
-"""Everything that a fault needs: a MariaDB of its own, services, and an MLflow where one is asked for."""
+"""The environment of all faults: a private MariaDB, services, and MLflow if a fault needs it."""
 
 import resource
 import sqlite3
@@ -25,33 +25,38 @@ from tests.services import OwnMariaDB, Service, make_service, own_mariadb, wait_
 from utils.settings import Settings
 from utils.version import ROOT
 
-BEFORE, AFTER = 2.0, 3.0  # seconds of traffic before a fault, and when all is well again
-FIRST = 100  # number of the first version of the usual service, above those that MLflow gives
-FILES = 8_192  # open files: while a service starts, its clients wait in line
+BEFORE, AFTER = 2.0, 3.0  # seconds of traffic before a fault and after its repair
+FIRST = 100  # number of the first version of the usual service, above the numbers that MLflow assigns
+FILES = 8_192  # open files: while a service starts, its clients' connections pile up
 
 
 class Unfit(Exception):
-    """A fault did not do what it should, so its row would show nothing."""
+    """A fault did not have its effect, so its row would prove nothing."""
 
 
 class Skip(Exception):
-    """A fault can't be run here; says why."""
+    """A fault can't be run on this machine. The message is the reason."""
 
 
 def need(condition: object, what: str) -> None:
-    """Raises: Unfit."""
+    """Raises: Unfit with `what` if `condition` is false."""
     if not condition:
         raise Unfit(what)
 
 
 @dataclass(slots=True)
 class World:
-    """`folder` is for what services write. `short`: as in tests, where everything takes a moment."""
+    """The parts that faults break.
+
+    folder: the folder for files of services.
+    short: shorter traffic before and after a fault, for tests.
+    run: the current run, or the last one.
+    """
 
     server: OwnMariaDB
     folder: Path
     short: bool = False
-    run: Run | None = None  # the one that is going on, or the last one
+    run: Run | None = None
     instances: list[Instance] = field(default_factory=list)
     _usual: Instance | None = None
     _versions: int = FIRST
@@ -65,13 +70,13 @@ class World:
     def instance(
         self, name: str, *, workers: int = 2, folder: str = "", environment: Mapping[str, str] | None = None
     ) -> Instance:
-        """A service of the model `name` without a version, not running yet. `folder`: one for its home."""
-        place = self.folder / folder
-        place.mkdir(exist_ok=True)
-        service = make_service(self.settings, place, name, workers=workers, mlflow_port=self._mlflow_port)
-        made = Instance(service, environment or {})
-        self.instances.append(made)
-        return made
+        """Add a service of the model `name`, without a version and not running yet. Its home is in `folder`."""
+        parent = self.folder / folder
+        parent.mkdir(exist_ok=True)
+        service = make_service(self.settings, parent, name, workers=workers, mlflow_port=self._mlflow_port)
+        instance = Instance(service, environment or {})
+        self.instances.append(instance)
+        return instance
 
     def usual(self) -> Instance:
         """The service that most faults share, with two workers, ready."""
@@ -85,7 +90,7 @@ class World:
         return self._usual
 
     def mend(self) -> None:
-        """After a fault that ended early: the next one finds its service, or starts it anew."""
+        """Repair the world after a fault that ended early. MariaDB runs and all services are stopped afterwards."""
         self.server.thaw()
         if self.server.process is None or self.server.process.poll() is not None:
             self.server.start()
@@ -93,17 +98,17 @@ class World:
             instance.end()
 
     def forget_run(self) -> None:
-        """That of the fault before."""
+        """Forget the run of the fault before."""
         self.run = None
 
     def new_version(self) -> int:
-        """A number that no version has yet."""
+        """Return a number that no version has yet."""
         self._versions += 1
         return self._versions
 
     @contextmanager
     def traffic(self, service: Service, *, port: int = 0) -> Iterator[Run]:
-        """Traffic to `service`, or to the proxy at `port`, from a while before the block to a while after it."""
+        """Send traffic to `service`, or to the proxy at `port`, from BEFORE the block until AFTER it."""
         self.run = Run(service, Traffic(port or service.port, service.row, service.spec.entity))
         with self.run.traffic:
             time.sleep(1 if self.short else BEFORE)
@@ -111,23 +116,23 @@ class World:
             time.sleep(1 if self.short else AFTER)
 
     def spooled(self, instance: Instance) -> int:
-        """How many rows the spools of its workers hold."""
+        """The number of rows in the spools of the instance's workers."""
         rows = 0
         for file in instance.service.settings.spool.glob("*/*.db"):
             try:
                 with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as link:
                     rows += link.execute("SELECT COUNT(*) FROM spooled").fetchone()[0]
-            except sqlite3.OperationalError:  # gone by now, or not yet made
+            except sqlite3.OperationalError:  # already deleted, or without its table yet
                 continue
         return rows
 
     def wait_for_spool(self, instance: Instance) -> None:
-        """Wait until its workers have spooled anything, as they do once MariaDB does not answer."""
+        """Wait until the instance's workers have spooled a row. They do once MariaDB does not answer."""
         wait_for("rows in a spool", lambda: self.spooled(instance))
 
     @contextmanager
     def admin(self) -> Iterator["pymysql.cursors.Cursor"]:
-        """A cursor of root; with all its rights it gets in when nobody else does."""
+        """A cursor of root, which can connect even at the connection limit."""
         settings = self.settings
         link = pymysql.connect(
             host="127.0.0.1",
@@ -141,13 +146,13 @@ class World:
             yield cursor
 
     def start_mlflow(self) -> None:
-        """MLflow, as the product starts it; the same one again after `kill_mlflow`."""
+        """Start MLflow like the product does. After `kill_mlflow` it has the same data and port."""
         program = mlflow_program(self.settings)
         launch = program.launch()
         log = self.folder / "mlflow.log"
-        with log.open("ab") as opened:
+        with log.open("ab") as output:
             self._mlflow = psutil.Popen(
-                launch.argv, env=dict(launch.environment), stdout=opened, stderr=opened, start_new_session=True
+                launch.argv, env=dict(launch.environment), stdout=output, stderr=output, start_new_session=True
             )
         wait_for_process("MLflow", self._mlflow, lambda: answers(program.health), log=log)
 
@@ -167,9 +172,9 @@ class World:
 
 @contextmanager
 def make_world(*, short: bool = False) -> Iterator[World]:
-    """A world of its own, of which nothing is left at the end of the block."""
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most) if files < FILES else files, most))
+    """Run a new world until the end of the block. Nothing of it is left afterwards."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard) if soft < FILES else soft, hard))
     spec = find_spec(ROOT / "models", "credit_score")
     with tempfile.TemporaryDirectory(prefix="chaos") as folder, own_mariadb([spec.store]) as server:
         world = World(server, Path(folder), short=short)

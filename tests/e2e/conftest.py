@@ -1,4 +1,4 @@
-"""The whole stack, brought up as a user does: `evergreen up` on spare ports, with a small budget for the search."""
+"""The whole stack, started like a user does: `evergreen up` on free ports, with a small budget for the search."""
 
 import json
 import os
@@ -23,18 +23,22 @@ from tests.servers import neighbouring_ports
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
 
-MODEL = "credit_score"  # whose life the tests follow; the others are brought up beside it
+MODEL = "credit_score"  # the model that most tests use; the other models run beside it
 PORTS = ("MARIADB_PORT", "MLFLOW_PORT", "AIRFLOW_PORT", "SERVING_PORT")
-SERVICES = 8  # more than there are models
+SERVICES = 8  # ports for services, more than there are models
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A running stack and how to talk to it."""
+    """A running stack, with helpers to use it.
+
+    output: what `up` printed.
+    alerts: what its webhook has received so far.
+    """
 
     folder: Path
-    output: str  # what `up` printed
-    alerts: list[dict[str, Any]]  # what its webhook was told so far
+    output: str
+    alerts: list[dict[str, Any]]
 
     @property
     def settings(self) -> Settings:
@@ -42,32 +46,32 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Of the service of credit_score."""
+        """The address of the service of credit_score."""
         return self.url_of(MODEL)
 
     def url_of(self, model: str) -> str:
         return f"http://127.0.0.1:{serving_ports(self.settings)[model]}"
 
     def run(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
-        """The command line, as a user types it."""
+        """Run the command line in a process of its own, like a user."""
         program = Path(sys.executable).parent / "evergreen"
         environment = {**os.environ, "EVERGREEN_ENV_FILE": str(self.folder / ".env")}
-        done = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0 or not check, done.stdout[-4000:] + done.stderr[-4000:]
-        return done
+        process = subprocess.run([program, *arguments], env=environment, capture_output=True, text=True)
+        assert process.returncode == 0 or not check, process.stdout[-4000:] + process.stderr[-4000:]
+        return process
 
     def post(self, path: str, body: Any, *, model: str = MODEL) -> requests.Response:
-        """A request to the prediction service of `model`, with its key."""
+        """Send a request to the prediction service of `model`, with its key."""
         key = self.settings.api_key.get_secret_value()
         return requests.post(
             f"{self.url_of(model)}{path}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=10
         )
 
     def airflow(self, path: str, body: Any = None, *, method: str = "GET") -> Any:
-        """What Airflow's REST API says, asked as a user would."""
+        """The answer of Airflow's REST API to a user."""
         settings, base = self.settings, self.settings.airflow_base_url
-        who = {"username": settings.airflow_user, "password": settings.airflow_password.get_secret_value()}
-        token = requests.post(f"{base}/auth/token", json=who, timeout=10).json()["access_token"]
+        credentials = {"username": settings.airflow_user, "password": settings.airflow_password.get_secret_value()}
+        token = requests.post(f"{base}/auth/token", json=credentials, timeout=10).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         answer = requests.request(method, f"{base}/api/v2/{path}", json=body, headers=headers, timeout=10)
         assert answer.ok, answer.text
@@ -88,21 +92,21 @@ def stack() -> Iterator[Stack]:
         if file["name"] == MODEL:
             file["gates"]["champion"]["margin"] = 0.05  # an equal candidate then passes nearly always
         model.write_text(yaml.safe_dump(file))
-    # The services take the last port and the ones after it, also for a model that a test adds.
+    # Services take the last port and the ports after it, also for a model that a test adds.
     first, places = neighbouring_ports(len(PORTS) + SERVICES), range(len(PORTS))
     ports = {name: first + place for name, place in zip(PORTS, places, strict=True)}
     with webhook() as (address, alerts):
-        given = {"HOME": folder / "home", "MODELS_DIR": folder / "models", "ALERT_WEBHOOK": address, **ports}
-        given["SERVING_WORKERS"] = 1  # what two do together is for tests/integration/api; here they'd only start longer
-        (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in given.items()))
-        running = Stack(folder, "", alerts)
+        environment = {"HOME": folder / "home", "MODELS_DIR": folder / "models", "ALERT_WEBHOOK": address, **ports}
+        environment["SERVING_WORKERS"] = 1  # tests/integration/api tests two; here they would only start longer
+        (folder / ".env").write_text("".join(f"EVERGREEN_{name}={value}\n" for name, value in environment.items()))
+        new_stack = Stack(folder, "", alerts)
         try:
-            yield Stack(folder, running.run("up").stdout, alerts)
+            yield Stack(folder, new_stack.run("up").stdout, alerts)
         finally:
-            running.run("down", check=False)
+            new_stack.run("down", check=False)
             shutil.rmtree(folder)
 
 
 def wait_for[Found](condition: Callable[[], Found | None], airflow: Airflow) -> Found:
-    """What `condition` gives once that is true. Raises: GaveUp once Airflow does nothing more for it."""
+    """Return the first true value of `condition`. Raises: GaveUp once Airflow makes no progress any more."""
     return patience(airflow, "what the test waits for").until(condition, every=0.2)

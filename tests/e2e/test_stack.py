@@ -1,4 +1,4 @@
-"""One command to a served, logged prediction; then the life of a model on the same stack. Tests run in this order."""
+"""From one command to a logged prediction, then the life of a model on the same stack. Tests run in this order."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def predict(stack: Stack) -> Any:
     return answer.json()
 
 
-def logged(stack: Stack, prediction_id: str) -> Any:
+def log_row(stack: Stack, prediction_id: str) -> Any:
     query = text("SELECT * FROM prediction_log WHERE prediction_id = :id")
     with session(stack.settings, "reader") as connection:
         return connection.execute(query, {"id": prediction_id}).mappings().one()
@@ -50,7 +50,7 @@ def deployments(stack: Stack) -> list[tuple[str, int]]:
 
 
 def macro_f1_in_the_changed_world(stack: Stack, version: int) -> float:
-    """Over 20,000 people whom neither version has seen: a difference of 0.01 is three standard errors then."""
+    """The score on 20,000 people that are new to both versions. A difference of 0.01 is three standard errors."""
     people = scenarios.traffic(MODEL, scenario=Scenario.SHIFT, end=utc_now(), rows=20_000, seed=11)
     bundle = registry.load(stack.settings, MODEL, version)
     scores = score(bundle.model, pool_from_frame(people.features, spec=bundle.spec, label=False), spec=bundle.spec)
@@ -61,12 +61,12 @@ def test_one_command_ends_with_addresses_credentials_and_a_request_that_works_wh
     assert stack.settings.airflow_password.get_secret_value() in stack.output
     assert stack.settings.mlflow_tracking_url in stack.output
     command = stack.output[stack.output.index("curl", stack.output.index(f"{MODEL} answers")) :]
-    pasted = re.match(r"(?s)curl.*?'\n|curl.*", command)
-    assert pasted
-    done = subprocess.run(["bash", "-c", pasted[0]], capture_output=True, text=True, check=True)
-    answer = json.loads(done.stdout)
+    match = re.match(r"(?s)curl.*?'\n|curl.*", command)
+    assert match
+    process = subprocess.run(["bash", "-c", match[0]], capture_output=True, text=True, check=True)
+    answer = json.loads(process.stdout)
     assert answer["prediction"] in {"Poor", "Standard", "Good"}
-    assert logged(stack, answer["prediction_id"])["prediction"] == answer["prediction"]
+    assert log_row(stack, answer["prediction_id"])["prediction"] == answer["prediction"]
 
 
 def test_every_part_is_healthy_and_the_model_names_its_version(stack: Stack) -> None:
@@ -85,7 +85,7 @@ def test_a_prediction_is_traced_back_to_run_snapshot_and_commit(stack: Stack) ->
     assert lineage["version"] == answer["version"]
     assert lineage["run_id"].startswith(f"{MODEL}_training/")
     assert lineage["trained_because"] == "manual: first training"
-    # A file edited while the tests run makes the later name dirty.
+    # An edit of a file during the tests makes the later name dirty.
     assert lineage["code_commit"].removesuffix("-dirty") == code_commit().removesuffix("-dirty")
     assert (stack.settings.snapshots / lineage["snapshot_path"]).is_file()
 
@@ -99,16 +99,16 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
     assert predict(stack)["version"] == serving
 
 
-def test_a_shifted_world_is_found_in_the_log_retrained_for_and_answered_by_a_better_version(stack: Stack) -> None:
-    """Requests over HTTP are all that is given: monitoring, retraining, promotion and deployment are Airflow's."""
+def test_a_shift_in_the_log_leads_to_a_retraining_and_a_better_version_in_service(stack: Stack) -> None:
+    """The test only sends requests over HTTP. Airflow does monitoring, retraining, promotion and deployment."""
     file, pids = stack.settings.models_dir / f"{MODEL}.yaml", worker_pids(stack)
-    as_it_was, before = file.read_text(), predict(stack)["version"]
+    original, before = file.read_text(), predict(stack)["version"]
     try:
         shorten(file)
         spec = find_spec(stack.settings.models_dir, MODEL)
         outcome = play(stack.settings, spec, scenario=Scenario.SHIFT, console=Console(), alerts=[])
     finally:
-        file.write_text(as_it_was)
+        file.write_text(original)
     assert outcome.problems == []
     assert outcome.quality
     # A second training may have begun before the first one's version was live.
@@ -125,7 +125,7 @@ def test_a_shifted_world_is_found_in_the_log_retrained_for_and_answered_by_a_bet
 
 
 def is_at_rest(stack: Stack) -> bool:
-    """Whether no training or deployment runs, or is to run for what is decided."""
+    """Whether no training or deployment runs, and no decision or candidate waits for one."""
     airflow = Airflow(stack.settings)
     runs = [run for kind in ("training", "deployment") for run in airflow.runs(f"{MODEL}_{kind}")]
     with session(stack.settings, "reader") as connection:
@@ -133,14 +133,13 @@ def is_at_rest(stack: Stack) -> bool:
     return not any(waiting) and all(run["state"] in {"success", "failed"} for run in runs)
 
 
-def test_the_feature_store_connection_is_there_for_people_to_see(stack: Stack) -> None:
-    shown = stack.airflow("connections/feature_store")
-    assert (shown["conn_type"], shown["login"]) == ("mysql", "evergreen_pipeline")
+def test_the_feature_store_connection_is_visible_in_airflow(stack: Stack) -> None:
+    connection = stack.airflow("connections/feature_store")
+    assert (connection["conn_type"], connection["login"]) == ("mysql", "evergreen_pipeline")
 
 
 def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(stack: Stack) -> None:
-    """Labels arrive that the champion has not seen; the candidate is compared on them, promoted, and taken over without
-    a restart."""
+    """New labels arrive. A candidate is compared with the champion on them, promoted, and served without a restart."""
     champion, pids = predict(stack)["version"], worker_pids(stack)
     later = utc_now() + timedelta(days=60)
     world = worlds.example_world(MODEL, end=later)
@@ -158,7 +157,7 @@ def test_a_training_through_airflows_api_ends_in_a_served_and_logged_prediction(
     assert (verdict["verdict"], verdict["champion_version"]) == ("promote", champion), verdict
     wait_for(lambda: predict(stack)["version"] > champion and deployments(stack)[-1][0] == "live", airflow)
     answer = predict(stack)
-    row = logged(stack, answer["prediction_id"])
+    row = log_row(stack, answer["prediction_id"])
     assert (row["version"], row["prediction"]) == (answer["version"], answer["prediction"])
     assert worker_pids(stack) == pids
 
@@ -169,7 +168,7 @@ def test_a_scoring_through_airflows_api_ends_in_a_table_of_results_that_a_reader
     run_id = airflow.trigger(f"{MODEL}_scoring", conf)
     before = airflow.count_tasks(f"{MODEL}_scoring", STATES["ended"])
     assert end_of(airflow, f"{MODEL}_scoring", run_id) == "success"
-    assert airflow.count_tasks(f"{MODEL}_scoring", STATES["ended"]) > before  # what `end_of` takes for progress
+    assert airflow.count_tasks(f"{MODEL}_scoring", STATES["ended"]) > before  # the sign of progress for `end_of`
     with session(stack.settings, "reader", RESULTS_DB) as connection:
         rows = connection.execute(text("SELECT batch_id, version FROM scored_here")).all()
     assert len(rows) == 100
@@ -178,7 +177,7 @@ def test_a_scoring_through_airflows_api_ends_in_a_table_of_results_that_a_reader
     assert f"evergreen_results.scored_here where batch_id = '{rows[0].batch_id}'" in stack.airflow(path)["value"]
 
 
-def test_the_task_links_to_what_mlflow_shows(stack: Stack) -> None:
+def test_the_task_links_to_a_page_of_mlflow(stack: Stack) -> None:
     newest = Airflow(stack.settings).runs(f"{MODEL}_training", limit=1)[0]["dag_run_id"]
     links = stack.airflow(f"dags/{MODEL}_training/dagRuns/{quote(newest)}/taskInstances/train/links")
     assert f"{stack.settings.mlflow_tracking_url}/#/models/{MODEL}/versions/" in links["extra_links"]["MLflow"]
@@ -187,9 +186,9 @@ def test_the_task_links_to_what_mlflow_shows(stack: Stack) -> None:
 
 def test_a_rollback_serves_the_version_before(stack: Stack) -> None:
     serving = predict(stack)["version"]
-    done = json.loads(stack.run("rollback", MODEL, "--reason", "a test", "--json").stdout)
-    assert done["version"] < serving
-    assert predict(stack)["version"] == done["version"]
+    result = json.loads(stack.run("rollback", MODEL, "--reason", "a test", "--json").stdout)
+    assert result["version"] < serving
+    assert predict(stack)["version"] == result["version"]
 
 
 def test_a_new_model_file_makes_new_dags_appear(stack: Stack) -> None:
@@ -215,7 +214,7 @@ def test_after_a_stop_everything_continues_with_the_same_data(stack: Stack) -> N
 
 def worker_pids(stack: Stack) -> set[int]:
     with session(stack.settings, "reader") as connection:
-        fresh = text(
+        query = text(
             "SELECT pid FROM instance WHERE model = :model AND heartbeat_at > UTC_TIMESTAMP(6) - INTERVAL 10 SECOND"
         )
-        return set(connection.execute(fresh, {"model": MODEL}).scalars())
+        return set(connection.execute(query, {"model": MODEL}).scalars())

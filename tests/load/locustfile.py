@@ -1,13 +1,12 @@
-"""Load on a prediction service, as its clients would put it: `make load`, or by hand
+"""Load on a prediction service, like that of its clients: `make load`, or by hand
 
     locust -f tests/load/locustfile.py --host http://127.0.0.1:3001 --ids FILE
 
-What is asked comes from the model file, as the service's own page shows it: every feature within its limits, a few
-missing, now and then a category that nobody has seen. FILE has an entity of the store a line; without it
-/predict_by_id is asked for entities that nobody knows, and the 404 is the right answer. EVERGREEN_API_KEY is the key
-that requests carry.
+Requests follow the model file, which the clients read from /docs.json. Features lie within their limits. A few are
+missing, and now and then a category is unseen. FILE has one entity of the store a line. Without FILE, requests to
+/predict_by_id name unknown entities, and 404 is the right answer. EVERGREEN_API_KEY is the key of the requests.
 
-A run fails where the limits --max-p99 or --max-failures are broken, or nothing was asked.
+A run fails if it breaks the limits --max-p99 or --max-failures, or if it has no requests.
 """
 
 import os
@@ -22,10 +21,10 @@ from locust import FastHttpUser, between, events, task
 from locust.env import Environment
 
 BATCHES = (10, 200)  # rows
-IDS = (1, 20)
-MISSING, UNSEEN = 0.03, 0.01  # shares of the values, and of those of open categories
-LONGEST_CATEGORY = 128  # characters; what may be longer is text
-WRONG = 0.2  # share of predictions that did not come true
+IDS = (1, 20)  # entities of one request
+MISSING, UNSEEN = 0.03, 0.01  # share of all values, share of values of open categories
+LONGEST_CATEGORY = 128  # characters; longer features are text
+WRONG = 0.2  # share of predictions whose truth is another value
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -37,7 +36,7 @@ def _(parser: ArgumentParser) -> None:
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Environment, **_: object) -> None:
-    """Say what the limits say of the run, and give it its exit code."""
+    """Print whether the run kept the limits, and set its exit code."""
     total, allowed = environment.stats.total, environment.parsed_options
     assert allowed is not None
     p99, failed = total.get_response_time_percentile(0.99) or 0.0, 100 * total.fail_ratio
@@ -53,7 +52,7 @@ class Client(FastHttpUser):
     wait_time = between(0.05, 0.2)
 
     def on_start(self) -> None:
-        """Learn from the service what it wants to be asked."""
+        """Read the schemas of requests and answers from the service."""
         key = os.environ.get("EVERGREEN_API_KEY")
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         schemas = self.client.get("/docs.json", name="/docs.json").json()["components"]["schemas"]
@@ -61,44 +60,43 @@ class Client(FastHttpUser):
         (self.entity,) = row["required"]
         self.features = {name: each["anyOf"][0] for name, each in row["properties"].items() if name != self.entity}
         self.typical: dict[str, Any] = schemas["Predict"]["example"]["data"]
-        self.classes: list[str] = answer.get("enum", [])  # none: a number is predicted
+        self.classes: list[str] = answer.get("enum", [])  # empty if the prediction is a number
         file = self.environment.parsed_options.ids
-        self.known = Path(file).read_text(encoding="utf-8").splitlines() if file else []
+        self.ids = Path(file).read_text(encoding="utf-8").splitlines() if file else []
 
     @task(20)
     def predict(self) -> None:
-        self._ask("/predict", {"data": self._row()})
+        self._post("/predict", {"data": self._row()})
 
     @task(4)
     def predict_by_id(self) -> None:
         count = random.randint(*IDS)
-        known = bool(self.known)
-        ids = random.choices(self.known, k=count) if known else [uuid.uuid4().hex for _ in range(count)]
-        self._ask("/predict_by_id", {"ids": ids}, expected=200 if known else 404)
+        ids = random.choices(self.ids, k=count) if self.ids else [uuid.uuid4().hex for _ in range(count)]
+        self._post("/predict_by_id", {"ids": ids}, expected=200 if self.ids else 404)
 
     @task(1)
     def predict_batch(self) -> None:
-        self._ask("/predict_batch", {"data": [self._row() for _ in range(random.randint(*BATCHES))]})
+        self._post("/predict_batch", {"data": [self._row() for _ in range(random.randint(*BATCHES))]})
 
     @task(3)
-    def predict_and_tell_the_truth(self) -> None:
-        """Ask, then report what came true: mostly what was predicted."""
-        told = self._ask("/predict", {"data": self._row()})
-        if told and random.random() < 0.5:
-            actual = told["prediction"]
+    def predict_and_report_the_truth(self) -> None:
+        """Ask for a prediction, then report its truth, which is mostly the prediction."""
+        answer = self._post("/predict", {"data": self._row()})
+        if answer and random.random() < 0.5:
+            actual = answer["prediction"]
             if random.random() < WRONG:
                 actual = random.choice(self.classes) if self.classes else actual * random.uniform(0.5, 1.5)
-            self._ask("/feedback", {"prediction_id": told["prediction_id"], "actual": actual})
+            self._post("/feedback", {"prediction_id": answer["prediction_id"], "actual": actual})
 
-    def _ask(self, path: str, body: dict[str, Any], *, expected: int = 200) -> dict[str, Any] | None:
-        """The answer, or None where it is another one than was `expected`."""
+    def _post(self, path: str, body: dict[str, Any], *, expected: int = 200) -> dict[str, Any] | None:
+        """The answer, or None if its status is not `expected`."""
         with self.client.post(path, json=body, headers=self.headers, catch_response=True) as answer:
             if answer.status_code != expected:
                 answer.failure(f"{answer.status_code}: {(answer.text or '')[:200]}")
                 return None
             answer.success()
-            told: dict[str, Any] = answer.json()
-            return told
+            content: dict[str, Any] = answer.json()
+            return content
 
     def _row(self) -> dict[str, Any]:
         values = {name: self._value(name, kind) for name, kind in self.features.items()}
@@ -118,9 +116,9 @@ class Client(FastHttpUser):
 
 
 def _number(typical: float, low: float | None, high: float | None) -> float:
-    """A number within the limits that lies around the typical one."""
+    """A random number around the typical one, within the limits."""
     if low is not None and high is not None:
         return round(random.triangular(low, high, typical), 2)
-    drawn = typical * random.lognormvariate(0, 0.5) if typical else random.gauss(0, 1)
-    drawn = drawn if low is None else max(low, drawn)
-    return drawn if high is None else min(high, drawn)
+    number = typical * random.lognormvariate(0, 0.5) if typical else random.gauss(0, 1)
+    number = number if low is None else max(low, number)
+    return number if high is None else min(high, number)

@@ -1,4 +1,4 @@
-"""What a trained model of the example world does, whatever its exact score."""
+"""Properties of a trained model of the example world that do not depend on its exact score."""
 
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from stack.example_data import worlds
 
 END = datetime(2026, 9, 30)
 PARAMS = {"depth": 4, "learning_rate": 0.2, "l2_leaf_reg": 3}
-POOR = 0  # its place among the classes
+POOR = 0  # index among the classes
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +58,18 @@ def test_later_payments_and_more_debt_make_a_poor_score_likelier(
     assert (rise > -0.05).mean() > 0.9
 
 
-def test_who_a_customer_is_and_the_order_of_rows_change_nothing(
+def test_the_identity_of_customers_and_the_order_of_rows_change_nothing(
     model: CatBoost, parts: Split, credit_score: ModelSpec
 ) -> None:
     before = chances(model, parts.test, credit_score)
-    others = parts.test.assign(entity_id="someone", name="Else", ssn="000-00-0000")[::-1]
-    assert (chances(model, others, credit_score)[::-1] == before).all()
+    renamed = parts.test.assign(entity_id="someone", name="Else", ssn="000-00-0000")[::-1]
+    assert (chances(model, renamed, credit_score)[::-1] == before).all()
 
 
 def test_rows_and_frames_give_the_same_scores(model: CatBoost, parts: Split, credit_score: ModelSpec) -> None:
-    some = parts.test.head(200)
-    of_rows = score(model, pool_from_rows(rows_of(some, spec=credit_score), spec=credit_score), spec=credit_score)
-    assert of_rows.probabilities == pytest.approx(chances(model, some, credit_score), abs=1e-12)
+    frame = parts.test.head(200)
+    scores = score(model, pool_from_rows(rows_of(frame, spec=credit_score), spec=credit_score), spec=credit_score)
+    assert scores.probabilities == pytest.approx(chances(model, frame, credit_score), abs=1e-12)
 
 
 def test_a_row_of_nothing_but_missing_values_is_scored(model: CatBoost, credit_score: ModelSpec) -> None:
@@ -82,5 +82,5 @@ def test_a_row_of_nothing_but_missing_values_is_scored(model: CatBoost, credit_s
 def test_the_same_rows_and_parameters_give_the_same_model(
     model: CatBoost, parts: Split, credit_score: ModelSpec
 ) -> None:
-    again = fit(parts.train, spec=credit_score, params=PARAMS, trees=150)
-    assert (chances(again, parts.test, credit_score) == chances(model, parts.test, credit_score)).all()
+    second = fit(parts.train, spec=credit_score, params=PARAMS, trees=150)
+    assert (chances(second, parts.test, credit_score) == chances(model, parts.test, credit_score)).all()

@@ -1,4 +1,4 @@
-"""Goals of benchmarks: ratios to a baseline of the same run, whatever machine it is."""
+"""Goals of benchmarks: ratios to a baseline of the same run. They do not depend on the machine."""
 
 import json
 from dataclasses import fields

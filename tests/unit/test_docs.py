@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""The files, targets, commands, settings and modules that documents name exist."""
 
 import re
 from pathlib import Path
@@ -56,16 +56,16 @@ def test_the_index_names_every_document() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str) -> None:
-    shown = COMMANDS[name].help
-    assert "Example" in shown
-    assert f"evergreen {name}" in shown
+    help_text = COMMANDS[name].help
+    assert "Example" in help_text
+    assert f"evergreen {name}" in help_text
 
 
 def test_every_setting_in_the_documents_exists() -> None:
-    known = {f"EVERGREEN_{name.upper()}" for name in Settings.model_fields} | {"EVERGREEN_COMMIT"}
-    known |= set(re.findall(r"\$\{(EVERGREEN_[A-Z_]+)", (ROOT / "docker-compose.yaml").read_text()))
+    variables = {f"EVERGREEN_{name.upper()}" for name in Settings.model_fields} | {"EVERGREEN_COMMIT"}
+    variables |= set(re.findall(r"\$\{(EVERGREEN_[A-Z_]+)", (ROOT / "docker-compose.yaml").read_text()))
     for document in DOCUMENTS:
-        assert set(re.findall(r"\bEVERGREEN_[A-Z_]+", document.read_text())) <= known, document.name
+        assert set(re.findall(r"\bEVERGREEN_[A-Z_]+", document.read_text())) <= variables, document.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -79,39 +79,39 @@ def test_every_link_leads_to_a_file_and_a_title_in_it(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_that_a_document_names_is_there(document: Path) -> None:
-    """By its path from the top, or from the package that the document is about."""
-    for named in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
-        assert any((ROOT / package / named).exists() for package in ("", "pipelines", "benchmarks")), named
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    """Paths begin at the root of the repository, or in the package that the document is about."""
+    for path in set(re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", document.read_text())):
+        assert any((ROOT / package / path).exists() for package in ("", "pipelines", "benchmarks")), path
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_every_path_in_a_guide_is_there(guide: Path) -> None:
-    """Of a file or a folder, in a command too; what stands in capitals is for the reader to fill in."""
-    made = {".evergreen/"}  # by `make up`
+def test_every_path_in_a_guide_exists(guide: Path) -> None:
+    """Paths of files and folders, also in commands. Words in capitals are placeholders."""
+    generated = {".evergreen/"}  # by `make up`
     text = guide.read_text()
     paths = re.findall(r"`(\.?(?:[a-z_-]+/)+(?:[a-z0-9_.-]+)?|[A-Za-z_-]+\.(?:md|toml|yaml|json|lock))`", text)
     paths += re.findall(r"\btests/[a-z0-9_/.]+\b", text)
-    assert [path for path in paths if path not in made and not (ROOT / path).exists()] == []
+    assert [path for path in paths if path not in generated and not (ROOT / path).exists()] == []
 
 
-def test_every_module_that_a_text_names_is_there() -> None:
-    """In documents, docstrings and comments: `package.room.file`, with or without a name that is defined there."""
+def test_every_module_that_a_text_names_exists() -> None:
+    """In documents, docstrings and comments: `package.room.file`, with or without a name that the file defines."""
     texts = [*DOCUMENTS, *(path for package in MAY_IMPORT for path in sources(package))]
-    named = re.compile(r"`((?:utils|db|pipelines|api|stack|cli)(?:\.[A-Za-z_]+)+)[`(]")
-    lost = {}
+    pattern = re.compile(r"`((?:utils|db|pipelines|api|stack|cli)(?:\.[A-Za-z_]+)+)[`(]")
+    missing = {}
     for text in texts:
-        for name in set(named.findall(text.read_text())):
+        for name in set(pattern.findall(text.read_text())):
             module = next(m for m in parents(name) if m in modules(name.split(".")[0]))
             rest = name[len(module) + 1 :].split(".")[0]
-            place = modules(name.split(".")[0])[module]
-            if rest and not re.search(rf"\b{rest}\b", place.read_text()):
-                lost[name] = text.relative_to(ROOT).as_posix()
-    assert not lost
+            file = modules(name.split(".")[0])[module]
+            if rest and not re.search(rf"\b{rest}\b", file.read_text()):
+                missing[name] = text.relative_to(ROOT).as_posix()
+    assert not missing
 
 
 def parents(name: str) -> list[str]:
-    """The name itself, then what it is in, up to its package."""
+    """The name itself, then each module or package around it, the outermost last."""
     words = name.split(".")
     return [".".join(words[:count]) for count in range(len(words), 0, -1)]
 
@@ -120,12 +120,12 @@ def parents(name: str) -> list[str]:
 def test_the_architecture_has_every_room_on_its_floor(package: str) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"(?m)^\| (?:`([a-z]+)`)? ?\| (\d) \| (.*) \|$", text)
-    shown: dict[str, list[tuple[str, ...]]] = {}
+    rooms_by_package: dict[str, list[tuple[str, ...]]] = {}
     current = ""
     for name, _, rooms in rows:
         current = name or current
-        shown.setdefault(current, []).append(tuple(re.findall(r"`([a-z_]+)`", rooms)))
-    assert [sorted(floor) for floor in shown[package]] == [sorted(floor) for floor in FLOORS[package]]
+        rooms_by_package.setdefault(current, []).append(tuple(re.findall(r"`([a-z_]+)`", rooms)))
+    assert [sorted(floor) for floor in rooms_by_package[package]] == [sorted(floor) for floor in FLOORS[package]]
 
 
 def test_every_endpoint_in_the_readme_is_one_of_the_service() -> None:
@@ -135,7 +135,7 @@ def test_every_endpoint_in_the_readme_is_one_of_the_service() -> None:
 
 
 def test_the_newest_release_in_the_changelog_is_the_version_of_the_code() -> None:
-    """Under what is not released yet, so that a bump without its changes, or the other way round, is seen."""
+    """It stands below the unreleased changes. A new version without its changes fails here, and so does the reverse."""
     titles = re.findall(r"(?m)^## \[(.+)\](.*)$", CHANGELOG)
     assert titles[0] == ("Unreleased", "")
     assert titles[1][0] == release()

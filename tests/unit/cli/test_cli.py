@@ -1,4 +1,4 @@
-"""The command line's manners: one line for an error, an exit code, a traceback only with --debug."""
+"""Rules of the command line: one line for an error, an exit code, a traceback only with --debug."""
 
 import json
 import os
@@ -13,79 +13,85 @@ from tests import commands
 from utils.version import release
 
 
-def here(folder: Path, **environment: str) -> dict[str, str]:
-    """Variables of a command whose files are all in `folder`."""
+def environment_of(folder: Path, **environment: str) -> dict[str, str]:
+    """The environment of a command with all its files in `folder`."""
     return {**os.environ, "EVERGREEN_ENV_FILE": str(folder / ".env"), "EVERGREEN_HOME": str(folder), **environment}
 
 
 def evergreen(*arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return commands.evergreen(*arguments, environment=here(folder, **environment))
+    return commands.evergreen(*arguments, environment=environment_of(folder, **environment))
 
 
 @pytest.mark.parametrize("command", ["train", "deploy", "rollback"])
-def test_an_unknown_model_is_one_line_that_names_those_there_are(command: str, tmp_path: Path) -> None:
-    done = evergreen(command, "nosuch", folder=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "'nosuch'" in done.stderr
-    assert "credit_score" in done.stderr
-    assert done.stdout == ""
+def test_the_error_for_an_unknown_model_is_one_line_with_the_known_models(command: str, tmp_path: Path) -> None:
+    result = evergreen(command, "nosuch", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "'nosuch'" in result.stderr
+    assert "credit_score" in result.stderr
+    assert result.stdout == ""
 
 
-def test_a_wrong_model_file_is_one_line_with_file_key_and_expectation(tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_model_file_is_one_line_with_file_key_and_expectation(tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("name: wrong\ntask: guessing\nentity: id\n")
-    done = evergreen("models", "wrong", folder=tmp_path, EVERGREEN_MODELS_DIR=str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "wrong.yaml: task: " in done.stderr
+    result = evergreen("models", "wrong", folder=tmp_path, EVERGREEN_MODELS_DIR=str(tmp_path))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "wrong.yaml: task: " in result.stderr
 
 
 def test_a_traceback_comes_only_with_debug(tmp_path: Path) -> None:
     for options, count in (((), 0), (("--debug",), 1)):
         command = [commands.EVERGREEN, *options, "train", "nosuch"]
-        done = subprocess.run(command, env=here(tmp_path), capture_output=True, text=True)
-        assert done.returncode != 0
-        assert done.stderr.count("Traceback") == count
+        result = subprocess.run(command, env=environment_of(tmp_path), capture_output=True, text=True)
+        assert result.returncode != 0
+        assert result.stderr.count("Traceback") == count
 
 
 def test_the_version_is_shown_with_the_commit(tmp_path: Path) -> None:
-    command = [commands.EVERGREEN, "--version"]  # a process of its own, as the commit is found once a process
-    done = subprocess.run(command, env=here(tmp_path, EVERGREEN_COMMIT="abc"), capture_output=True, text=True)
-    assert done.stdout == f"evergreen {release()} (abc)\n"
+    command = [commands.EVERGREEN, "--version"]  # in its own process, because a process looks up the commit only once
+    result = subprocess.run(
+        command, env=environment_of(tmp_path, EVERGREEN_COMMIT="abc"), capture_output=True, text=True
+    )
+    assert result.stdout == f"evergreen {release()} (abc)\n"
 
 
 def test_a_database_that_is_not_up_is_named_with_its_address(tmp_path: Path) -> None:
-    given = {"EVERGREEN_MARIADB_PORT": "1", "EVERGREEN_DB_READER_PASSWORD": "x", "EVERGREEN_DB_PIPELINE_PASSWORD": "x"}
+    variables = {
+        "EVERGREEN_MARIADB_PORT": "1",
+        "EVERGREEN_DB_READER_PASSWORD": "x",
+        "EVERGREEN_DB_PIPELINE_PASSWORD": "x",
+    }
     for command in (("models",), ("train", "credit_score"), ("lineage", "01a1fb67-1800-7000-8000-000000000000")):
-        done = evergreen(*command, folder=tmp_path, **given)
-        assert done.returncode == 3, command
-        assert "MariaDB does not answer at 127.0.0.1:1" in done.stderr
+        result = evergreen(*command, folder=tmp_path, **variables)
+        assert result.returncode == 3, command
+        assert "MariaDB does not answer at 127.0.0.1:1" in result.stderr
 
 
 def test_a_missing_password_is_named_by_its_variable(tmp_path: Path) -> None:
-    done = evergreen("models", folder=tmp_path)
-    assert "EVERGREEN_DB_READER_PASSWORD is not set" in done.stderr
+    result = evergreen("models", folder=tmp_path)
+    assert "EVERGREEN_DB_READER_PASSWORD is not set" in result.stderr
 
 
-def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
-    done = evergreen("lineage", "abc", folder=tmp_path)
-    assert done.returncode == 4
-    assert "'abc' is not a prediction_id" in done.stderr
+def test_a_text_that_is_no_id_is_refused(tmp_path: Path) -> None:
+    result = evergreen("lineage", "abc", folder=tmp_path)
+    assert result.returncode == 4
+    assert "'abc' is not a prediction_id" in result.stderr
 
 
-@pytest.mark.parametrize("given", ["3x", "soon", "2026-13-01", "m"])
-def test_a_moment_that_is_none_is_refused_before_anything_is_sent(given: str) -> None:
-    done = CliRunner().invoke(app, ["simulate", "credit_score", "--at", given])
-    assert done.exit_code == 2
-    assert "--at" in done.stderr
+@pytest.mark.parametrize("text", ["3x", "soon", "2026-13-01", "m"])
+def test_a_text_that_is_no_moment_is_refused_before_anything_is_sent(text: str) -> None:
+    result = CliRunner().invoke(app, ["simulate", "credit_score", "--at", text])
+    assert result.exit_code == 2
+    assert "--at" in result.stderr
 
 
 def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
-    done = evergreen("models", "credit_score", "--json", folder=tmp_path)
-    assert json.loads(done.stdout)["name"] == "credit_score"
-    assert done.stderr == ""
+    result = evergreen("models", "credit_score", "--json", folder=tmp_path)
+    assert json.loads(result.stdout)["name"] == "credit_score"
+    assert result.stderr == ""
 
 
-def test_there_are_no_colours_where_there_is_no_terminal(tmp_path: Path) -> None:
-    done = evergreen("models", "credit_score", folder=tmp_path)
-    assert "\x1b[" not in done.stdout
+def test_without_a_terminal_there_are_no_colours(tmp_path: Path) -> None:
+    result = evergreen("models", "credit_score", folder=tmp_path)
+    assert "\x1b[" not in result.stdout

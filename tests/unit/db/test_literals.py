@@ -1,4 +1,4 @@
-"""Rows as literals of one statement: whatever a value says, it stays inside its literal."""
+"""Rows as literals of one statement. No value can leave its literal."""
 
 import re
 from datetime import datetime
@@ -20,29 +20,29 @@ VALUES = st.none() | st.text() | st.integers() | st.floats(allow_nan=False, allo
 
 
 def parsed(row):
-    """The values of a row in parentheses, read as MariaDB reads them; a comma never stands inside a literal."""
-    found: list[object] = []
+    """Parse a row in parentheses into values, like MariaDB does. A literal never contains a comma."""
+    values: list[object] = []
     for part in row[1:-1].split(","):
         match = LITERAL.fullmatch(part)
         assert match, part
         text, null, number, moment = match.groups()
         if null:
-            found.append(None)
+            values.append(None)
         elif number:
-            found.append(float(number) if set(number) & set(".e") else int(number))
+            values.append(float(number) if set(number) & set(".e") else int(number))
         else:
-            found.append(bytes.fromhex(text).decode() if text is not None else datetime.fromisoformat(moment))
-    return found
+            values.append(bytes.fromhex(text).decode() if text is not None else datetime.fromisoformat(moment))
+    return values
 
 
 @given(st.lists(VALUES, min_size=1, max_size=5))
-def test_a_row_means_what_it_says(row):
+def test_a_parsed_row_equals_the_original(row):
     (statement,) = statements("<", [row], ">")
     assert statement.isascii()
     assert parsed(statement[1:-1]) == row
 
 
-def test_a_repeated_text_and_an_equal_number_stay_what_they_are():
+def test_a_repeated_text_and_an_equal_number_keep_their_types():
     (statement,) = statements("", [("1", 1, "1"), (1.0, "1", 1)], "")
     assert statement == "(_utf8mb4 x'31',1,_utf8mb4 x'31'),(1.0,_utf8mb4 x'31',1)"
 
@@ -50,9 +50,9 @@ def test_a_repeated_text_and_an_equal_number_stay_what_they_are():
 def test_a_long_statement_becomes_several_and_no_row_is_lost(monkeypatch):
     monkeypatch.setattr(literals, "LONGEST", 100)
     rows = [(number, "x" * 20) for number in range(10)]
-    made = list(statements("a", rows, "z"))
-    assert len(made) > 1
-    assert "".join(each[1:-1] + "," for each in made) == "".join(next(statements("", [row], "")) + "," for row in rows)
+    parts = list(statements("a", rows, "z"))
+    assert len(parts) > 1
+    assert "".join(each[1:-1] + "," for each in parts) == "".join(next(statements("", [row], "")) + "," for row in rows)
     assert list(statements("a", [], "z")) == []
 
 
@@ -75,10 +75,10 @@ def test_the_statement_of_the_log_is_cut_at_its_values():
 
 def test_many_new_ids_are_uuids_of_their_millisecond():
     now = utc_now()
-    made = new_ids(now, 2_000)
-    assert len(set(made)) == 2_000
-    for each in map(UUID, made):
+    ids = new_ids(now, 2_000)
+    assert len(set(ids)) == 2_000
+    for each in map(UUID, ids):
         assert (each.version, each.variant) == (7, "specified in RFC 4122")
         assert created_at(each) == EPOCH + (now - EPOCH) // (step := created_at(UUID(int=1 << 80)) - EPOCH) * step
-    assert {each[19] for each in made} == set("89ab")
+    assert {each[19] for each in ids} == set("89ab")
     assert new_ids(now, 0) == []

@@ -26,9 +26,9 @@ def test_the_boundary_of_a_day_is_its_milliseconds_in_the_first_twelve_digits():
 
 
 def test_an_id_made_now_lies_between_the_boundaries_of_now():
-    made = uuid7()
-    assert first_id_of(datetime(2024, 1, 1)) < made
-    assert made.int < first_id_of(datetime(2100, 1, 1)).int
+    new_id = uuid7()
+    assert first_id_of(datetime(2024, 1, 1)) < new_id
+    assert new_id.int < first_id_of(datetime(2100, 1, 1)).int
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_an_id_made_now_lies_between_the_boundaries_of_now():
         ),
     ],
 )
-def test_every_clause_ends_in_a_partition_for_what_comes_later(clause, expected):
+def test_every_clause_ends_in_a_partition_for_later_rows(clause, expected):
     assert clause == expected
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2500, 1, 1)))
-def test_the_moment_of_an_id_is_the_one_it_was_made_at_to_the_millisecond(moment):
+def test_the_moment_of_an_id_is_its_creation_time_to_the_millisecond(moment):
     assert moment_of(first_id_of(moment)) == moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
@@ -62,10 +62,10 @@ DATES = st.dates(min_value=date(1990, 1, 1), max_value=date(2100, 1, 1))
 def test_coming_cuts_follow_the_last_one_without_overlap_and_reach_to_the_end(first, last_bound, ahead):
     after = datetime(first.year, first.month, first.day) + timedelta(days=last_bound)
     last = first + timedelta(days=ahead)
-    for made in (day_cuts(after, first=first, last=last), month_cuts(after, first=first, last=last)):
-        bounds = [after, *(cut.before for cut in made)]
+    for cuts in (day_cuts(after, first=first, last=last), month_cuts(after, first=first, last=last)):
+        bounds = [after, *(cut.before for cut in cuts)]
         assert bounds == sorted(set(bounds))
-        assert bounds[-1] > datetime(last.year, last.month, last.day) or not made
+        assert bounds[-1] > datetime(last.year, last.month, last.day) or not cuts
     assert {cut.before - timedelta(days=1) for cut in day_cuts(datetime(1970, 1, 1), first=first, last=last)} == {
         datetime(day.year, day.month, day.day) for day in days(first, ahead + 1)
     }

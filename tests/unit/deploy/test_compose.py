@@ -1,4 +1,4 @@
-"""What `docker-compose.yaml` and `env.sh` promise, read from them; `make compose-check` runs them."""
+"""The contents of `docker-compose.yaml` and the results of `env.sh`. `make compose-check` runs the containers."""
 
 import re
 import shutil
@@ -33,8 +33,8 @@ def test_every_model_file_has_a_service() -> None:
 
 
 def test_prometheus_watches_the_service_of_every_model() -> None:
-    watched = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
-    (job,) = watched["scrape_configs"]
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
     assert set(job["dns_sd_configs"][0]["names"]) == {f"serve-{model}" for model in MODELS}
 
 
@@ -73,18 +73,18 @@ def test_airflow_knows_no_password_of_the_store() -> None:
             assert not {secret for secret in secrets_of(name) if secret.startswith(("DB_", "MARIADB_"))}, name
 
 
-def test_only_who_makes_its_user_and_its_connection_knows_the_password_of_maintenance() -> None:
+def test_only_services_that_create_the_maintenance_user_and_connection_know_its_password() -> None:
     assert {name for name in SERVICES if "DB_MAINTENANCE_PASSWORD" in secrets_of(name)} == {"migrate", "begin"}
 
 
-def test_tasks_of_airflow_are_told_the_address_of_the_database_that_they_clean(tmp_path: Path) -> None:
+def test_tasks_of_airflow_get_the_address_of_the_database_that_they_clean(tmp_path: Path) -> None:
     alone = airflow_environment(load_settings(home=tmp_path))
     for environment in (alone, SERVICES["airflow-scheduler"]["environment"], SERVICES["airflow-worker"]["environment"]):
         address = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         assert environment["AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"] == address
 
 
-def test_mariadb_is_set_up_as_on_one_machine(tmp_path: Path) -> None:
+def test_mariadb_has_the_options_of_the_stack_on_one_machine(tmp_path: Path) -> None:
     alone = set(mariadb.command(load_settings(home=tmp_path)))
     assert set(SERVICES["mariadb"]["command"]) <= alone
 
@@ -96,17 +96,15 @@ def test_every_program_of_ours_runs_without_rights_and_on_a_root_that_it_can_not
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_what_stays_up_has_a_health_check_and_a_limit_of_memory() -> None:
+def test_services_that_stay_up_have_a_health_check_and_a_memory_limit() -> None:
+    exempt = {"adminer", "grafana"}  # these two show their health in their own way
     for name, service in SERVICES.items():
-        if service.get("restart") == "unless-stopped" and name not in {
-            "adminer",
-            "grafana",
-        }:  # those have their own ways
+        if service.get("restart") == "unless-stopped" and name not in exempt:
             assert "healthcheck" in service, name
         assert "mem_limit" in service, name
 
 
-def test_no_health_check_calls_a_slow_start_ill() -> None:
+def test_every_health_check_allows_a_slow_start() -> None:
     assert {each["healthcheck"]["start_period"] for each in SERVICES.values() if "healthcheck" in each} == {"10m"}
 
 
@@ -120,6 +118,6 @@ def test_secrets_are_written_once_for_their_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
     values = dict(line.split("=", 1) for line in first.splitlines())
     assert values["EVERGREEN_MARIADB_ROOT_PASSWORD"] == "mine"
-    asked = {f"EVERGREEN_{name}" for service in SERVICES for name in secrets_of(service)}
-    assert {name for name in asked if len(values[name]) >= 4} == asked
+    variables = {f"EVERGREEN_{name}" for service in SERVICES for name in secrets_of(service)}
+    assert {name for name in variables if len(values[name]) >= 4} == variables
     Fernet(values["EVERGREEN_AIRFLOW_FERNET_KEY"])

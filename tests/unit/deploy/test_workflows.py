@@ -1,4 +1,4 @@
-"""Workflows and hooks against what they call; `make workflows` checks their form."""
+"""Workflows and hooks name targets that exist. `make workflows` checks their syntax."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ WORKFLOWS: dict[str, Any] = {
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
 
 
-def test_workflows_make_what_the_makefile_has() -> None:
+def test_workflows_make_targets_of_the_makefile() -> None:
     matrix = WORKFLOWS["nightly"]["jobs"]["run"]["strategy"]["matrix"]["target"]
     (checked,) = (step["run"] for step in WORKFLOWS["check"]["jobs"]["check"]["steps"] if "run" in step)
     for target in (*matrix, checked.removeprefix("make ")):
@@ -42,8 +42,8 @@ def test_a_hook_before_a_commit_is_a_line_of_the_makefile(hook: dict[str, str]) 
     assert re.search(rf"(?m)^\t@?{re.escape(hook['entry'])}$", MAKEFILE)
 
 
-def test_a_workflow_may_do_nothing_that_its_jobs_do_not_ask_for() -> None:
-    for name, workflow in WORKFLOWS.items():
-        assert workflow["permissions"] == {}, name
-        writes = {job for job, said in workflow["jobs"].items() if "write" in said["permissions"].values()}
-        assert writes == ({"release"} if name == "images" else set())
+def test_only_the_release_job_may_write() -> None:
+    for workflow_name, workflow in WORKFLOWS.items():
+        assert workflow["permissions"] == {}, workflow_name
+        writes = {name for name, job in workflow["jobs"].items() if "write" in job["permissions"].values()}
+        assert writes == ({"release"} if workflow_name == "images" else set())

@@ -1,4 +1,4 @@
-"""Making items ahead: the same items, in order, errors where they belong, never more than asked for."""
+"""Producing items ahead: the same items in the same order, errors at their place, and no more than asked for."""
 
 import threading
 from collections.abc import Iterator
@@ -32,23 +32,23 @@ def test_an_error_comes_where_its_item_would_have_come() -> None:
 
 
 def test_no_more_than_one_item_is_made_ahead_and_none_after_the_end() -> None:
-    made: list[int] = []
+    produced: list[int] = []
 
-    def making() -> Iterator[int]:
+    def produce() -> Iterator[int]:
         for number in range(100):
-            made.append(number)
+            produced.append(number)
             yield number
 
-    with closing(ahead(making())) as items:
+    with closing(ahead(produce())) as items:
         assert next(items) == 0
-    assert made in ([0], [0, 1])
+    assert produced in ([0], [0, 1])
 
 
 def test_items_are_made_in_other_threads_while_one_is_used() -> None:
-    both = threading.Barrier(2, timeout=20)
+    barrier = threading.Barrier(2, timeout=20)
 
     def make(item: int) -> int:
-        both.wait()  # two at a time, or nobody gets on
+        barrier.wait()  # passes only if two threads wait at once
         return item
 
     assert list(map_ahead(make, iter(range(6)), threads=2)) == list(range(6))

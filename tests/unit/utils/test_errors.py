@@ -1,4 +1,4 @@
-"""The error tree: drawn as it is, and each message one line with its facts in it."""
+"""The errors: the tree in the docstring is complete, and each message is one line with its facts."""
 
 import inspect
 from datetime import datetime
@@ -46,7 +46,7 @@ def test_a_message_is_one_line_with_the_facts(error, facts):
     assert error.exit_code > 0
 
 
-def test_a_line_for_logs_says_where_and_why_and_not_which_value():
+def test_a_line_for_logs_has_place_and_reason_but_no_value():
     refused = errors.RowsRefused(source="f", refused=1, first=(7, "age", "x1y", "is no number"), rows=9)
     assert "first: line 7, age: is no number" in refused.without_values
     contradicts = errors.RowContradicts(

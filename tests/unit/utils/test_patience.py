@@ -1,4 +1,4 @@
-"""Patience lasts as long as something moves, and no longer; in a time that passes only where the code waits."""
+"""Patience lasts as long as a sign changes, and no longer. Time passes only in the pauses of the tested code."""
 
 import pytest
 from hypothesis import given
@@ -24,8 +24,8 @@ class Time:
         self.now += seconds
 
 
-def moved(time: Time, moments: list[float]) -> int:
-    """A sign that has changed at each of `moments`."""
+def sign_at(time: Time, moments: list[float]) -> int:
+    """A sign that changes at each of `moments`."""
     return sum(moment <= time.now for moment in moments)
 
 
@@ -34,17 +34,17 @@ def test_it_never_gives_up_while_something_moves_in_time_however_long_that_takes
     seconds: int, gaps: list[float], rest: float, every: float
 ) -> None:
     time, moments = Time(), [0.0]
-    for gap in gaps:  # each at most as long as patience lasts
+    for gap in gaps:  # at most 1, a share of the patience
         moments.append(moments[-1] + gap * seconds)
-    there = moments[-1] + rest * seconds
-    patience = Patience("it", lambda: moved(time, moments), seconds=seconds, clock=time.clock, pause=time.pause)
-    assert patience.until(lambda: time.now >= there and "found", every=every) == "found"
+    arrival = moments[-1] + rest * seconds
+    patience = Patience("it", lambda: sign_at(time, moments), seconds=seconds, clock=time.clock, pause=time.pause)
+    assert patience.until(lambda: time.now >= arrival and "found", every=every) == "found"
 
 
 @given(SECONDS, st.floats(0, 1_000), EVERY)
 def test_it_always_gives_up_once_nothing_moves_and_not_before(seconds: int, last: float, every: float) -> None:
     time = Time()
-    # As many signs as there may be: the value changes all the time up to `last`.
+    # The sign changes all the time up to `last`.
     patience = Patience("it", lambda: min(time.now, last), seconds=seconds, clock=time.clock, pause=time.pause)
     with pytest.raises(GaveUp):
         patience.until(lambda: False, every=every)
@@ -53,7 +53,7 @@ def test_it_always_gives_up_once_nothing_moves_and_not_before(seconds: int, last
 
 
 @given(st.integers(1, 1_000), EVERY)
-def test_what_moves_for_ever_is_given_up_after_the_longest_time(longest: int, every: float) -> None:
+def test_endless_movement_is_given_up_after_the_longest_time(longest: int, every: float) -> None:
     time = Time()
     patience = Patience("it", lambda: time.now, seconds=300, longest=longest, clock=time.clock, pause=time.pause)
     with pytest.raises(GaveUp):
@@ -61,9 +61,9 @@ def test_what_moves_for_ever_is_given_up_after_the_longest_time(longest: int, ev
     assert longest <= time.now <= longest + every
 
 
-def test_the_error_says_what_was_waited_for_how_long_since_when_nothing_moved_and_how_things_stood() -> None:
+def test_the_error_has_the_subject_the_durations_and_the_last_state() -> None:
     time = Time()
-    told = Patience(
+    patience = Patience(
         "the end of churn_training",
         lambda: min(time.now, 90),
         seconds=60,
@@ -72,20 +72,20 @@ def test_the_error_says_what_was_waited_for_how_long_since_when_nothing_moved_an
         pause=time.pause,
     )
     with pytest.raises(GaveUp) as error:
-        told.until(lambda: None, every=1)
+        patience.until(lambda: None, every=1)
     assert str(error.value) == (
         "gave up on the end of churn_training after 150 s, the last 60 s without any progress; "
         "last seen: tasks: 2 waiting | the scheduler is away"
     )
 
 
-def test_what_is_there_already_is_found_without_a_pause() -> None:
+def test_a_value_that_exists_already_is_returned_without_a_pause() -> None:
     time = Time()
     assert Patience("it", clock=time.clock, pause=time.pause).until(lambda: 7) == 7
     assert time.now == 0
 
 
-def test_what_the_look_raises_ends_the_wait() -> None:
+def test_an_error_of_the_look_ends_the_wait() -> None:
     def look() -> bool:
         raise ProcessLookupError
 

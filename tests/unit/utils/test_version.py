@@ -1,4 +1,4 @@
-"""Where the name of the running code comes from, in order."""
+"""The sources of the running code's name, in order of precedence."""
 
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ARCHIVED = "f" * 40
 
 @pytest.fixture(autouse=True)
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A small source tree without git, in place of this one."""
+    """A small source tree without git, instead of this repository."""
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "some.py").write_text("one = 1\n")
     monkeypatch.setattr(version, "ROOT", tmp_path)
@@ -25,31 +25,33 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", f"safe.directory={folder}"]
-    done = subprocess.run(["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    process = subprocess.run(
+        ["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    )
+    return process.stdout.strip()
 
 
-def committed(folder: Path) -> str:
+def commit(folder: Path) -> str:
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "one")
     return git(folder, "rev-parse", "HEAD")
 
 
-def test_what_an_image_was_built_with_goes_first(checkout, monkeypatch):
-    committed(checkout)
+def test_the_commit_of_an_image_takes_precedence(checkout, monkeypatch):
+    commit(checkout)
     monkeypatch.setenv("EVERGREEN_COMMIT", "abc")
     assert version.code_commit() == "abc"
 
 
 def test_a_checkout_is_named_by_its_commit(checkout):
-    assert version.code_commit() != (head := committed(checkout))
+    assert version.code_commit() != (head := commit(checkout))
     version.code_commit.cache_clear()
     assert version.code_commit() == head
 
 
 def test_changed_files_make_a_checkout_dirty(checkout):
-    head = committed(checkout)
+    head = commit(checkout)
     (checkout / "utils" / "some.py").write_text("one = 2\n")
     assert version.code_commit() == f"{head}-dirty"
 
@@ -59,12 +61,12 @@ def test_a_repository_without_a_commit_falls_through(checkout):
     assert version.code_commit().startswith("source-")
 
 
-def test_an_archive_is_named_by_what_git_wrote_into_it(checkout):
+def test_an_archive_is_named_by_the_commit_that_git_wrote_into_it(checkout):
     (checkout / ".git_archival.txt").write_text(f"{ARCHIVED}\n")
     assert version.code_commit() == ARCHIVED
 
 
-def test_an_unfilled_archive_file_counts_for_nothing(checkout):
+def test_an_unfilled_archive_file_is_ignored(checkout):
     (checkout / ".git_archival.txt").write_text("$Format:%H$\n")
     assert version.code_commit().startswith("source-")
 

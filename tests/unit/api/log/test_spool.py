@@ -1,4 +1,4 @@
-"""The spool: rows survive, in order and exactly; a full one says so; a dead worker's is found."""
+"""The spool: rows survive exactly and in order, a full spool raises, and the spool of a dead worker is found."""
 
 import signal
 import subprocess
@@ -18,8 +18,8 @@ VALUES = st.none() | st.text() | st.integers() | st.floats(allow_nan=False, allo
 
 
 def numbers(folder):
-    with orphans(folder) as found:
-        return [[row[0] for _, row in spool.take(after=0, most=99)] for spool in found]
+    with orphans(folder) as spools:
+        return [[row[0] for _, row in spool.take(after=0, most=99)] for spool in spools]
 
 
 @given(rows=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5))
@@ -30,7 +30,7 @@ def test_rows_come_back_exactly_and_in_their_order(rows, tmp_path_factory):
     spool.close()
 
 
-def test_what_was_put_is_there_after_the_process_was_killed_and_only_then_for_others(tmp_path):
+def test_rows_survive_a_killed_process_and_other_workers_see_them_only_then(tmp_path):
     script = (
         "import sys, time; from datetime import datetime; from pathlib import Path; from api.log.spool import Spool\n"
         f"spool = Spool(Path({str(tmp_path)!r}), 'a'); spool.put([(1,), (2,)], now=datetime(2026, 1, 1))\n"
@@ -39,23 +39,23 @@ def test_what_was_put_is_there_after_the_process_was_killed_and_only_then_for_ot
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == b"put\n"
-        assert numbers(tmp_path) == []  # it lives
+        assert numbers(tmp_path) == []  # the worker is alive
         worker.send_signal(signal.SIGKILL)
     assert numbers(tmp_path) == [[1, 2]]
-    assert numbers(tmp_path) == [[1, 2]]  # looked at, and not removed
+    assert numbers(tmp_path) == [[1, 2]]  # reading removes nothing
 
 
-def test_an_adopted_spool_is_gone_once_it_is_empty(tmp_path):
+def test_an_adopted_spool_is_deleted_once_it_is_empty(tmp_path):
     dead = Spool(tmp_path, "dead")
     dead.put([(1,)], now=NOW)
     dead.close()
-    with orphans(tmp_path) as found:
-        for spool in found:
+    with orphans(tmp_path) as spools:
+        for spool in spools:
             spool.remove([number for number, _ in spool.take(after=0, most=9)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_knows_how_much_waits_and_since_when(tmp_path):
+def test_the_depth_has_the_number_of_rows_and_the_time_of_the_oldest(tmp_path):
     spool = Spool(tmp_path, "a")
     assert spool.depth() == Depth(0, None, 0.0)
     spool.put([(1,), (2,)], now=NOW)
@@ -66,27 +66,27 @@ def test_one_knows_how_much_waits_and_since_when(tmp_path):
     spool.close()
 
 
-def test_a_full_spool_takes_all_of_a_batch_or_nothing_and_takes_again_when_there_is_room(tmp_path):
+def test_a_full_spool_takes_a_whole_batch_or_nothing_and_recovers_when_it_has_room(tmp_path):
     spool = Spool(tmp_path, "a", most_bytes=100_000)
     batch = [("x" * 1000,)] * 20
-    put = 0
+    count = 0
     with suppress(NotNow):
         while True:
             spool.put(batch, now=NOW)
-            put += 20
+            count += 20
     with pytest.raises(NotNow, match="the spool takes nothing: database or disk is full"):
         spool.put(batch, now=NOW)
-    assert put > 0
+    assert count > 0
     assert spool.depth().filled > 0.8
-    assert spool.depth().rows == put == len(spool.take(after=0, most=999))
-    spool.remove(range(put + 1))
+    assert spool.depth().rows == count == len(spool.take(after=0, most=999))
+    spool.remove(range(count + 1))
     assert spool.depth().filled < 0.5
     spool.put(batch, now=NOW)
     assert len(spool.take(after=0, most=999)) == 20
     spool.close()
 
 
-def test_a_place_that_can_not_be_written_is_told_in_the_reason(tmp_path):
+def test_the_reason_names_why_a_folder_can_not_be_written(tmp_path):
     (tmp_path / "file").touch()
     spool = Spool(tmp_path / "file", "a")
     with pytest.raises(NotNow, match=r"the spool takes nothing: (Not a directory|File exists)"):
@@ -94,7 +94,7 @@ def test_a_place_that_can_not_be_written_is_told_in_the_reason(tmp_path):
     spool.close()
 
 
-def test_what_has_left_the_spool_is_not_to_be_found_in_its_file(tmp_path):
+def test_rows_that_have_left_the_spool_are_not_in_its_file(tmp_path):
     spool = Spool(tmp_path, "a")
     spool.put([("CANARY",), ("stays",)], now=NOW)
     spool.remove([1])

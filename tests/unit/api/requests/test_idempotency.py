@@ -1,4 +1,4 @@
-"""Keys of requests that are sent again, and the ids that are made of them."""
+"""Idempotency keys of retried requests, and the prediction ids that are derived from them."""
 
 from datetime import datetime, timedelta
 
@@ -49,7 +49,7 @@ def test_any_other_key_is_refused_with_the_form_it_should_have(value):
 
 
 @given(st.binary(max_size=40))
-def test_no_bytes_do_more_than_being_refused(value):
+def test_any_bytes_are_a_valid_key_or_refused(value):
     try:
         key = parse_key(value, now=NOW)
     except ValueError:
@@ -59,9 +59,9 @@ def test_no_bytes_do_more_than_being_refused(value):
 
 
 @given(TIMES, st.text(), st.text())
-def test_an_id_is_the_same_for_the_same_content_only_and_says_its_time(first, content, other):
-    made = repeatable_id(first, content)
-    assert made == repeatable_id(first, content)
-    assert (made == repeatable_id(first, other)) == (content == other)
-    assert made.version == new_id(NOW).version == 7
-    assert created_at(made) == first - timedelta(microseconds=first.microsecond % 1000)
+def test_an_id_is_the_same_for_the_same_content_only_and_contains_its_time(first, content, other):
+    prediction_id = repeatable_id(first, content)
+    assert prediction_id == repeatable_id(first, content)
+    assert (prediction_id == repeatable_id(first, other)) == (content == other)
+    assert prediction_id.version == new_id(NOW).version == 7
+    assert created_at(prediction_id) == first - timedelta(microseconds=first.microsecond % 1000)

@@ -1,4 +1,4 @@
-"""Requests and answers built from a model file: what is taken, what is refused, and how the refusal reads."""
+"""Requests and answers built from a model file: valid and invalid requests, and the text of the errors."""
 
 import json
 import math
@@ -24,21 +24,21 @@ def parse(row, *, schemas=SCHEMAS):
 
 
 def problems_of(model, content):
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as error:
         model.model_validate_json(content)
-    return problems(refused.value, spec=SPEC)
+    return problems(error.value, spec=SPEC)
 
 
 def refusals(row, *, schemas=SCHEMAS):
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as error:
         parse(row, schemas=schemas)
-    return problems(refused.value, spec=schemas.spec)
+    return problems(error.value, spec=schemas.spec)
 
 
-def spec_with(columns, **further):
+def spec_with(columns, **keys):
     task = {"task": "binary", "label": {"column": "outcome", "classes": ["no", "yes"]}}
-    given = {"name": "tiny", "entity": "id", "features": {"columns": columns}, **task, **further}
-    return ModelSpec.parse(given, file="tiny.yaml")
+    content = {"name": "tiny", "entity": "id", "features": {"columns": columns}, **task, **keys}
+    return ModelSpec.parse(content, file="tiny.yaml")
 
 
 def values_for(feature):
@@ -71,13 +71,13 @@ def test_every_row_within_the_limits_is_taken_and_keeps_its_values(row):
 @given(ANY_JSON)
 def test_any_other_json_is_refused_with_known_field_names_only(content):
     names = {"customer_id", "data", "(body)", "(unknown key)", *SPEC.features.columns}
-    found = problems_of(SCHEMAS.predict, json.dumps(content))
-    assert found
-    assert {problem.field for problem in found} <= names
+    result = problems_of(SCHEMAS.predict, json.dumps(content))
+    assert result
+    assert {problem.field for problem in result} <= names
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused_and_nothing_else_happens(content):
+def test_any_bytes_are_refused_without_another_error(content):
     assert problems_of(SCHEMAS.predict_batch, content)
 
 
@@ -114,9 +114,9 @@ def test_a_number_as_entity_is_its_digits():
 
 
 def test_a_message_holds_no_input_value():
-    found = refusals({"customer_id": "a", "age": 98765, "occupation": "secret" * 40, "credit_mix": "secret"})
-    assert len(found) == 3
-    assert not [problem for problem in found if "secret" in problem.message or "98765" in problem.message]
+    result = refusals({"customer_id": "a", "age": 98765, "occupation": "secret" * 40, "credit_mix": "secret"})
+    assert len(result) == 3
+    assert not [problem for problem in result if "secret" in problem.message or "98765" in problem.message]
 
 
 def test_an_unknown_key_is_named_but_counted_under_one_name():
@@ -133,18 +133,18 @@ def test_a_missing_entity_is_named():
 
 def test_a_wrong_row_of_a_batch_is_named_by_its_number():
     body = json.dumps({"data": [{"customer_id": "a"}, {"customer_id": "b", "age": 300}]})
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as error:
         SCHEMAS.predict_batch.model_validate_json(body)
-    (problem,) = problems(refused.value, spec=SPEC)
+    (problem,) = problems(error.value, spec=SPEC)
     assert (problem.row, problem.field) == (1, "age")
     assert str(problem).startswith("row 1, age: ")
 
 
 @pytest.mark.parametrize("rows", [0, BATCH_ROWS + 1])
 def test_a_batch_of_no_or_too_many_rows_is_refused(rows):
-    with pytest.raises(ValidationError) as refused:
+    with pytest.raises(ValidationError) as error:
         SCHEMAS.predict_batch.model_validate_json(json.dumps({"data": [{"customer_id": "a"}] * rows}))
-    assert problems(refused.value, spec=SPEC)[0].field == "data"
+    assert problems(error.value, spec=SPEC)[0].field == "data"
 
 
 def test_features_may_have_names_that_python_or_pydantic_use():
@@ -158,14 +158,14 @@ def test_features_may_have_names_that_python_or_pydantic_use():
 
 
 def test_the_schema_shows_units_limits_and_classes():
-    shown = SCHEMAS.row.json_schema()
-    age, mix = shown["properties"]["age"], shown["properties"]["credit_mix"]
+    schema = SCHEMAS.row.json_schema()
+    age, mix = schema["properties"]["age"], schema["properties"]["credit_mix"]
     assert age["unit"] == "years"
     assert "from 14 to 120" in age["description"]
     assert (age["anyOf"][0]["minimum"], age["anyOf"][0]["maximum"]) == (14, 120)
     assert mix["anyOf"][0]["enum"] == ["Good", "Standard", "Bad"]
-    assert shown["additionalProperties"] is False
-    assert shown["required"] == ["customer_id"]
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["customer_id"]
 
 
 def test_the_example_is_taken_with_and_without_a_profile():
@@ -208,7 +208,7 @@ def test_another_feature_or_class_makes_other_requests_and_a_description_of_trai
 
 
 def test_the_log_statement_has_a_place_for_every_column_in_the_tables_order():
-    """It names no columns (see there), so it relies on their order."""
+    """The statement names no columns (see `db.log.writing`), so it relies on their order."""
     assert LOG.count("%s") == len(LOG_COLUMNS)
     identity = ("prediction_id", "model", "version", "role", "entity_id", "features")
     outcome = ("prediction", "confidence", "probabilities", "warnings", "latency_ms")
@@ -216,14 +216,14 @@ def test_the_log_statement_has_a_place_for_every_column_in_the_tables_order():
 
 
 def test_features_in_another_order_are_other_requests():
-    """A worker hands a model its rows in the order that it started with."""
+    """A worker passes rows to a model in the column order with which it started."""
     columns = {"x": {"type": "numeric"}, "y": {"type": "numeric"}}
     assert not same_requests(spec_with(columns), spec_with(dict(reversed(columns.items()))))
 
 
 @given(VALID)
 def test_the_values_of_a_row_stand_in_the_order_of_the_model_file(row):
-    given = json.loads(json.dumps(row))
-    expected = [given[SPEC.entity], *(given.get(name) for name in SPEC.features.columns)]
-    for order in (given, dict(reversed(given.items()))):
+    content = json.loads(json.dumps(row))
+    expected = [content[SPEC.entity], *(content.get(name) for name in SPEC.features.columns)]
+    for order in (content, dict(reversed(content.items()))):
         assert list(parse(order).values()) == expected

@@ -1,4 +1,4 @@
-"""Group commit: what shares a batch, what fails with whom, and that nothing unlogged is answered."""
+"""Group commit: requests that share a batch, requests that fail together, and no answer without a log row."""
 
 import asyncio
 import threading
@@ -16,7 +16,12 @@ NUMBERS = Numbers("batched", endpoints=["/predict"])
 
 @dataclass
 class FakeLog:
-    """Keeps what it is given; `away` makes it unusable, a row in `refused` is refused with its request."""
+    """A log that keeps its rows in memory.
+
+    batches: the rows of each write.
+    away: True makes every write fail.
+    refused: rows that fail, together with their request.
+    """
 
     batches: list = field(default_factory=list)
     away: bool = False
@@ -29,9 +34,9 @@ class FakeLog:
         return [NotLogged(reason="bad") if set(rows) & self.refused else None for rows in requests]
 
     async def write_soon(self, requests):
-        """Where every row is taken, as the real one."""
-        refused = self.refused & {row for rows in requests for row in rows}
-        return None if self.away or refused else self.write(requests)
+        """Write like the real log, but only if the log accepts every row."""
+        rejects = self.refused & {row for rows in requests for row in rows}
+        return None if self.away or rejects else self.write(requests)
 
     def close(self):
         pass
@@ -46,7 +51,7 @@ def reasons(version, rows, answers):
 
 
 def run(scenario, *, log=None, score=echo, version=lambda: 1, explain=reasons, shadow=lambda rows: None):
-    """The outcome of `scenario(batcher)` on a started batcher, and its log."""
+    """Run `scenario(batcher)` on a started batcher. Returns the scenario's result and the log."""
     log = log or FakeLog()
 
     async def main():
@@ -67,9 +72,9 @@ def together(*requests):
     return scenario
 
 
-def test_requests_of_one_moment_share_one_insert_and_each_gets_its_own_rows():
+def test_simultaneous_requests_share_one_insert_and_each_gets_its_own_rows():
     answers, log = run(together(["a"], ["b", "c"], ["d"]))
-    assert [[each["row"] for each in mine] for mine in answers] == [["a"], ["b", "c"], ["d"]]
+    assert [[each["row"] for each in answer_rows] for answer_rows in answers] == [["a"], ["b", "c"], ["d"]]
     assert log.batches == [["a", "b", "c", "d"]]
 
 
@@ -77,7 +82,7 @@ def test_all_rows_of_a_request_are_answered_by_one_version():
     versions = iter(range(1, 1000))
     requests = [[f"{i}-{j}" for j in range(BATCH // 3)] for i in range(6)]
     answers, log = run(together(*requests), version=lambda: next(versions))
-    assert [len({each["version"] for each in mine}) for mine in answers] == [1] * 6
+    assert [len({each["version"] for each in answer_rows}) for answer_rows in answers] == [1] * 6
     assert len(log.batches) > 1
 
 
@@ -87,7 +92,7 @@ def test_a_request_larger_than_a_batch_is_a_batch_of_its_own():
     assert log.batches == [["a"], large, ["b"]]
 
 
-def test_while_the_log_is_away_nobody_of_the_batch_is_answered_and_the_next_batch_is():
+def test_while_the_log_is_away_no_request_of_the_batch_is_answered_and_the_next_batch_is():
     log = FakeLog(away=True)
 
     async def scenario(batcher):
@@ -107,7 +112,7 @@ def test_a_refused_row_fails_its_own_request_alone():
 
 
 def test_a_failure_in_scoring_reaches_its_requests_and_the_next_batch_comes():
-    def fail_once(version, rows, origins, failed=[]):  # noqa: B006 - remembers on purpose
+    def fail_once(version, rows, origins, failed=[]):  # noqa: B006 - remembers the first call on purpose
         if not failed:
             failed.append(True)
             raise RuntimeError("broken")
@@ -123,58 +128,59 @@ def test_a_failure_in_scoring_reaches_its_requests_and_the_next_batch_comes():
     assert log.batches == [["b"]]
 
 
-def test_a_request_given_up_while_it_waits_is_not_scored_and_does_not_stop_the_others():
+def test_a_request_cancelled_while_it_waits_is_not_scored_and_does_not_stop_other_requests():
     async def scenario(batcher):
-        given_up = asyncio.ensure_future(batcher.predict(["a"]))
-        kept = asyncio.ensure_future(batcher.predict(["b"]))
+        cancelled = asyncio.ensure_future(batcher.predict(["a"]))
+        other = asyncio.ensure_future(batcher.predict(["b"]))
         await asyncio.sleep(0)
-        given_up.cancel()
-        return await kept
+        cancelled.cancel()
+        return await other
 
     answers, log = run(scenario)
     assert answers[0]["row"] == "b"
     assert log.batches == [["b"]]
 
 
-def test_a_request_given_up_while_it_is_scored_does_not_stop_the_others():
-    began, go_on = threading.Event(), threading.Event()
+def test_a_request_cancelled_while_it_is_scored_does_not_stop_other_requests():
+    started, proceed = threading.Event(), threading.Event()
 
     def score(version, rows, origins):
-        began.set()
-        go_on.wait()
+        started.set()
+        proceed.wait()
         return echo(version, rows, origins)
 
     async def scenario(batcher):
-        given_up = asyncio.ensure_future(batcher.predict(["a"] * SMALL))  # with the other, a batch for the thread
-        kept = asyncio.ensure_future(batcher.predict(["b"]))
-        await asyncio.to_thread(began.wait)
-        given_up.cancel()
-        await asyncio.wait([given_up])
-        go_on.set()
-        return await kept
+        # Together, both requests are large enough for the thread.
+        cancelled = asyncio.ensure_future(batcher.predict(["a"] * SMALL))
+        other = asyncio.ensure_future(batcher.predict(["b"]))
+        await asyncio.to_thread(started.wait)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        proceed.set()
+        return await other
 
     answers, log = run(scenario, score=score)
     assert answers[0]["row"] == "b"
     assert log.batches == [["a"] * SMALL + ["b"]]
 
 
-def test_a_request_given_up_while_its_row_is_logged_does_not_stop_the_others():
+def test_a_request_cancelled_while_its_row_is_logged_does_not_stop_other_requests():
     class SlowLog(FakeLog):
         async def write_soon(self, requests):
-            began.set()
-            await go_on.wait()
+            started.set()
+            await proceed.wait()
             return await super().write_soon(requests)
 
-    began, go_on = asyncio.Event(), asyncio.Event()
+    started, proceed = asyncio.Event(), asyncio.Event()
 
     async def scenario(batcher):
-        given_up = asyncio.ensure_future(batcher.predict(["a"]))
-        kept = asyncio.ensure_future(batcher.predict(["b"]))
-        await began.wait()
-        given_up.cancel()
-        await asyncio.wait([given_up])
-        go_on.set()
-        return await kept
+        cancelled = asyncio.ensure_future(batcher.predict(["a"]))
+        other = asyncio.ensure_future(batcher.predict(["b"]))
+        await started.wait()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        proceed.set()
+        return await other
 
     answers, log = run(scenario, log=SlowLog())
     assert answers[0]["row"] == "b"
@@ -194,7 +200,7 @@ def test_only_a_small_batch_is_scored_on_the_event_loop():
     assert threads[-1] == (SMALL, True)
 
 
-def test_before_the_first_model_a_request_is_told_to_come_back():
+def test_before_the_first_model_a_request_gets_a_time_to_retry():
     answers, log = run(together(["a"]), version=lambda: None)
     assert isinstance(answers[0], NotNow)
     assert answers[0].retry_after == 5
@@ -227,23 +233,23 @@ def test_reasons_come_after_the_log_from_the_version_that_answered():
     assert log.batches == [["a", "b", "c"]]
 
 
-def test_requests_do_not_wait_for_the_reasons_of_others():
-    go_on = threading.Event()
+def test_requests_do_not_wait_for_the_reasons_of_other_requests():
+    proceed = threading.Event()
 
     def explain(version, rows, answers):
-        go_on.wait()
+        proceed.wait()
         return reasons(version, rows, answers)
 
     async def scenario(batcher):
         slow = asyncio.ensure_future(batcher.predict(["a"], explain=True))
         others = [await batcher.predict([str(i)]) for i in range(20)]
-        waited = slow.done()
-        go_on.set()
-        return others, waited, await slow
+        finished = slow.done()
+        proceed.set()
+        return others, finished, await slow
 
-    (others, waited, explained), _ = run(scenario, explain=explain)
+    (others, finished, explained), _ = run(scenario, explain=explain)
     assert len(others) == 20
-    assert waited is False
+    assert finished is False
     assert explained[0]["reasons"] == "a by 1"
 
 

@@ -1,4 +1,4 @@
-"""Which versions are too slow to serve."""
+"""The rules for a version that is too slow to serve."""
 
 import pytest
 
@@ -10,13 +10,13 @@ USUAL = Latency(alone=0.0001, together=0.00001)
 
 
 @pytest.mark.parametrize(
-    ("found", "against", "said"),
+    ("latency", "reference", "message"),
     [
         (USUAL, None, None),
         (USUAL, USUAL, None),
-        (Latency(FLOOR, 0.0001), USUAL, None),  # fifty times as slow, and fast enough
+        (Latency(FLOOR, 0.0001), USUAL, None),  # fifty times as slow, but fast enough
         (Latency(FLOOR * 1.1, 0.0001), USUAL, "55 times the 0.1 ms"),
-        (Latency(FLOOR * 1.1, 0.0001), None, None),  # nothing to be held against
+        (Latency(FLOOR * 1.1, 0.0001), None, None),  # no version to compare with
         (Latency(FLOOR * 1.1, 0.0001), Latency(FLOOR, 0.0001), None),
         (Latency(FLOOR * RATIO * 1.1, 0.0001), Latency(FLOOR, 0.0001), "for a row by itself"),
         (Latency(0.001, FLOOR * 1.1), USUAL, "for a row in a batch"),
@@ -24,13 +24,13 @@ USUAL = Latency(alone=0.0001, together=0.00001)
         (Latency(0.1, LIMIT * 1.1), Latency(0.1, LIMIT), "its batches would time out"),
     ],
 )
-def test_a_version_is_held_against_what_serves_and_against_what_a_request_may_take(found, against, said):
-    reason = too_slow(found, against=against)
-    assert reason is None if said is None else said in str(reason)
+def test_a_version_is_compared_with_the_champion_and_with_the_time_limit_of_a_request(latency, reference, message):
+    reason = too_slow(latency, against=reference)
+    assert reason is None if message is None else message in str(reason)
 
 
-def test_a_row_in_a_batch_costs_less_than_one_by_itself(credit_score, tmp_path):
+def test_a_row_in_a_batch_costs_less_than_a_row_alone(credit_score, tmp_path):
     bundle = read_bundle(tmp_path, sha256=write_bundle(credit_score, tmp_path))
-    found, again = measure([bundle, bundle], bundle.golden["rows"])
-    assert found.together < found.alone
-    assert too_slow(found, against=again) is None
+    first, second = measure([bundle, bundle], bundle.golden["rows"])
+    assert first.together < first.alone
+    assert too_slow(first, against=second) is None

@@ -1,4 +1,4 @@
-"""Fitting one model: what CatBoost is given, and what is refused before it fails with words of its own."""
+"""Fitting one model: the input of CatBoost, and rows that are refused before CatBoost fails on them."""
 
 import numpy as np
 import pandas as pd
@@ -30,10 +30,10 @@ def rows(task: str, notes: list[str | None]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("notes", [["new", "old"], ["new tyre, blue", "old tyre", None]])
-def test_text_is_learned_from_whatever_the_task_and_however_short_it_is(task: str, notes: list[str | None]) -> None:
-    given, frame = spec(task), rows(task, notes)
-    model = fit(frame, spec=given, params=PARAMS, trees=40)
-    predicted = score(model, pool_from_frame(frame, spec=given, label=False), spec=given).predictions
+def test_text_is_learned_from_in_every_task_even_if_it_is_short(task: str, notes: list[str | None]) -> None:
+    model_spec, frame = spec(task), rows(task, notes)
+    model = fit(frame, spec=model_spec, params=PARAMS, trees=40)
+    predicted = score(model, pool_from_frame(frame, spec=model_spec, label=False), spec=model_spec).predictions
     high = frame["note"].fillna("").str.contains("new").to_numpy()
     if task == "regression":
         assert np.mean(np.array(predicted)[high]) - np.mean(np.array(predicted)[~high]) > 80

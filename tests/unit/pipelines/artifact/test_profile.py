@@ -1,4 +1,4 @@
-"""The reference profile and the stability index measured against it."""
+"""The reference profile, and the stability index of samples against it."""
 
 from datetime import datetime, timedelta
 
@@ -61,17 +61,17 @@ def test_two_samples_of_one_distribution_have_a_stability_index_near_zero() -> N
 
 
 @pytest.mark.parametrize(("shift", "low", "high"), [(0.1, 0.003, 0.02), (0.25, 0.04, 0.08), (0.5, 0.19, 0.27)])
-def test_a_shift_of_the_mean_has_the_stability_index_it_should(shift: float, low: float, high: float) -> None:
-    """Expected figures: the integral for two normal distributions with ten equal bins."""
+def test_a_shift_of_the_mean_has_the_expected_stability_index(shift: float, low: float, high: float) -> None:
+    """The expected values are the integral for two normal distributions with ten equal bins."""
     profile = build_profile(world(20_000, 1), [0.0] * 20_000, spec=SPEC)["features"]["visits"]
     assert low < psi(reference(profile), counts(world(20_000, 2, shift)["visits"], profile)) < high
 
 
-def test_windows_of_an_unchanging_period_stray_little_and_of_a_changing_one_much() -> None:
+def test_windows_of_a_stable_period_differ_little_and_of_an_unstable_one_much() -> None:
     calm, restless = world(6000, 1), world(6000, 1)
     restless["visits"] += np.where(restless["event_time"].dt.day % 2, 10, -10)
-    strays = [build_profile(f, [0.0] * 6000, spec=SPEC)["features"]["visits"]["psi_95"] for f in (calm, restless)]
-    assert strays[0] < 0.1 < strays[1]
+    limits = [build_profile(f, [0.0] * 6000, spec=SPEC)["features"]["visits"]["psi_95"] for f in (calm, restless)]
+    assert limits[0] < 0.1 < limits[1]
 
 
 def test_data_without_time_has_no_windows() -> None:

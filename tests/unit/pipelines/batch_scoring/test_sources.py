@@ -1,4 +1,4 @@
-"""Which columns batch scoring takes of a file, and which it can do without."""
+"""The columns of a file that batch scoring reads, and the columns that may be missing."""
 
 import pytest
 
@@ -20,19 +20,19 @@ SPEC = ModelSpec.parse(
 
 
 def source(*names: str) -> Source:
-    return Source.of("file", names, lambda wanted: iter(()), spec=SPEC)
+    return Source.of("file", names, lambda columns: iter(()), spec=SPEC)
 
 
-def test_times_and_label_of_a_complete_file_are_told_from_what_scoring_reads() -> None:
-    taken = source("station", "day", "hour", "known", "temperature", "cnt")
-    assert list(taken.columns.taken) == ["station", "day", "hour", "temperature"]
-    assert (taken.spec.timed, taken.spec.source.time_of_day, taken.spec.source.available_at) == (True, "hour", None)
+def test_label_and_availability_time_of_a_complete_file_are_not_read() -> None:
+    result = source("station", "day", "hour", "known", "temperature", "cnt")
+    assert list(result.columns.taken) == ["station", "day", "hour", "temperature"]
+    assert (result.spec.timed, result.spec.source.time_of_day, result.spec.source.available_at) == (True, "hour", None)
 
 
-def test_rows_without_a_date_are_taken_as_they_are() -> None:
-    taken = source("station", "hour", "temperature")
-    assert list(taken.columns.taken) == ["station", "hour", "temperature"]
-    assert (taken.spec.timed, taken.spec.source.time_of_day) == (False, None)
+def test_rows_without_a_date_are_read_as_rows_without_time() -> None:
+    result = source("station", "hour", "temperature")
+    assert list(result.columns.taken) == ["station", "hour", "temperature"]
+    assert (result.spec.timed, result.spec.source.time_of_day) == (False, None)
 
 
 def test_a_missing_feature_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The first model file that `evergreen init` guesses: what it says, and that the rows it was guessed from fit it."""
+"""The first model file that `evergreen init` guesses: its content, and that the rows behind it pass its rules."""
 
 import csv
 import random
@@ -28,31 +28,31 @@ ROWS = 400
 
 
 def rows(**columns: Any) -> pd.DataFrame:
-    """Customers with an answer, and `columns` beside it: functions of a random generator and the row's number."""
+    """Customers with a random label and `columns`, each a function of a random generator and the row's number."""
     chance = random.Random(5)
-    made = {name: [make(chance, n) for n in range(ROWS)] for name, make in columns.items()}
+    values = {name: [value_of(chance, n) for n in range(ROWS)] for name, value_of in columns.items()}
     customers = [f"C{n:05}" for n in range(ROWS)]
-    return pd.DataFrame({"customer": customers, **made, "label": [chance.choice(["no", "yes"]) for _ in customers]})
+    return pd.DataFrame({"customer": customers, **values, "label": [chance.choice(["no", "yes"]) for _ in customers]})
 
 
-def guessed(frame: pd.DataFrame, folder: Path, *, suffix: str = ".csv", **asked: Any) -> ModelSpec:
-    """The spec of the file that was written, of which no row of `frame` may be refused."""
+def guess(frame: pd.DataFrame, folder: Path, *, suffix: str = ".csv", **answers: Any) -> ModelSpec:
+    """Write the model file for `frame` and return its spec, after a check that it refuses no row of `frame`."""
     path = folder / f"rows{suffix}"
     frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path, index=False)
-    written = write_model_file(path, model="guessed", folder=folder, asked=Asked(**asked), force=True)
-    spec = load_spec(written.path)
+    result = write_model_file(path, model="guessed", folder=folder, asked=Asked(**answers), force=True)
+    spec = load_spec(result.path)
     assert refused(sample_of(path), spec) == (0, "")
     return spec
 
 
 def comment(folder: Path, name: str) -> str:
-    """What the file says beside a column."""
+    """The comment beside a column in the file."""
     (line,) = [line for line in (folder / "guessed.yaml").read_text().splitlines() if re.match(rf"\W*{name}\b", line)]
     return line.partition("    # ")[2] if line.strip()[0] != "#" else line.strip()[2:].partition("    # ")[2]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_types_ranges_and_lists_of_values_come_from_the_rows_and_say_so(suffix: str, tmp_path: Path) -> None:
+def test_types_ranges_and_lists_of_values_come_from_the_rows_with_a_comment(suffix: str, tmp_path: Path) -> None:
     frame = rows(
         income=lambda chance, n: None if n < 11 else round(chance.uniform(18, 900), 2),
         balance=lambda chance, n: chance.uniform(-5, 5),
@@ -62,7 +62,7 @@ def test_types_ranges_and_lists_of_values_come_from_the_rows_and_say_so(suffix: 
         city=lambda chance, n: f"city {chance.randrange(40)}",
         note=lambda chance, n: f"called on day {n} and said that it was {chance.random():.5f} of the price",
     )
-    columns = guessed(frame, tmp_path, suffix=suffix, label="label", entity="customer").to_json()["features"]["columns"]
+    columns = guess(frame, tmp_path, suffix=suffix, label="label", entity="customer").to_json()["features"]["columns"]
     assert columns == {
         "income": {"type": "numeric", "min": 0},
         "balance": {"type": "numeric"},
@@ -77,7 +77,7 @@ def test_types_ranges_and_lists_of_values_come_from_the_rows_and_say_so(suffix: 
     assert comment(tmp_path, "plan") == "3 distinct values in 400 rows, the rarest in 133"
 
 
-def test_what_tells_who_somebody_is_stays_outside_and_its_values_are_not_in_the_file(tmp_path: Path) -> None:
+def test_identifying_columns_are_private_and_their_values_are_not_in_the_file(tmp_path: Path) -> None:
     frame = rows(
         **{
             "Last Name": lambda chance, n: f"Surname{chance.randrange(90)}",
@@ -87,26 +87,26 @@ def test_what_tells_who_somebody_is_stays_outside_and_its_values_are_not_in_the_
             "PhoneService": lambda chance, n: ("No", "Yes")[n % 2],
         }
     )
-    spec = guessed(frame, tmp_path, label="label", entity="customer")
+    spec = guess(frame, tmp_path, label="label", entity="customer")
     assert set(spec.features.private) == {"Last Name", "contact", "Taxpayer", "token"}
     assert set(spec.features.columns) == {"phone_service"}
     content = (tmp_path / "guessed.yaml").read_text()
     assert not [value for name in spec.features.private for value in frame[name] if value in content]
 
 
-def test_columns_that_add_up_to_the_label_or_tell_it_alone_are_comments(tmp_path: Path) -> None:
+def test_columns_that_add_up_to_the_label_or_predict_it_alone_are_comments(tmp_path: Path) -> None:
     frame = rows(
         casual=lambda chance, n: chance.randrange(50),
         registered=lambda chance, n: chance.randrange(400),
         temperature=lambda chance, n: chance.gauss(10, 5),
     )
     total = frame.assign(total=frame["casual"] + frame["registered"]).drop(columns="label")
-    spec = guessed(total, tmp_path, label="total")
+    spec = guess(total, tmp_path, label="total")
     assert spec.task == "regression"
     assert set(spec.features.columns) == {"temperature"}
     assert comment(tmp_path, "casual").startswith("left out: casual and registered add up to the label: a leak")
-    left = frame.assign(left_on=frame["label"].map({"yes": "gone", "no": "here"}), churned=frame["label"])
-    spec = guessed(left.drop(columns="label"), tmp_path, label="churned")
+    leaking = frame.assign(left_on=frame["label"].map({"yes": "gone", "no": "here"}), churned=frame["label"])
+    spec = guess(leaking.drop(columns="label"), tmp_path, label="churned")
     assert set(spec.features.columns) == {"casual", "registered", "temperature"}
     assert comment(tmp_path, "left_on").startswith("left out: tells 100.0% of churned alone: a leak")
 
@@ -120,7 +120,7 @@ def test_columns_without_content_and_numbers_of_rows_are_comments(tmp_path: Path
         signed_up=lambda chance, n: date(2026, 1, 1) + timedelta(days=n % 50) if n else None,
         mostly=lambda chance, n: "NA" if n < 9 else n % 100,
     )
-    spec = guessed(frame, tmp_path, entity="customer")
+    spec = guess(frame, tmp_path, entity="customer")
     assert spec.columns_of("categorical") == ["zip", "mostly"]
     assert len(spec.features.columns) == 2
     assert comment(tmp_path, "same") == "left out: the same value in every row"
@@ -128,7 +128,7 @@ def test_columns_without_content_and_numbers_of_rows_are_comments(tmp_path: Path
     assert "times, 2026-01-01" in comment(tmp_path, "signed_up")
 
 
-def test_parquets_own_types_are_read_and_those_that_no_feature_can_be_are_comments(tmp_path: Path) -> None:
+def test_types_of_parquet_are_read_and_columns_of_unusable_types_are_comments(tmp_path: Path) -> None:
     numbers = [Decimal(n % 50) / 4 for n in range(ROWS)]
     table = pa.table(
         {
@@ -147,9 +147,8 @@ def test_parquets_own_types_are_read_and_those_that_no_feature_can_be_are_commen
         }
     )
     pa.parquet.write_table(table, tmp_path / "rows.parquet")
-    asked = Asked(label="late")
-    written = write_model_file(tmp_path / "rows.parquet", model="guessed", folder=tmp_path, asked=asked)
-    spec = load_spec(written.path)
+    result = write_model_file(tmp_path / "rows.parquet", model="guessed", folder=tmp_path, asked=Asked(label="late"))
+    spec = load_spec(result.path)
     assert refused(sample_of(tmp_path / "rows.parquet"), spec) == (0, "")
     assert (spec.entity, spec.source.event_time, spec.label.classes) == ("id", "at", ("false", "true"))
     assert {name: feature.type for name, feature in spec.features.columns.items()} == {
@@ -159,7 +158,7 @@ def test_parquets_own_types_are_read_and_those_that_no_feature_can_be_are_commen
         "gaps": "numeric",
         "nan": "numeric",
     }
-    assert written.summary["left_out"] == ["list", "wait", "bytes", "nothing"]
+    assert result.summary["left_out"] == ["list", "wait", "bytes", "nothing"]
     assert "45 of 400 blank" in comment(tmp_path, "nan")
 
 
@@ -170,15 +169,15 @@ def timed(frame: pd.DataFrame, **columns: Any) -> pd.DataFrame:
 
 def test_date_and_hour_in_two_columns_make_one_time_and_a_split_by_it(tmp_path: Path) -> None:
     frame = timed(rows(amount=lambda chance, n: chance.random()), hr=[n % 2 * 7 for n in range(ROWS)])
-    spec = guessed(frame.drop(columns="customer").assign(instant=range(ROWS)), tmp_path)
+    spec = guess(frame.drop(columns="customer").assign(instant=range(ROWS)), tmp_path)
     assert (spec.source.event_time, spec.source.time_of_day, spec.entity) == ("day", "hr", "instant")
     assert spec.training.split.by == "time"
     assert "hr" in spec.features.columns
 
 
-def test_an_entity_that_returns_is_told_by_its_name(tmp_path: Path) -> None:
+def test_an_entity_with_several_rows_is_recognised_by_its_name(tmp_path: Path) -> None:
     frame = timed(rows(amount=lambda chance, n: chance.random())).drop(columns="customer")
-    spec = guessed(frame.assign(ShopID=[f"s{n % 4}" for n in range(ROWS)]), tmp_path)
+    spec = guess(frame.assign(ShopID=[f"s{n % 4}" for n in range(ROWS)]), tmp_path)
     assert (spec.entity, spec.source.map["ShopID"]) == ("shop_id", "shop_id")
 
 
@@ -191,28 +190,28 @@ def test_an_entity_that_returns_is_told_by_its_name(tmp_path: Path) -> None:
     ],
     ids=["label", "entity", "time"],
 )
-def test_what_can_not_be_guessed_is_asked_by_an_option_in_one_line_and_nothing_is_written(
+def test_the_error_for_an_ambiguous_file_names_an_option_in_one_line_and_nothing_is_written(
     frame: pd.DataFrame, option: str, candidates: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataRefused) as asked:
-        guessed(frame, tmp_path)
-    assert str(asked.value).endswith(f"by {option}: {candidates}")
-    assert "\n" not in str(asked.value)
+    with pytest.raises(DataRefused) as error:
+        guess(frame, tmp_path)
+    assert str(error.value).endswith(f"by {option}: {candidates}")
+    assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "answers",
     [{"label": "nosuch"}, {"event_time": "a"}, {"task": "regression"}, {"task": "multiclass"}, {"label": "same"}],
     ids=str,
 )
-def test_what_is_said_and_can_not_be_is_refused(asked: dict[str, str], tmp_path: Path) -> None:
+def test_an_impossible_answer_is_refused(answers: dict[str, str], tmp_path: Path) -> None:
     frame = rows(a=lambda chance, n: n % 7, same=lambda chance, n: 1)
     with pytest.raises(DataRefused, match=r"^rows\.csv: "):
-        guessed(frame, tmp_path, entity="customer", **asked)
+        guess(frame, tmp_path, entity="customer", **answers)
 
 
-def test_a_model_file_that_is_there_is_written_over_only_by_force(tmp_path: Path) -> None:
+def test_an_existing_model_file_is_overwritten_only_by_force(tmp_path: Path) -> None:
     rows(a=lambda chance, n: n % 7).to_csv(tmp_path / "rows.csv", index=False)
     (tmp_path / "mine.yaml").write_text("mine")
     with pytest.raises(SpecInvalid, match=r"mine\.yaml: the file: is there already: --force"):
@@ -241,16 +240,16 @@ def test_only_the_first_rows_are_read_and_the_sample_says_so(tmp_path: Path) -> 
 
 NAMES = st.one_of(
     st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60),
-    st.sampled_from(["True", "no", "on", "Y", "null", "~", "1e3", "0"]),  # what YAML takes for something else
+    st.sampled_from(["True", "no", "on", "Y", "null", "~", "1e3", "0"]),  # words that YAML reads as other types
 )
 
 
 @given(st.lists(NAMES, min_size=1, max_size=30, unique=True))
-def test_every_name_of_a_file_becomes_one_that_a_model_file_may_hold_and_none_twice(names: list[str]) -> None:
-    named = model_names(names)
-    assert list(named) == names
-    assert len(set(named.values())) == len(names)
-    assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,47}", new) for new in named.values())
+def test_every_name_of_a_file_becomes_a_valid_and_unique_name_of_the_model_file(names: list[str]) -> None:
+    new_names = model_names(names)
+    assert list(new_names) == names
+    assert len(set(new_names.values())) == len(names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,47}", new) for new in new_names.values())
 
 
 VALUES: list[st.SearchStrategy[str]] = [
@@ -266,9 +265,7 @@ VALUES: list[st.SearchStrategy[str]] = [
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_the_columns_the_file_that_is_written_parses_and_takes_every_row(
-    data: st.DataObject, tmp_path: Path
-) -> None:
+def test_for_any_columns_the_new_file_parses_and_takes_every_row(data: st.DataObject, tmp_path: Path) -> None:
     count = data.draw(st.integers(4, 40))
     names = data.draw(st.lists(NAMES, min_size=1, max_size=6, unique_by=str.lower))
     assume(not {name.lower() for name in names} & {"the answer", "thing id", "none"})
@@ -283,20 +280,20 @@ def test_whatever_the_columns_the_file_that_is_written_parses_and_takes_every_ro
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-    asked = Asked(label="the answer", entity="thing id", event_time="none")
+    answers = Asked(label="the answer", entity="thing id", event_time="none")
     try:
-        written = write_model_file(path, model="guessed", folder=tmp_path, asked=asked, force=True)
+        result = write_model_file(path, model="guessed", folder=tmp_path, asked=answers, force=True)
     except DataRefused as error:
-        assert "no column is left to learn from" in str(error)  # noqa: PT017  either is right
+        assert "no column is left to learn from" in str(error)  # noqa: PT017  both outcomes are right
         return
-    assert refused(sample_of(path), load_spec(written.path)) == (0, "")
-    told = set(written.summary["features"]) | set(written.summary["private"]) | set(written.summary["left_out"])
-    assert told == set(names)
+    assert refused(sample_of(path), load_spec(result.path)) == (0, "")
+    parts = (result.summary[part] for part in ("features", "private", "left_out"))
+    assert {name for part in parts for name in part} == set(names)
 
 
 def test_a_file_with_secrets_as_its_names_is_plain_yaml(tmp_path: Path) -> None:
     strange = f"a: {{b}} # {secrets.token_hex(2)}, 'c' \"d\""
     frame = rows(amount=lambda chance, n: chance.random()).assign(**{strange: range(ROWS)})
-    spec = guessed(frame.assign(**{strange: [n % 9 for n in range(ROWS)]}), tmp_path)
+    spec = guess(frame.assign(**{strange: [n % 9 for n in range(ROWS)]}), tmp_path)
     assert strange in spec.source.map
     assert yaml.safe_load((tmp_path / "guessed.yaml").read_text())["source"]["map"][strange]

@@ -1,4 +1,4 @@
-"""Rows of a file against the model file."""
+"""Checks of rows against the model file."""
 
 from datetime import datetime
 from typing import Any
@@ -32,8 +32,8 @@ SPEC = ModelSpec.parse(
 GOOD = {"ID": "c1", "date": "2026-01-02", "amount": "5", "kind": "a", "note": "x", "paid": "Yes"}
 
 
-def checked(*rows: dict[str, object]) -> Any:
-    """As `Checked`; each of its tables is there."""
+def check_rows(*rows: dict[str, object]) -> Any:
+    """The result of `check`. It is typed Any, because both of its tables are present."""
     table = pa.Table.from_pylist([GOOD | row for row in rows])
     columns = Columns.of(table.column_names, spec=SPEC, source="f.csv")
     return check(table.select(list(columns.taken)), spec=SPEC, columns=columns, lines=range(2, 2 + table.num_rows))
@@ -67,55 +67,55 @@ def checked(*rows: dict[str, object]) -> Any:
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line_column_and_reason(wrong, column, reason):
-    found = checked({"ID": "c0"}, wrong)
-    assert found.features.num_rows == found.labels.num_rows == 1
-    assert found.features["entity_id"].to_pylist() == ["c0"]
-    ((line, where, value, why),) = found.rejects
-    assert (line, where) == (3, column)
+    result = check_rows({"ID": "c0"}, wrong)
+    assert result.features.num_rows == result.labels.num_rows == 1
+    assert result.features["entity_id"].to_pylist() == ["c0"]
+    ((line, name, value, text),) = result.rejects
+    assert (line, name) == (3, column)
     assert value == str(next(iter(wrong.values())))[:60] or not value
-    assert reason in why
+    assert reason in text
 
 
 def test_each_wrong_row_is_counted_once():
-    assert len(checked({"amount": "x", "kind": "z"}, {"ID": "c2"}, {"ID": "c3", "amount": "y"}).rejects) == 2
+    assert len(check_rows({"amount": "x", "kind": "z"}, {"ID": "c2"}, {"ID": "c3", "amount": "y"}).rejects) == 2
 
 
 @pytest.mark.parametrize("blank", ["", "   ", None])
 def test_blanks_are_missing_values(blank):
-    row = checked({"amount": blank, "kind": blank, "note": blank}).features.to_pylist()[0]
+    row = check_rows({"amount": blank, "kind": blank, "note": blank}).features.to_pylist()[0]
     assert (row["amount"], row["kind"], row["note"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
     ("text", "number"), [("1,234.5", 1234.5), ("-1,234,567", -1234567.0), (" 12,345.00 ", 12345.0)]
 )
-def test_commas_between_thousands_are_read_where_they_can_be_nothing_else(text, number):
+def test_commas_between_thousands_are_read_where_they_are_unambiguous(text, number):
     columns = {"amount": {"type": "numeric"}}
     spec = ModelSpec.parse({**SPEC.to_json(), "features": {"columns": columns}}, file="loans.yaml")
     table = pa.table({"ID": ["c1"], "date": ["2026-01-02"], "amount": [text]})
-    taken = Columns.of(table.column_names, spec=spec, source="f.csv")
-    found = check(table, spec=spec, columns=taken, lines=[2]).features
-    assert found is not None
-    assert found["amount"].to_pylist() == [number]
+    file_columns = Columns.of(table.column_names, spec=spec, source="f.csv")
+    result = check(table, spec=spec, columns=file_columns, lines=[2]).features
+    assert result is not None
+    assert result["amount"].to_pylist() == [number]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
 def test_an_infinity_in_a_column_of_numbers_is_refused(value):
-    (reject,) = checked({"amount": value}).rejects
+    (reject,) = check_rows({"amount": value}).rejects
     assert reject[1:] == ("amount", str(value), "is not a finite number")
 
 
 def test_nan_in_a_column_of_numbers_is_a_missing_value():
-    assert checked({"amount": float("nan")}).features["amount"].to_pylist() == [None]
+    assert check_rows({"amount": float("nan")}).features["amount"].to_pylist() == [None]
 
 
 @pytest.mark.parametrize("number", ["1e1", "+10", " 10 ", "10.", "10.0", 10, 10.0])
 def test_numbers_are_read_in_their_usual_spellings(number):
-    assert checked({"amount": number}).features["amount"].to_pylist() == [10.0]
+    assert check_rows({"amount": number}).features["amount"].to_pylist() == [10.0]
 
 
 @pytest.mark.parametrize(
-    ("given", "utc"),
+    ("time", "utc"),
     [
         ("2026-01-02", datetime(2026, 1, 2)),
         ("2026-01-02 03:04:05.000006", datetime(2026, 1, 2, 3, 4, 5, 6)),
@@ -124,43 +124,43 @@ def test_numbers_are_read_in_their_usual_spellings(number):
         (datetime(2026, 1, 2), datetime(2026, 1, 2)),
     ],
 )
-def test_times_are_utc_unless_they_carry_an_offset(given, utc):
-    assert checked({"date": given}).features["event_time"].to_pylist() == [utc]
+def test_times_are_utc_unless_they_carry_an_offset(time, utc):
+    assert check_rows({"date": time}).features["event_time"].to_pylist() == [utc]
 
 
 def test_times_with_and_without_an_offset_may_stand_in_one_file():
-    found = checked({"date": "2026-01-02"}, {"date": "2026-01-02T00:00:00-01:00"}).features
-    assert found["event_time"].to_pylist() == [datetime(2026, 1, 2), datetime(2026, 1, 2, 1)]
+    result = check_rows({"date": "2026-01-02"}, {"date": "2026-01-02T00:00:00-01:00"}).features
+    assert result["event_time"].to_pylist() == [datetime(2026, 1, 2), datetime(2026, 1, 2, 1)]
 
 
-def test_a_row_is_known_from_its_event_time_on_unless_the_file_says_otherwise():
-    found = checked({}).features
-    assert found["available_at"].to_pylist() == found["event_time"].to_pylist()
+def test_the_availability_time_is_the_event_time_unless_the_file_says_otherwise():
+    result = check_rows({}).features
+    assert result["available_at"].to_pylist() == result["event_time"].to_pylist()
 
 
 def test_a_row_without_a_label_gives_features_only():
-    found = checked({"paid": ""}, {"ID": "c2"})
-    assert (found.features.num_rows, found.labels.num_rows) == (2, 1)
+    result = check_rows({"paid": ""}, {"ID": "c2"})
+    assert (result.features.num_rows, result.labels.num_rows) == (2, 1)
 
 
 def test_a_repeated_row_is_taken_once():
-    assert checked({}, {}, {"ID": "c2"}).features.num_rows == 2
+    assert check_rows({}, {}, {"ID": "c2"}).features.num_rows == 2
 
 
 def test_a_repeated_row_with_other_values_is_refused():
-    found = checked({"ID": "c2"}, {}, {"amount": "6"})
-    assert [reject[0] for reject in found.rejects] == [3, 4]
-    assert "other values" in found.rejects[0][3]
-    assert found.features["entity_id"].to_pylist() == ["c2"]
+    result = check_rows({"ID": "c2"}, {}, {"amount": "6"})
+    assert [reject[0] for reject in result.rejects] == [3, 4]
+    assert "other values" in result.rejects[0][3]
+    assert result.features["entity_id"].to_pylist() == ["c2"]
 
 
-def test_of_three_rows_for_one_time_none_is_taken_where_they_differ():
-    found = checked({"amount": "bad"}, {}, {}, {"amount": "6"}, {"ID": "c2"})
-    assert [reject[0] for reject in found.rejects] == [2, 3, 4, 5]
-    assert found.features["entity_id"].to_pylist() == ["c2"]
+def test_rows_for_one_time_with_different_values_are_all_refused():
+    result = check_rows({"amount": "bad"}, {}, {}, {"amount": "6"}, {"ID": "c2"})
+    assert [reject[0] for reject in result.rejects] == [2, 3, 4, 5]
+    assert result.features["entity_id"].to_pylist() == ["c2"]
 
 
-def test_private_columns_are_not_even_looked_at():
+def test_private_columns_are_not_read():
     columns = Columns.of([*GOOD, "name", "ssn", "Secret", "more"], spec=SPEC, source="f.csv")
     assert sorted(columns.taken) == sorted(GOOD)
 
@@ -177,7 +177,7 @@ def test_names_in_another_case_are_found(names, taken):
     assert list(Columns.of(names, spec=SPEC, source="f").taken.values()) == taken
 
 
-def test_a_name_in_two_other_cases_is_not_guessed():
+def test_a_name_that_matches_in_two_other_cases_is_missing():
     with pytest.raises(MissingColumns, match="missing columns amount"):
         Columns.of(["ID", "date", "Amount", "AMOUNT", "kind", "note"], spec=SPEC, source="f")
 
@@ -193,19 +193,19 @@ def test_two_columns_that_would_have_one_name_are_refused():
         Columns.of(["ID", "customer", "date", "amount", "kind", "note"], spec=SPEC, source="f")
 
 
-def test_a_first_line_that_names_nothing_known_is_not_repeated_for_it_may_be_somebodys_row():
-    with pytest.raises(MissingColumns) as refused:
+def test_a_first_line_without_a_known_name_is_not_quoted_because_it_may_be_a_row_of_data():
+    with pytest.raises(MissingColumns) as error:
         Columns.of(["c1", "000-12-3456"], spec=SPEC, source="f")
-    assert "000-12-3456" not in str(refused.value)
+    assert "000-12-3456" not in str(error.value)
 
 
-def test_a_lag_says_when_a_row_is_known():
+def test_a_lag_sets_the_availability_time():
     spec = ModelSpec.parse({**SPEC.to_json(), "source": {"event_time": "date", "available_at": "+2d"}}, file="f.yaml")
     table = pa.table({"customer": ["c1"], "date": ["2026-01-02"], "paid": ["Yes"]})
     columns = Columns.of(table.column_names, spec=spec, source="f")
-    found = check(table, spec=spec, columns=columns, lines=[2]).labels
-    assert found is not None
-    (row,) = found.to_pylist()
+    result = check(table, spec=spec, columns=columns, lines=[2]).labels
+    assert result is not None
+    (row,) = result.to_pylist()
     assert (row["event_time"], row["available_at"]) == (datetime(2026, 1, 2), datetime(2026, 1, 4))
 
 
@@ -217,7 +217,7 @@ def test_a_column_of_a_type_that_holds_no_values_is_refused_by_its_name(values):
         check(table, spec=SPEC, columns=columns, lines=[1])
 
 
-def test_features_and_label_may_come_in_files_of_their_own():
+def test_features_and_label_may_come_in_separate_files():
     assert Columns.of(["ID", "date", "paid"], spec=SPEC, source="f").features is False
     assert Columns.of(["ID", "date", "amount", "kind", "note"], spec=SPEC, source="f").label is False
 
@@ -261,10 +261,10 @@ def hourly(day: object, hr: object) -> Any:
 def test_date_and_hour_of_two_columns_make_one_time_and_the_columns_stay_features(
     hour: object, expected: tuple[int, int]
 ) -> None:
-    found = hourly("2026-01-02", hour)
-    assert found.rejects == []
-    assert found.features is not None
-    row = found.features.to_pylist()[0]
+    result = hourly("2026-01-02", hour)
+    assert result.rejects == []
+    assert result.features is not None
+    row = result.features.to_pylist()[0]
     assert (row["entity_id"], row["event_time"], row["hr"]) == (
         "2026-01-02",
         datetime(2026, 1, 2, *expected),
@@ -277,9 +277,9 @@ def test_a_clock_time_may_stand_in_the_second_column() -> None:
     spec = ModelSpec.parse({**HOURLY.to_json(), "features": {"columns": {"x": {"type": "numeric"}}}}, file="r.yaml")
     table = pa.Table.from_pylist([{"day": "2026-01-02", "hr": "17:45:30", "x": "1", "rented": "3"}])
     columns = Columns.of(table.column_names, spec=spec, source="f.csv")
-    found = check(table, spec=spec, columns=columns, lines=range(2, 2 + table.num_rows))
-    assert found.labels is not None
-    assert found.labels.to_pylist()[0]["event_time"] == datetime(2026, 1, 2, 17, 45, 30)
+    result = check(table, spec=spec, columns=columns, lines=range(2, 2 + table.num_rows))
+    assert result.labels is not None
+    assert result.labels.to_pylist()[0]["event_time"] == datetime(2026, 1, 2, 17, 45, 30)
 
 
 @pytest.mark.parametrize(

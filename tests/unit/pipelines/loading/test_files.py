@@ -1,4 +1,4 @@
-"""CSV files cut into chunks: the same rows and lines whatever the size of a chunk, and what can't be read."""
+"""CSV files in chunks: the same rows and lines for every chunk size, and errors for files that can't be read."""
 
 import csv
 import gzip
@@ -18,7 +18,7 @@ HEADER = "a,b\n"
 
 
 def read(path: Path, *, encoding: str | None = None) -> tuple[list[tuple[object, ...]], list[int], list[int]]:
-    """Rows with their values, the lines that they begin on, and the lines that were refused."""
+    """The values of the rows, the lines on which the rows begin, and the refused lines."""
     rows, lines, broken = [], [], []
     with readable(path, encoding=encoding) as file:
         for chunk in file.chunks(["a", "b"]):
@@ -29,16 +29,16 @@ def read(path: Path, *, encoding: str | None = None) -> tuple[list[tuple[object,
 
 
 def reference(text: str) -> tuple[list[tuple[str | None, ...]], list[int], list[int]]:
-    """The same by Python's own reader, row by row."""
-    rows, lines, broken, begins = [], [], [], 1
+    """The result of `read` by Python's own reader, row by row."""
+    rows, lines, broken, start = [], [], [], 1
     reader = csv.reader(io.StringIO(text, newline=""))
     for values in reader:
         if len(values) == 2:
             rows.append(tuple(value or None for value in values))
-            lines.append(begins)
+            lines.append(start)
         elif values:
-            broken.append(begins)
-        begins = reader.line_num + 1
+            broken.append(start)
+        start = reader.line_num + 1
     return rows[1:], lines[1:], broken
 
 
@@ -50,17 +50,17 @@ def reference(text: str) -> tuple[list[tuple[str | None, ...]], list[int], list[
 @example(text='x,6" nail\n"a\nb",y\n', quoted=[], size=7)
 @example(text='x,y\r\n\r\n\nx\r\n"x""\r\n",y\r\n', quoted=[], size=5)
 @example(text="x,y\rx,y\r", quoted=[], size=3)
-def test_rows_and_lines_are_those_of_pythons_reader_whatever_the_size_of_a_chunk(
+def test_rows_and_lines_equal_those_of_pythons_reader_for_every_chunk_size(
     text: str, quoted: list[tuple[str, str]], size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    written = io.StringIO(newline="")
-    csv.writer(written, quoting=csv.QUOTE_ALL).writerows(quoted)
-    content = HEADER + written.getvalue() + text
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows(quoted)
+    content = HEADER + buffer.getvalue() + text
     path = tmp_path_factory.getbasetemp() / "generated.csv"
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "CHUNK_BYTES", size)
-        # Python's reader takes an open quote at the end as closed: then a last row of four would be part of a value.
+        # Python's reader closes an open quote at the end of a file. Then an added row of four becomes part of a value.
         if list(csv.reader(io.StringIO(content + "\n,,,", newline="")))[-1] == ["", "", "", ""]:
             assert read(path) == reference(content)
         else:
@@ -75,7 +75,7 @@ def write(folder: Path, content: bytes, name: str = "rows.csv") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "given"),
+    ("encoding", "option"),
     [
         ("utf-8", None),
         ("utf-8-sig", None),
@@ -87,13 +87,13 @@ def write(folder: Path, content: bytes, name: str = "rows.csv") -> Path:
         ("utf-8-sig", "utf-8"),
     ],
 )
-def test_encodings(tmp_path: Path, encoding: str, given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "CHUNK_BYTES", 7)  # in the middle of a character too
+def test_encodings(tmp_path: Path, encoding: str, option: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CHUNK_BYTES", 7)  # also cuts inside a character
     path = write(tmp_path, "a,b\nZürich,é\nx,naïve\n".encode(encoding))
-    assert read(path, encoding=given) == ([("Zürich", "é"), ("x", "naïve")], [2, 3], [])
+    assert read(path, encoding=option) == ([("Zürich", "é"), ("x", "naïve")], [2, 3], [])
 
 
-def test_what_is_not_in_the_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_file_in_another_encoding_is_refused_with_a_hint(tmp_path: Path) -> None:
     path = write(tmp_path, "a,b\nx,y\nx,Zürich\n".encode("latin-1"))
     with pytest.raises(DataRefused, match=r"rows\.csv: is not utf-8: name the right one with --encoding"):
         read(path)
@@ -112,7 +112,7 @@ def test_quoted_line_feeds_do_not_shift_the_lines_of_refused_rows(tmp_path: Path
     assert (rows, lines, broken) == ([("1", "x\n\n\ny"), ("2", "z")], [2, 8], [6])
 
 
-def test_a_refused_row_is_told_by_its_line_and_number_of_values_only(tmp_path: Path) -> None:
+def test_a_refused_row_is_reported_by_its_line_and_number_of_values_only(tmp_path: Path) -> None:
     with readable(write(tmp_path, b"a,b\n1,2,000-12-3456\n")) as file:
         (chunk,) = file.chunks(["a", "b"])
     assert chunk.broken == ((2, "number of values", "3", "its first line has 2"),)
@@ -138,10 +138,10 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: bytes, reason: str) -
         read(write(tmp_path, content))
 
 
-def test_a_name_that_comes_twice_is_told_by_its_place(tmp_path: Path) -> None:
-    with pytest.raises(DataRefused, match="names a column twice: columns 1 and 3") as refused:
+def test_a_repeated_column_name_is_reported_by_its_places(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="names a column twice: columns 1 and 3") as error:
         read(write(tmp_path, b"000-12-3456,b,000-12-3456\n"))
-    assert "000" not in str(refused.value)
+    assert "000" not in str(error.value)
 
 
 def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
@@ -156,9 +156,7 @@ def test_other_kinds_of_files_are_refused_by_their_ending(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "ROWS.CSV"])
-def test_hash_and_share_are_those_of_the_file_on_disk(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hash_and_share_refer_to_the_file_on_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "CHUNK_BYTES", 50_000)
     content = b"a,b\n" + b"".join(b"%d,%d\n" % (i * i, i**5) for i in range(20_000))
     path = write(tmp_path, gzip.compress(content) if name.endswith(".gz") else content, name)

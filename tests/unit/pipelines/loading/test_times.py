@@ -1,4 +1,4 @@
-"""Local times of a zone in UTC, against Python's own zoneinfo."""
+"""Conversion of local times to UTC, compared with Python's zoneinfo."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ ZONES = [
     *("Europe/Zurich", "America/New_York", "America/Santiago", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Cairo"),
     *("Asia/Beirut", "Pacific/Apia", "America/St_Johns", "Antarctica/Troll", "UTC"),
 ]
-GIVEN: dict[str, Any] = {
+FILE: dict[str, Any] = {
     "name": "visits",
     "task": "binary",
     "entity": "who",
@@ -30,10 +30,10 @@ GIVEN: dict[str, Any] = {
 
 
 def readings(local: datetime, zone: str) -> set[datetime]:
-    """Every moment at which the clocks of `zone` show `local`: none, one or two, in UTC."""
-    found = {local.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC) for fold in (0, 1)}
+    """The moments, in UTC, at which the clocks of `zone` show `local`. There are zero to two."""
+    moments = {local.replace(tzinfo=ZoneInfo(zone), fold=fold).astimezone(UTC) for fold in (0, 1)}
     return {
-        each.replace(tzinfo=None) for each in found if each.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == local
+        each.replace(tzinfo=None) for each in moments if each.astimezone(ZoneInfo(zone)).replace(tzinfo=None) == local
     }
 
 
@@ -44,9 +44,11 @@ def readings(local: datetime, zone: str) -> set[datetime]:
 @example(times=[datetime(2026, 3, 29, 2, 30), datetime(2026, 10, 25, 2, 30)], zone="Europe/Zurich")
 @example(times=[datetime(2011, 12, 30, 12)], zone="Pacific/Apia")  # a day that the calendar left out
 @example(times=[datetime(2026, 4, 5, 1, 45), datetime(2026, 10, 4, 2, 15)], zone="Australia/Lord_Howe")  # half an hour
-def test_a_local_time_is_what_the_clocks_showed_once_and_else_refused(times: list[datetime], zone: str) -> None:
-    found = placed(pa.array(times, STAMP), zone=zone)
-    answers = zip(times, *(column.to_pylist() for column in found), strict=True)
+def test_a_local_time_is_converted_if_the_clocks_showed_it_once_and_refused_otherwise(
+    times: list[datetime], zone: str
+) -> None:
+    columns = placed(pa.array(times, STAMP), zone=zone)
+    answers = zip(times, *(column.to_pylist() for column in columns), strict=True)
     for local, utc, twice, never in answers:
         moments = readings(local, zone)
         assert (twice, never) == (len(moments) == 2, len(moments) == 0), local
@@ -54,7 +56,9 @@ def test_a_local_time_is_what_the_clocks_showed_once_and_else_refused(times: lis
 
 
 @given(zone=st.sampled_from(ZONES), year=st.integers(1975, 2035), minutes=st.integers(-90, 90), nth=st.integers(0, 9))
-def test_times_around_a_change_of_the_clocks_are_told_apart(zone: str, year: int, minutes: int, nth: int) -> None:
+def test_times_around_a_change_of_the_clocks_are_converted_or_refused(
+    zone: str, year: int, minutes: int, nth: int
+) -> None:
     start = datetime(year, 1, 1, tzinfo=UTC)
     hours = [start + timedelta(hours=hour) for hour in range(365 * 24)]
     offsets = [hour.astimezone(ZoneInfo(zone)).utcoffset() for hour in hours]
@@ -62,14 +66,14 @@ def test_times_around_a_change_of_the_clocks_are_told_apart(zone: str, year: int
     if changes:
         moment = changes[nth % len(changes)].astimezone(ZoneInfo(zone)).replace(tzinfo=None)
         local = moment + timedelta(minutes=minutes)
-        found = placed(pa.array([local], STAMP), zone=zone)
+        result = placed(pa.array([local], STAMP), zone=zone)
         moments = readings(local, zone)
-        assert found.utc[0].as_py() == (next(iter(moments)) if len(moments) == 1 else None)
-        assert (found.twice[0].as_py(), found.never[0].as_py()) == (len(moments) == 2, not moments)
+        assert result.utc[0].as_py() == (next(iter(moments)) if len(moments) == 1 else None)
+        assert (result.twice[0].as_py(), result.never[0].as_py()) == (len(moments) == 2, not moments)
 
 
-def checked(*times: object, **source: str):
-    spec = ModelSpec.parse({**GIVEN, "source": {**GIVEN["source"], **source}}, file="visits.yaml")
+def check_times(*times: object, **source: str):
+    spec = ModelSpec.parse({**FILE, "source": {**FILE["source"], **source}}, file="visits.yaml")
     rows = [{"who": f"v{i}", "at": at, "hour": "2", "amount": "1"} for i, at in enumerate(times)]
     table = pa.Table.from_pylist(rows)
     columns = Columns.of(table.column_names, spec=spec, source="f.csv")
@@ -77,9 +81,11 @@ def checked(*times: object, **source: str):
 
 
 def test_times_without_an_offset_are_local_and_those_with_one_are_converted() -> None:
-    found = checked("2026-07-01 12:00", "2026-01-01 12:00", "2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00")
-    assert found.rejects == []
-    assert found.features["event_time"].to_pylist() == [
+    result = check_times(
+        "2026-07-01 12:00", "2026-01-01 12:00", "2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"
+    )
+    assert result.rejects == []
+    assert result.features["event_time"].to_pylist() == [
         datetime(2026, 7, 1, 10),
         datetime(2026, 1, 1, 11),
         datetime(2026, 10, 25, 0, 30),
@@ -89,46 +95,46 @@ def test_times_without_an_offset_are_local_and_those_with_one_are_converted() ->
 
 def test_times_of_parquet_files_are_local_unless_they_have_a_zone() -> None:
     noon = datetime(2026, 7, 1, 12)
-    assert checked(noon).features["event_time"].to_pylist() == [datetime(2026, 7, 1, 10)]
-    assert checked(noon.replace(tzinfo=UTC)).features["event_time"].to_pylist() == [noon]
+    assert check_times(noon).features["event_time"].to_pylist() == [datetime(2026, 7, 1, 10)]
+    assert check_times(noon.replace(tzinfo=UTC)).features["event_time"].to_pylist() == [noon]
 
 
 @pytest.mark.parametrize("at", ["2026-03-29 02:30", datetime(2026, 3, 29, 2, 30)])
-def test_a_time_that_the_clocks_skip_is_refused_with_the_zone_and_what_to_do(at: object) -> None:
-    found = checked("2026-03-29 01:30" if isinstance(at, str) else datetime(2026, 3, 29, 1, 30), at)
-    ((line, column, _, reason),) = found.rejects
+def test_a_time_that_the_clocks_skip_is_refused_with_the_zone_and_a_hint(at: object) -> None:
+    result = check_times("2026-03-29 01:30" if isinstance(at, str) else datetime(2026, 3, 29, 1, 30), at)
+    ((line, column, _, reason),) = result.rejects
     assert (line, column) == (3, "at")
     assert "does not exist in Europe/Zurich" in reason
     assert "offset" in reason
-    assert found.features["event_time"].to_pylist() == [datetime(2026, 3, 29, 0, 30)]
+    assert result.features["event_time"].to_pylist() == [datetime(2026, 3, 29, 0, 30)]
 
 
 def test_a_time_that_the_clocks_show_twice_is_refused() -> None:
-    (reject,) = checked("2026-10-25 02:30", "2026-10-25 03:00").rejects
+    (reject,) = check_times("2026-10-25 02:30", "2026-10-25 03:00").rejects
     assert "occurs twice in Europe/Zurich" in reject[3]
 
 
 def test_date_and_hour_of_two_columns_are_local_together() -> None:
-    found = checked("2026-03-28", "2026-03-29", "2026-10-25", time_of_day="hour")
-    assert [reject[0] for reject in found.rejects] == [3, 4]
-    assert found.features["event_time"].to_pylist() == [datetime(2026, 3, 28, 1)]
+    result = check_times("2026-03-28", "2026-03-29", "2026-10-25", time_of_day="hour")
+    assert [reject[0] for reject in result.rejects] == [3, 4]
+    assert result.features["event_time"].to_pylist() == [datetime(2026, 3, 28, 1)]
 
 
 @pytest.mark.parametrize(
     ("at", "reason"), [("0999-12-31", "outside the years"), ("9999-12-31T23:30:00-01:00", "is not a time")]
 )
 def test_a_time_that_the_store_can_not_hold_is_refused(at: str, reason: str) -> None:
-    (reject,) = checked(at, time_zone="UTC").rejects
+    (reject,) = check_times(at, time_zone="UTC").rejects
     assert reason in reject[3]
 
 
 @pytest.mark.parametrize("zone", ["Mars/Base", "../etc/passwd", "", "CET+1x"])
 def test_a_zone_that_does_not_exist_is_refused_by_its_key(zone: str) -> None:
     with pytest.raises(SpecInvalid, match=r"source\.time_zone: expected the name of a time zone"):
-        ModelSpec.parse({**GIVEN, "source": {"event_time": "at", "time_zone": zone}}, file="visits.yaml")
+        ModelSpec.parse({**FILE, "source": {"event_time": "at", "time_zone": zone}}, file="visits.yaml")
 
 
 @pytest.mark.parametrize("key", [{"time_zone": "Europe/Zurich"}, {"available_at": "2d"}])
 def test_zone_and_lag_need_a_time(key: dict[str, str]) -> None:
     with pytest.raises(SpecInvalid, match=r"need source\.event_time"):
-        ModelSpec.parse({**GIVEN, "source": key}, file="visits.yaml")
+        ModelSpec.parse({**FILE, "source": key}, file="visits.yaml")

@@ -1,4 +1,4 @@
-"""Drift of a window: its formulas, that it is silent where nothing changed, and that it finds what matters."""
+"""Drift of a window: its formulas, no alarm without a change, and detection of the changes that matter."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipelines.spec import Drift, ModelSpec
 
 POLICY = Drift()
 FEATURES = 22
-ROWS = 500  # of a window, the least there may be
+ROWS = 500  # rows of a window, the minimum
 SPEC = ModelSpec.parse(
     {
         "name": "shops",
@@ -36,11 +36,14 @@ PAIRS = st.integers(2, 15).flatmap(
 
 
 def world(rows: int, seed: int, *, shift: float = 0.0, days: int = 30, day_effect: float = 0.0) -> pd.DataFrame:
-    """Features without drift but for `shift` of the first numeric one, in standard deviations; each day may be off."""
+    """Features without drift, except a shift of the first numeric one by `shift` standard deviations.
+
+    day_effect: standard deviation of a random offset of each day and feature.
+    """
     random = np.random.default_rng(seed)
     day = np.arange(rows) * days // rows
-    off = random.normal(0, day_effect, (days, FEATURES))[day] if day_effect else np.zeros((rows, FEATURES))
-    numbers = random.normal(size=(rows, FEATURES)) + off
+    offsets = random.normal(0, day_effect, (days, FEATURES))[day] if day_effect else np.zeros((rows, FEATURES))
+    numbers = random.normal(size=(rows, FEATURES)) + offsets
     numbers[:, 1] += shift
     names = np.array(["a", "b", "c", "d"], dtype=object)
     columns = {
@@ -52,9 +55,9 @@ def world(rows: int, seed: int, *, shift: float = 0.0, days: int = 30, day_effec
 
 
 def window(profile: dict[str, Any], rows: pd.DataFrame) -> dict[str, Difference]:
-    found = {name: counts(rows[name], entry) for name, entry in profile["features"].items()}
-    found[PREDICTION] = counts(pd.Series(np.arange(float(len(rows)))), profile["prediction"])
-    return measure_drift(profile, found, policy=POLICY)
+    window_counts = {name: counts(rows[name], entry) for name, entry in profile["features"].items()}
+    window_counts[PREDICTION] = counts(pd.Series(np.arange(float(len(rows)))), profile["prediction"])
+    return measure_drift(profile, window_counts, policy=POLICY)
 
 
 def profile_of(frame: pd.DataFrame) -> dict[str, Any]:
@@ -67,7 +70,9 @@ def test_the_false_discovery_rate_is_scipys(p_values: list[float]) -> None:
 
 
 @given(PAIRS)
-def test_a_p_value_is_a_chance_and_does_not_care_which_sample_is_first(pair: tuple[list[int], list[int]]) -> None:
+def test_a_p_value_is_a_chance_and_does_not_depend_on_the_order_of_the_samples(
+    pair: tuple[list[int], list[int]],
+) -> None:
     one, other = (np.array(sample) for sample in pair)
     assert 0 <= p_value(one, other) <= 1
     assert p_value(one, other) == pytest.approx(p_value(other, one))
@@ -89,14 +94,14 @@ def test_the_order_of_the_bins_does_not_matter(pair: tuple[list[int], list[int]]
 def test_p_values_of_unchanged_samples_are_spread_evenly() -> None:
     shares = [0.5, 0.3, 0.15, 0.04, 0.009, 0.001]
     random = np.random.default_rng(1)
-    found = [p_value(random.multinomial(20_000, shares), random.multinomial(ROWS, shares)) for _ in range(2000)]
+    p_values = [p_value(random.multinomial(20_000, shares), random.multinomial(ROWS, shares)) for _ in range(2000)]
     for level in (0.01, 0.05, 0.5):
-        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=4 * np.sqrt(level / 2000))
+        assert np.mean(np.array(p_values) <= level) == pytest.approx(level, abs=4 * np.sqrt(level / 2000))
 
 
 @pytest.mark.parametrize("day_effect", [0.0, 0.3])
 def test_without_drift_there_is_no_alarm(day_effect: float) -> None:
-    """Two of three windows of 500 rows, 22 features: over many training periods with 9 windows each."""
+    """No two of three windows drift, over ten training periods with 9 windows of 500 rows and 22 features each."""
     alarms = 0
     for seed in range(10):
         profile = profile_of(world(30 * 600, seed, day_effect=day_effect))
@@ -111,15 +116,15 @@ def test_without_drift_there_is_no_alarm(day_effect: float) -> None:
 
 def test_a_shift_by_half_a_standard_deviation_is_found_and_named_in_small_windows_too() -> None:
     profile = profile_of(world(30_000, 1))
-    found = [window(profile, world(ROWS, seed, shift=0.5)) for seed in range(50)]
-    assert sum("f1" in worst_first(each) for each in found) >= 48
-    assert sum(worst_first(each) == ["f1"] for each in found) >= 45
+    differences = [window(profile, world(ROWS, seed, shift=0.5)) for seed in range(50)]
+    assert sum("f1" in worst_first(each) for each in differences) >= 48
+    assert sum(worst_first(each) == ["f1"] for each in differences) >= 45
 
 
-def test_a_shift_too_small_to_matter_is_not_drift_however_many_rows_prove_it() -> None:
-    found = window(profile_of(world(50_000, 1)), world(50_000, 2, shift=0.15))
-    assert found["f1"].q_value < 1e-9
-    assert not found["f1"].drifted
+def test_a_shift_below_the_limit_is_not_drift_even_with_many_rows() -> None:
+    differences = window(profile_of(world(50_000, 1)), world(50_000, 2, shift=0.15))
+    assert differences["f1"].q_value < 1e-9
+    assert not differences["f1"].drifted
 
 
 def test_a_restless_training_period_raises_the_limit() -> None:
@@ -130,18 +135,18 @@ def test_a_restless_training_period_raises_the_limit() -> None:
     assert not window(restless, shifted)["f1"].drifted
 
 
-def test_drift_that_the_newest_training_rows_show_too_is_none_against_them() -> None:
+def test_drift_that_the_newest_training_rows_share_is_no_drift_against_them() -> None:
     profile = profile_of(world(30_000, 1))
-    found, newest = ({"f1": counts(world(2000, seed, shift=0.8)["f1"], profile["features"]["f1"])} for seed in (2, 3))
-    assert measure_drift(profile, found, policy=POLICY)["f1"].drifted
-    assert not measure_drift(profile, found, policy=POLICY, base=newest)["f1"].drifted
+    current, newest = ({"f1": counts(world(2000, seed, shift=0.8)["f1"], profile["features"]["f1"])} for seed in (2, 3))
+    assert measure_drift(profile, current, policy=POLICY)["f1"].drifted
+    assert not measure_drift(profile, current, policy=POLICY, base=newest)["f1"].drifted
 
 
 def test_a_feature_that_vanished_drifts() -> None:
     profile = profile_of(world(30_000, 1))
-    gone = world(ROWS, 2).assign(f3=None)
-    assert worst_first(window(profile, gone)) == ["f3"]
+    frame = world(ROWS, 2).assign(f3=None)
+    assert worst_first(window(profile, frame)) == ["f3"]
 
 
-def test_an_empty_window_shows_nothing() -> None:
+def test_an_empty_window_does_not_drift() -> None:
     assert not any(each.drifted for each in window(profile_of(world(3000, 1)), world(ROWS, 2).iloc[:0]).values())

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, on random predictions."""
+"""Metrics compared with scikit-learn on random predictions."""
 
 import numpy as np
 import pytest
@@ -55,11 +55,11 @@ def test_regression_metrics_agree_with_scikit_learn(seed: int, rows: int) -> Non
 
 def test_resampling_draws_all_rows_of_an_entity_together() -> None:
     entities = np.array(["a", "b", "a", "c", "b"])
-    drawn = np.concatenate(entity_weights(entities, seed=1, resamples=200))
-    assert drawn.shape == (200, 5)
-    assert (drawn[:, 0] == drawn[:, 2]).all()
-    assert (drawn[:, 1] == drawn[:, 4]).all()
-    assert (drawn[:, 0] + drawn[:, 1] + drawn[:, 3] == 3).all()
+    weights = np.concatenate(entity_weights(entities, seed=1, resamples=200))
+    assert weights.shape == (200, 5)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 1] == weights[:, 4]).all()
+    assert (weights[:, 0] + weights[:, 1] + weights[:, 3] == 3).all()
 
 
 def test_an_interval_of_clustered_rows_is_as_wide_as_the_clusters_are_few() -> None:
@@ -71,16 +71,16 @@ def test_an_interval_of_clustered_rows_is_as_wide_as_the_clusters_are_few() -> N
     assert of_entities.std() == pytest.approx(np.sqrt(0.25 / 100), rel=0.15)
 
 
-def test_rows_are_drawn_by_entity_and_those_of_one_long_series_by_day() -> None:
+def test_rows_are_drawn_by_entity_and_rows_of_one_long_series_by_day() -> None:
     hours = np.arange("2026-01-01", "2026-01-31", dtype="datetime64[h]")
     customers = np.array([f"c{i % 40}" for i in range(len(hours))])
     assert (drawn_together(customers, hours) == customers).all()
-    one = np.full(len(hours), "the city")
-    assert len(np.unique(drawn_together(one, hours))) == 30
-    assert len(np.unique(drawn_together(one[:48], hours[:48]))) == 48
+    series = np.full(len(hours), "the city")
+    assert len(np.unique(drawn_together(series, hours))) == 30
+    assert len(np.unique(drawn_together(series[:48], hours[:48]))) == 48
 
 
-def test_a_class_that_is_only_predicted_costs_the_class_it_was_taken_from_and_no_more() -> None:
+def test_a_class_that_is_only_predicted_lowers_only_the_score_of_the_true_class() -> None:
     truth, predicted = np.array([0] * 12 + [1] * 3), np.array([0] * 12 + [1] * 2 + [2])
-    without = value("macro_f1", JudgedRows(truth, predicted, None, 3))
-    assert without == pytest.approx((1 + 0.8) / 2)
+    score = value("macro_f1", JudgedRows(truth, predicted, None, 3))
+    assert score == pytest.approx((1 + 0.8) / 2)

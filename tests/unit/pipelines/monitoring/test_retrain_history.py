@@ -1,4 +1,4 @@
-"""The history that a decision to retrain is made on, by table: rows in, history out, no database."""
+"""The history behind a decision to retrain, by table: rows in, history out, no database."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,17 +39,17 @@ FINISHED = {"run_id": "shops_training/2", "started_at": NOW - 3 * DAY, "commit_s
 
 
 def rows_of(**fields: Any) -> RetrainRows:
-    """Rows of a model whose version 4 serves; only what a test is about is there."""
+    """The rows of a model whose version 4 serves. Only the fields of a test are set."""
     return replace(RetrainRows(serving={"version": 4}), **fields)  # type: ignore[arg-type]
 
 
-def counted(visits: list[int]) -> dict[str, np.ndarray]:
+def counts_of(visits: list[int]) -> dict[str, np.ndarray]:
     return {"visits": np.array(visits), PREDICTION: np.array([300, 300, 400, 0, 0])}
 
 
 def window(end: datetime, visits: list[int], *, version: int = 4, unseen: int = 0) -> dict[str, Any]:
     """A row of counts for the day before `end`."""
-    counts = {name: each.tolist() for name, each in counted(visits).items()}
+    counts = {name: each.tolist() for name, each in counts_of(visits).items()}
     quality = {"unseen": {"visits": unseen}}
     return {"window_end": end, "version": version, "row_count": sum(visits), "counts": counts, "quality": quality}
 
@@ -65,22 +65,22 @@ def drift(end: datetime, *, drifted: bool = True, days: int = 1, defects: tuple[
     }
 
 
-def answered(rows: RetrainRows, answer: list[int] | None) -> list[bool]:
-    files = replace(FILES, answer=None if answer is None else counted(answer))
+def answers_of(rows: RetrainRows, answer: list[int] | None) -> list[bool]:
+    files = replace(FILES, answer=None if answer is None else counts_of(answer))
     return [window.answered for window in history_of(rows, files, spec=SPEC).windows]
 
 
-def test_where_nothing_serves_nothing_is_known() -> None:
+def test_without_a_champion_the_history_is_empty() -> None:
     assert history_of(RetrainRows(serving=None), None, spec=SPEC) == MonitoringState(version=None)
 
 
-def test_a_version_that_nothing_happened_to_has_an_empty_history() -> None:
+def test_a_version_without_events_has_an_empty_history() -> None:
     assert history_of(rows_of(), FILES, spec=SPEC) == MonitoringState(
         version=4, new_labels=70, usable_labels=70, needed_labels=1
     )
 
 
-def test_each_row_becomes_the_fact_that_it_tells() -> None:
+def test_each_row_becomes_its_fact_in_the_history() -> None:
     facts: dict[str, Any] = {"metric": "macro_f1", "value": 0.6, "low": 0.5, "high": 0.7, "judged": 0.8, "lost": True}
     rows = rows_of(
         finished=FINISHED,
@@ -103,9 +103,9 @@ def test_each_row_becomes_the_fact_that_it_tells() -> None:
         ({"finished": FINISHED, "drift": (drift(NOW),), "verdict": {"verdict": "reject"}}, True),
         ({"finished": FINISHED, "drift": (drift(NOW),), "verdict": {"verdict": "wait"}}, False),
         ({"finished": FINISHED, "drift": (drift(NOW - DAY), drift(NOW, drifted=False))}, True),
-        ({"finished": FINISHED, "drift": (drift(NOW, drifted=False),)}, False),  # there is nothing to answer
+        ({"finished": FINISHED, "drift": (drift(NOW, drifted=False),)}, False),  # no drift to answer
         ({"finished": FINISHED}, False),
-        ({"drift": (drift(NOW),)}, False),  # nothing has been trained here
+        ({"drift": (drift(NOW),)}, False),  # no training has finished
     ],
 )
 def test_the_last_training_answers_drift_unless_it_waits_for_labels(fields: dict[str, Any], answers: bool) -> None:
@@ -113,33 +113,33 @@ def test_the_last_training_answers_drift_unless_it_waits_for_labels(fields: dict
 
 
 @pytest.mark.parametrize(
-    ("seen", "answer", "expected"),
+    ("visits", "answer", "expected"),
     [
         (RICHER, RICHER, True),
         (RICHER, AS_TRAINED, False),
-        (AS_TRAINED, RICHER, False),  # the world went back to what it was before the training
+        (AS_TRAINED, RICHER, False),  # the data is again as it was before the training
         (RICHER, None, False),  # no training, or its rows can't be read
         (GONE, AS_TRAINED, False),
         (GONE, GONE, True),  # a training has learned that visits are missing
     ],
 )
-def test_a_drifted_window_is_answered_where_it_looks_like_the_newest_rows_of_the_training(
-    seen: list[int], answer: list[int] | None, expected: bool
+def test_a_drifted_window_is_answered_if_it_resembles_the_newest_rows_of_the_training(
+    visits: list[int], answer: list[int] | None, expected: bool
 ) -> None:
-    assert answered(rows_of(drift=(drift(NOW),), profiled=(window(NOW, seen),)), answer) == [expected]
+    assert answers_of(rows_of(drift=(drift(NOW),), profiled=(window(NOW, visits),)), answer) == [expected]
 
 
 def test_a_window_that_did_not_drift_needs_no_answer() -> None:
     calm = drift(NOW, drifted=False)
-    assert answered(rows_of(drift=(calm,), profiled=(window(NOW, RICHER),)), RICHER) == [False]
+    assert answers_of(rows_of(drift=(calm,), profiled=(window(NOW, RICHER),)), RICHER) == [False]
 
 
 def test_a_defect_that_the_training_did_not_see_either_leaves_the_window_unanswered() -> None:
-    assert answered(rows_of(drift=(drift(NOW),), profiled=(window(NOW, RICHER, unseen=900),)), RICHER) == [False]
+    assert answers_of(rows_of(drift=(drift(NOW),), profiled=(window(NOW, RICHER, unseen=900),)), RICHER) == [False]
 
 
 def test_each_window_is_compared_by_the_counts_that_were_put_together_for_it() -> None:
-    """The newest window is of two days, whose counts are RICHER together and by themselves are not."""
+    """The newest window has two days. Their counts are RICHER together, but neither day alone is."""
     halves = ([100, 0, 0, 0], [0, 200, 700, 0])
     rows = rows_of(
         drift=(drift(NOW - 3 * DAY), drift(NOW - 2 * DAY, drifted=False), drift(NOW, days=2)),
@@ -150,18 +150,18 @@ def test_each_window_is_compared_by_the_counts_that_were_put_together_for_it() -
             window(NOW, halves[1]),
         ),
     )
-    assert answered(rows, RICHER) == [False, False, True]
-    assert answered(rows, AS_TRAINED) == [True, False, False]
+    assert answers_of(rows, RICHER) == [False, False, True]
+    assert answers_of(rows, AS_TRAINED) == [True, False, False]
 
 
-def test_a_window_says_what_drifted_and_what_is_broken() -> None:
+def test_a_window_names_its_drifted_features_and_its_defects() -> None:
     broken = {"feature": "visits", "kind": "missing", "found": 0.9, "ordinary": 0.0}
-    (told,) = history_of(rows_of(drift=(drift(NOW, defects=(broken,)),)), FILES, spec=SPEC).windows
-    assert (told.start, told.end, told.rows, told.drifted) == (NOW - DAY, NOW, 1000, ("visits",))
-    assert told.defects == ("visits is missing in 90% of the rows, 0% is ordinary",)
+    (latest,) = history_of(rows_of(drift=(drift(NOW, defects=(broken,)),)), FILES, spec=SPEC).windows
+    assert (latest.start, latest.end, latest.rows, latest.drifted) == (NOW - DAY, NOW, 1000, ("visits",))
+    assert latest.defects == ("visits is missing in 90% of the rows, 0% is ordinary",)
 
 
-def test_labels_of_the_test_period_count_where_the_champion_has_not_learned_from_them() -> None:
+def test_labels_of_the_test_period_count_if_the_champion_has_not_learned_from_them() -> None:
     times = [FILES.fitted_until - DAY, FILES.fitted_until, FILES.fitted_until + DAY, NOW]
     files = replace(FILES, test_labels=pd.DataFrame({"event_time": times}))
     history = history_of(rows_of(), files, spec=SPEC)
@@ -174,7 +174,7 @@ def test_by_entity_any_new_label_is_enough(new_labels: int) -> None:
     assert (history.usable_labels, history.needed_labels) == (new_labels, 1)
 
 
-def refused(days_ago: int, count: int, *, rows: int = 100) -> dict[str, Any]:
+def rejects(days_ago: int, count: int, *, rows: int = 100) -> dict[str, Any]:
     return {"window_end": NOW - days_ago * DAY, "row_count": rows, "quality": {"rejects": {"age": count}}}
 
 
@@ -182,22 +182,22 @@ def refused(days_ago: int, count: int, *, rows: int = 100) -> dict[str, Any]:
     ("recent", "expected"),
     [
         ((), ()),
-        ((refused(0, 100),), ("age is refused in 50% of the rows, 0% is ordinary",)),
-        ((refused(2, 0), refused(1, 0), refused(0, 100)), ("age is refused in 50% of the rows, 0% is ordinary",)),
-        ((refused(2, 100), refused(1, 100), refused(0, 100)), ()),  # it is ordinary
-        ((refused(2, 25), refused(1, 25), refused(0, 100)), ("age is refused in 50% of the rows, 20% is ordinary",)),
-        ((refused(1, 100), refused(0, 0)), ()),  # it is over
+        ((rejects(0, 100),), ("age is refused in 50% of the rows, 0% is ordinary",)),
+        ((rejects(2, 0), rejects(1, 0), rejects(0, 100)), ("age is refused in 50% of the rows, 0% is ordinary",)),
+        ((rejects(2, 100), rejects(1, 100), rejects(0, 100)), ()),  # the share is usual
+        ((rejects(2, 25), rejects(1, 25), rejects(0, 100)), ("age is refused in 50% of the rows, 20% is ordinary",)),
+        ((rejects(1, 100), rejects(0, 0)), ()),  # the rejects have ended
         # The rows of two versions make one window.
-        ((refused(1, 0), refused(0, 100), refused(0, 100)), ("age is refused in 33% of the rows, 0% is ordinary",)),
+        ((rejects(1, 0), rejects(0, 100), rejects(0, 100)), ("age is refused in 33% of the rows, 0% is ordinary",)),
     ],
 )
-def test_requests_are_refused_too_often_where_it_is_more_than_in_the_windows_before(
+def test_rejects_are_reported_if_there_are_more_than_in_the_windows_before(
     recent: tuple[dict[str, Any], ...], expected: tuple[str, ...]
 ) -> None:
     assert history_of(rows_of(recent=recent), FILES, spec=SPEC).rejects == expected
 
 
-def decided(hours_ago: int, action: str, cause: str, *, alert: str | None = None, due: bool = True) -> dict[str, Any]:
+def decision(hours_ago: int, action: str, cause: str, *, alert: str | None = None, due: bool = True) -> dict[str, Any]:
     evidence = {"reasons": [{"cause": "drift", "text": "a test"}] if due else []}
     return {"decided_at": hours(hours_ago), "action": action, "cause": cause, "alert": alert, "evidence": evidence}
 
@@ -208,51 +208,55 @@ def hours(ago: int) -> datetime:
 
 def test_the_budget_is_spent_by_trainings_for_drift_performance_and_new_labels() -> None:
     causes = ("drift", "age", "performance", "manual", "new_labels", "schedule")
-    made = [decided(ago, "retrain", cause) for ago, cause in enumerate(causes)]
-    history = history_of(rows_of(decided=(*made, decided(9, "hold", "drift"))), FILES, spec=SPEC)
+    decisions = [decision(ago, "retrain", cause) for ago, cause in enumerate(causes)]
+    history = history_of(rows_of(decided=(*decisions, decision(9, "hold", "drift"))), FILES, spec=SPEC)
     assert history.spent == (hours(0), hours(2), hours(4))
 
 
 @pytest.mark.parametrize(
-    ("made", "held_since"),
+    ("decisions", "held_since"),
     [
         ((), None),
-        ((decided(1, "hold", "budget"),), hours(1)),
-        ((decided(1, "hold", "budget"), decided(2, "hold", "cooldown")), hours(2)),
-        ((decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "cooldown")), hours(1)),
-        ((decided(1, "hold", "budget"), decided(2, "hold", "no_reason", due=False)), hours(1)),
-        ((decided(1, "hold", "no_reason", due=False), decided(2, "hold", "budget")), None),
-        ((decided(1, "retrain", "drift"), decided(2, "hold", "budget")), None),
+        ((decision(1, "hold", "budget"),), hours(1)),
+        ((decision(1, "hold", "budget"), decision(2, "hold", "cooldown")), hours(2)),
+        ((decision(1, "hold", "budget"), decision(2, "retrain", "drift"), decision(3, "hold", "cooldown")), hours(1)),
+        ((decision(1, "hold", "budget"), decision(2, "hold", "no_reason", due=False)), hours(1)),
+        ((decision(1, "hold", "no_reason", due=False), decision(2, "hold", "budget")), None),
+        ((decision(1, "retrain", "drift"), decision(2, "hold", "budget")), None),
     ],
 )
-def test_a_reason_is_held_back_since_the_first_hold_in_a_row(made: Any, held_since: datetime | None) -> None:
-    assert history_of(rows_of(decided=made), FILES, spec=SPEC).held_since == held_since
+def test_a_reason_is_held_back_since_the_first_hold_in_a_row(decisions: Any, held_since: datetime | None) -> None:
+    assert history_of(rows_of(decided=decisions), FILES, spec=SPEC).held_since == held_since
 
 
 @pytest.mark.parametrize(
-    ("made", "alerted_at", "broken_alerted_at"),
+    ("decisions", "alerted_at", "broken_alerted_at"),
     [
-        ((decided(1, "hold", "budget"), decided(2, "hold", "budget", alert="long due")), hours(2), None),
+        ((decision(1, "hold", "budget"), decision(2, "hold", "budget", alert="long due")), hours(2), None),
         (
-            (decided(1, "hold", "budget", alert="again"), decided(2, "hold", "budget", alert="long due")),
+            (decision(1, "hold", "budget", alert="again"), decision(2, "hold", "budget", alert="long due")),
             hours(1),
             None,
         ),
-        # An alert about an earlier wait is no alert about this one.
+        # An alert about an earlier wait does not count for this wait.
         (
-            (decided(1, "hold", "budget"), decided(2, "retrain", "drift"), decided(3, "hold", "budget", alert="old")),
+            (
+                decision(1, "hold", "budget"),
+                decision(2, "retrain", "drift"),
+                decision(3, "hold", "budget", alert="old"),
+            ),
             None,
             None,
         ),
-        ((decided(1, "hold", "broken_source"), decided(2, "hold", "broken_source", alert="broken")), None, hours(2)),
-        ((decided(1, "hold", "broken_source", alert="broken", due=False),), None, hours(1)),
-        # The source was mended in between, so it is news that it broke.
-        ((decided(1, "hold", "budget"), decided(2, "hold", "broken_source", alert="broken")), None, None),
-        ((decided(1, "hold", "broken_source"), decided(2, "hold", "budget", alert="long due")), hours(2), None),
+        ((decision(1, "hold", "broken_source"), decision(2, "hold", "broken_source", alert="broken")), None, hours(2)),
+        ((decision(1, "hold", "broken_source", alert="broken", due=False),), None, hours(1)),
+        # The source was repaired in between, so this is a new defect.
+        ((decision(1, "hold", "budget"), decision(2, "hold", "broken_source", alert="broken")), None, None),
+        ((decision(1, "hold", "broken_source"), decision(2, "hold", "budget", alert="long due")), hours(2), None),
     ],
 )
-def test_an_alert_counts_as_long_as_what_it_was_about_lasts(
-    made: Any, alerted_at: datetime | None, broken_alerted_at: datetime | None
+def test_an_alert_counts_as_long_as_its_subject_lasts(
+    decisions: Any, alerted_at: datetime | None, broken_alerted_at: datetime | None
 ) -> None:
-    history = history_of(rows_of(decided=made), FILES, spec=SPEC)
+    history = history_of(rows_of(decided=decisions), FILES, spec=SPEC)
     assert (history.alerted_at, history.broken_alerted_at) == (alerted_at, broken_alerted_at)

@@ -1,4 +1,4 @@
-"""Whether to train again, by table."""
+"""The decision to retrain, by table."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ CALM = MonitoringState(
 
 
 def windows(pattern: str) -> tuple[Window, ...]:
-    """One window a letter, the latest last: `.` calm, `d` drifted, `a` drifted and answered, `b` broken."""
+    """One window a letter, the latest last: `.` without drift, `d` drifted, `a` drifted and answered, `b` broken."""
     first = NOW - len(pattern) * DAY
     return tuple(
         Window(
@@ -32,12 +32,12 @@ def windows(pattern: str) -> tuple[Window, ...]:
     )
 
 
-def measured(**changes: object) -> Measured:
-    given = Measured(NOW - DAY, "macro_f1", 0.6, 0.58, 0.62, 0.75, lost=True, measured_at=NOW - DAY / 2)
-    return replace(given, **changes)  # type: ignore[arg-type]
+def measurement(**changes: object) -> Measured:
+    default = Measured(NOW - DAY, "macro_f1", 0.6, 0.58, 0.62, 0.75, lost=True, measured_at=NOW - DAY / 2)
+    return replace(default, **changes)  # type: ignore[arg-type]
 
 
-def test_nothing_found_is_held_and_says_what_was_looked_at() -> None:
+def test_without_a_reason_the_action_is_hold_and_the_text_says_what_was_examined() -> None:
     decision = decide_retraining(replace(CALM, windows=windows("...")), POLICY, NOW)
     assert (decision.action, decision.cause, decision.alert) == ("hold", "no_reason", None)
     assert "drift in 0 of the last 3 windows" in decision.reason
@@ -50,24 +50,22 @@ def test_before_the_first_deployment_there_is_nothing_to_decide() -> None:
 @pytest.mark.parametrize(
     ("pattern", "due"),
     [
-        ("..d", False),  # once is chance
+        ("..d", False),  # one window may be chance
         (".dd", True),
         ("d.d", True),
-        ("dd.", False),  # it was there and went away
-        ("d..d", False),  # the first one is too long ago
+        ("dd.", False),  # the drift has ended
+        ("d..d", False),  # the first window is too old
         ("dd", True),
         ("d", False),
         ("ddd", True),
         ("aaa", False),  # a training has answered it
-        ("aad", False),  # one window says that the answer is out of date; another must agree
+        ("aad", False),  # one window drifts despite the answer, a second one must agree
         ("add", True),
         ("dda", False),
         ("", False),
     ],
 )
-def test_drift_is_a_reason_where_enough_of_the_last_windows_show_it_the_latest_among_them(
-    pattern: str, due: bool
-) -> None:
+def test_drift_is_a_reason_if_enough_of_the_last_windows_drifted_including_the_latest(pattern: str, due: bool) -> None:
     decision = decide_retraining(replace(CALM, windows=windows(pattern)), POLICY, NOW)
     assert decision.action == ("retrain" if due else "hold")
     if due:
@@ -78,15 +76,15 @@ def test_drift_is_a_reason_where_enough_of_the_last_windows_show_it_the_latest_a
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
-        ({"performance": measured()}, "performance"),
-        ({"performance": measured(lost=False)}, None),
-        ({"performance": measured(measured_at=NOW - 3 * DAY)}, None),  # a training began after it
+        ({"performance": measurement()}, "performance"),
+        ({"performance": measurement(lost=False)}, None),
+        ({"performance": measurement(measured_at=NOW - 3 * DAY)}, None),  # a training began after it
         ({"new_labels": 5000}, "new_labels"),
         ({"new_labels": 4999}, None),
         ({"last_finished": NOW - 31 * DAY}, "age"),
         ({"last_finished": NOW - 30 * DAY}, None),
-        ({"last_finished": None}, None),  # no evidence is no reason
-        ({"new_labels": 9000, "performance": measured()}, "performance"),  # the weightiest names the decision
+        ({"last_finished": None}, None),  # without evidence there is no reason
+        ({"new_labels": 9000, "performance": measurement()}, "performance"),  # the most important reason is the cause
     ],
 )
 def test_lost_accuracy_new_labels_and_age_are_reasons(changes: dict[str, object], cause: str | None) -> None:
@@ -126,7 +124,7 @@ def test_the_budget_does_not_count_age() -> None:
     assert decide_retraining(replace(CALM, spent=spent, last_finished=NOW - 40 * DAY), POLICY, NOW).cause == "age"
 
 
-def test_a_broken_window_is_no_breach_even_after_the_source_was_mended() -> None:
+def test_a_broken_window_is_no_breach_even_after_the_source_was_repaired() -> None:
     assert decide_retraining(replace(CALM, windows=windows("bbd")), POLICY, NOW).cause == "no_reason"
     assert decide_retraining(replace(CALM, windows=windows("bdd")), POLICY, NOW).cause == "drift"
 
@@ -151,16 +149,16 @@ def test_a_broken_source_alerts_at_once_and_again_only_after_the_longest_wait() 
     ],
 )
 def test_every_block_alerts_once_it_has_lasted_too_long(block: dict[str, object]) -> None:
-    held = replace(DUE, **block, held_since=NOW - 7 * DAY)  # type: ignore[arg-type]
-    alert = decide_retraining(held, POLICY, NOW).alert
+    state = replace(DUE, **block, held_since=NOW - 7 * DAY)  # type: ignore[arg-type]
+    alert = decide_retraining(state, POLICY, NOW).alert
     assert alert
     assert alert.startswith("a training has been due for 7d: income, debt drifted")
-    assert decide_retraining(replace(held, held_since=NOW - 6 * DAY), POLICY, NOW).alert is None
-    assert decide_retraining(replace(held, alerted_at=NOW - DAY), POLICY, NOW).alert is None
+    assert decide_retraining(replace(state, held_since=NOW - 6 * DAY), POLICY, NOW).alert is None
+    assert decide_retraining(replace(state, alerted_at=NOW - DAY), POLICY, NOW).alert is None
 
 
 def test_a_training_that_was_not_better_starts_no_backoff() -> None:
-    """Its outcome is no part of what is decided on."""
+    """The outcome of the last training is not an input of the decision."""
     assert "verdict" not in MonitoringState.__dataclass_fields__
     assert decide_retraining(replace(DUE, last_started=NOW - timedelta(hours=7)), POLICY, NOW).action == "retrain"
 

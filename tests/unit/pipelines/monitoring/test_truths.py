@@ -1,4 +1,4 @@
-"""The truth of each logged prediction, and which truths may judge a version."""
+"""The truth of each logged prediction, and the truths that may judge a version."""
 
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -32,25 +32,25 @@ LABELS = pd.DataFrame(
         "commit_seq": [1, 2, 1],
     }
 )
-ASKED = pd.DataFrame({"prediction_id": ["1", "2", "3"], "entity_id": ["a", "b", "c"], "created_at": [NOON] * 3})
+PREDICTIONS = pd.DataFrame({"prediction_id": ["1", "2", "3"], "entity_id": ["a", "b", "c"], "created_at": [NOON] * 3})
 
 
 def truths(reported: dict[str, str] | None = None, labels: pd.DataFrame = LABELS) -> Truths:
     return Truths(SPEC, labels, pd.Series(reported or {}, dtype=object))
 
 
-def trained(commit_seq: int, window_end: datetime) -> Any:
-    """As much of a run as says what it could learn from."""
+def training(commit_seq: int, window_end: datetime) -> Any:
+    """The fields of a run that limit the labels it could learn from."""
     return SimpleNamespace(commit_seq=commit_seq, window_end=window_end, spec=SPEC)
 
 
-def known(of: Truths) -> dict[Any, str]:
-    return of.known(ASKED).set_index("prediction_id")["truth"].to_dict()
+def truths_by_id(source: Truths) -> dict[Any, str]:
+    return source.known(PREDICTIONS).set_index("prediction_id")["truth"].to_dict()
 
 
-def test_only_predictions_whose_truth_is_known_are_left() -> None:
-    assert known(truths()) == {"1": "S", "2": "M"}
-    assert "truth" not in ASKED
+def test_only_predictions_with_a_known_truth_are_left() -> None:
+    assert truths_by_id(truths()) == {"1": "S", "2": "M"}
+    assert "truth" not in PREDICTIONS
 
 
 @pytest.mark.parametrize(
@@ -58,39 +58,39 @@ def test_only_predictions_whose_truth_is_known_are_left() -> None:
     [
         ({"1": "L"}, {"1": "L", "2": "M"}),
         ({"3": "L"}, {"1": "S", "2": "M", "3": "L"}),
-        ({"1": "enormous"}, {"1": "S", "2": "M"}),  # no class of the model
+        ({"1": "enormous"}, {"1": "S", "2": "M"}),  # not a class of the model
     ],
 )
-def test_what_a_client_reported_goes_before_the_label(reported: dict[str, str], expected: dict[str, str]) -> None:
-    assert known(truths(reported)) == expected
+def test_a_reported_truth_takes_precedence_over_the_label(reported: dict[str, str], expected: dict[str, str]) -> None:
+    assert truths_by_id(truths(reported)) == expected
 
 
 @pytest.mark.parametrize(
     ("run", "expected"),
     [
         (None, {"1": "S", "2": "M"}),
-        (trained(1, NOON), {"2": "M"}),  # the other label was loaded after its start
-        (trained(2, NOON), {}),
-        (trained(2, NOON - DAY / 3), {"2": "M"}),  # the other label is newer than its window
-        (trained(0, NOON), {"1": "S", "2": "M"}),
+        (training(1, NOON), {"2": "M"}),  # the other label was loaded after its start
+        (training(2, NOON), {}),
+        (training(2, NOON - DAY / 3), {"2": "M"}),  # the other label is newer than its window
+        (training(0, NOON), {"1": "S", "2": "M"}),
     ],
 )
 def test_a_label_that_a_training_could_read_does_not_judge_its_version(run: Any, expected: dict[str, str]) -> None:
-    assert known(truths().not_learned_by(run)) == expected
+    assert truths_by_id(truths().not_learned_by(run)) == expected
 
 
 def test_a_label_that_either_of_two_trainings_could_read_judges_neither_version() -> None:
-    one, other = trained(1, NOON), trained(2, NOON - DAY / 3)
-    assert known(truths().not_learned_by(one).not_learned_by(other)) == {"2": "M"}
-    assert known(truths().not_learned_by(one).not_learned_by(trained(2, NOON))) == {}
+    one, other = training(1, NOON), training(2, NOON - DAY / 3)
+    assert truths_by_id(truths().not_learned_by(one).not_learned_by(other)) == {"2": "M"}
+    assert truths_by_id(truths().not_learned_by(one).not_learned_by(training(2, NOON))) == {}
 
 
-def test_what_a_client_reported_judges_a_version_whatever_it_learned_from() -> None:
-    assert known(truths({"1": "L"}).not_learned_by(trained(2, NOON))) == {"1": "L"}
+def test_a_reported_truth_judges_every_version() -> None:
+    assert truths_by_id(truths({"1": "L"}).not_learned_by(training(2, NOON))) == {"1": "L"}
 
 
 def test_there_is_no_truth_without_a_label_or_a_report() -> None:
     assert truths(labels=LABELS.iloc[:0]).empty
     assert not truths({"1": "L"}, labels=LABELS.iloc[:0]).empty
     assert not truths().empty
-    assert known(truths(labels=LABELS.iloc[:0])) == {}
+    assert truths_by_id(truths(labels=LABELS.iloc[:0])) == {}

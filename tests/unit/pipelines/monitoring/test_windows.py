@@ -1,4 +1,4 @@
-"""Counting a window, telling a broken source in it, and finding the labels of its predictions."""
+"""Counting a window, detecting a broken source in it, and matching labels to its predictions."""
 
 import json
 from datetime import datetime, timedelta
@@ -49,11 +49,11 @@ def world(rows: int, seed: int) -> pd.DataFrame:
     )
 
 
-def logged(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table:
-    """`rows` as the log has them; every prediction is M."""
+def log_of(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table:
+    """`rows` in the form of the log. Every prediction is M."""
     features = json.loads(rows[["visits", "town", "tags"]].to_json(orient="records", double_precision=15))
-    known = {"Bern", "Basel", None}
-    warnings = [["unseen category: town"] if each["town"] not in known else [] for each in features]
+    towns = {"Bern", "Basel", None}
+    warnings = [["unseen category: town"] if each["town"] not in towns else [] for each in features]
     return pa.table(
         {
             "entity_id": entities or [f"shop {number}" for number in range(len(rows))],
@@ -67,7 +67,7 @@ def logged(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table
 PROFILE: dict[str, Any] = build_profile(world(5000, 1), ["M"] * 5000, spec=SPEC)
 
 
-def tallied(*chunks: pa.Table) -> WindowCounts:
+def tally_of(*chunks: pa.Table) -> WindowCounts:
     tally = WindowCounts()
     for chunk in chunks:
         tally.add(chunk, profile=PROFILE)
@@ -75,33 +75,33 @@ def tallied(*chunks: pa.Table) -> WindowCounts:
 
 
 @given(st.lists(st.integers(0, 300), max_size=4))
-def test_counts_do_not_depend_on_how_the_log_was_cut_and_are_those_of_the_profile(cuts: list[int]) -> None:
+def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: list[int]) -> None:
     rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
-    whole = logged(rows)
-    tally = tallied(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
+    whole = log_of(rows)
+    tally = tally_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
     assert (tally.rows, tally.distinct) == (300, 300)
     for name, entry in PROFILE["features"].items():
         assert (tally.counts[name] == counts(rows[name], entry)).all(), name
     assert tally.counts[PREDICTION].sum() == 300
 
 
-def test_an_entity_that_asks_again_with_the_same_features_counts_once_in_any_chunk() -> None:
+def test_repeated_requests_of_an_entity_with_the_same_features_count_once_in_any_chunk() -> None:
     rows = world(50, 3)
-    again = tallied(logged(rows), logged(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
-    assert again.rows == 130
-    assert tallied(logged(rows), logged(rows), logged(rows)).distinct == 50
-    assert tallied(logged(rows), logged(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
+    tally = tally_of(log_of(rows), log_of(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
+    assert tally.rows == 130
+    assert tally_of(log_of(rows), log_of(rows), log_of(rows)).distinct == 50
+    assert tally_of(log_of(rows), log_of(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
 
 
-def test_a_log_row_of_another_model_file_is_counted_by_what_it_has() -> None:
+def test_a_log_row_of_another_model_file_counts_with_its_known_features() -> None:
     row = {"entity_id": ["a"], "features": ['{"visits": 90, "new": [1, 2]}'], "prediction": ["L"], "warnings": ["[]"]}
-    tally = tallied(pa.table(row))
+    tally = tally_of(pa.table(row))
     assert tally.counts["town"][-1] == 1
     assert tally.counts["visits"][-1] == 0
 
 
-def found(rows: pd.DataFrame) -> list[str]:
-    tally = tallied(logged(rows))
+def defects_in(rows: pd.DataFrame) -> list[str]:
+    tally = tally_of(log_of(rows))
     drifted = frozenset(worst_first(measure_drift(PROFILE, tally.counts, policy=Drift())))
     return [
         f"{each.feature} {each.kind}" for each in defects(PROFILE, tally.counts, unseen=tally.unseen, drifted=drifted)
@@ -121,15 +121,15 @@ def found(rows: pd.DataFrame) -> list[str]:
         ({"tags": lambda rows: None}, ["tags missing"]),
     ],
 )
-def test_a_broken_source_is_told_from_a_world_that_changed(change: dict[str, Any], expected: list[str]) -> None:
-    assert found(world(1000, 4).assign(**change)) == expected
+def test_a_broken_source_is_distinguished_from_a_changed_world(change: dict[str, Any], expected: list[str]) -> None:
+    assert defects_in(world(1000, 4).assign(**change)) == expected
 
 
 def test_a_few_rows_prove_no_defect() -> None:
-    assert found(world(40, 4).assign(visits=None)) == []
+    assert defects_in(world(40, 4).assign(visits=None)) == []
 
 
-def test_requests_are_refused_more_than_is_ordinary_only_where_they_are_many() -> None:
+def test_rejects_are_reported_only_when_they_are_many_and_more_than_usual() -> None:
     assert rejected({"age": 49}, rows=0, ordinary=0.0) == []
     assert [str(each) for each in rejected({"age": 100}, rows=300, ordinary=0.0)] == [
         "age is refused in 25% of the rows, 0% is ordinary"
@@ -138,7 +138,7 @@ def test_requests_are_refused_more_than_is_ordinary_only_where_they_are_many() -
 
 
 @given(st.integers(0, 10**10), st.integers(1, 10**6))
-def test_windows_lie_on_one_grid_whoever_asks(seconds: int, length: int) -> None:
+def test_windows_lie_on_one_grid_for_every_moment(seconds: int, length: int) -> None:
     moment, window = EPOCH + timedelta(seconds=seconds), timedelta(seconds=length)
     border = grid(moment, window)
     assert border <= moment < border + window
@@ -147,36 +147,36 @@ def test_windows_lie_on_one_grid_whoever_asks(seconds: int, length: int) -> None
 
 
 @given(st.lists(st.integers(0, 400), max_size=20))
-def test_merged_windows_are_neighbours_have_enough_rows_and_lose_none_but_the_last(sizes: list[int]) -> None:
+def test_merged_windows_are_neighbours_with_enough_rows_and_only_the_rest_is_left_out(sizes: list[int]) -> None:
     rows: Any = [{"distinct_count": size, "place": place} for place, size in enumerate(sizes)]
     merged = list(merge(rows, min_rows=300))
     assert all(sum(row["distinct_count"] for row in each) >= 300 for each in merged)
     assert all(sum(row["distinct_count"] for row in each[:-1]) < 300 for each in merged)
-    kept = [row["place"] for each in merged for row in each]
-    assert kept == list(range(len(kept)))
-    assert sum(sizes[len(kept) :]) < 300
+    places = [row["place"] for each in merged for row in each]
+    assert places == list(range(len(places)))
+    assert sum(sizes[len(places) :]) < 300
 
 
 @pytest.mark.parametrize(
     ("dated", "counts_for"),
     [
-        (NOON, True),  # the very moment
-        (NOON - DAY, True),  # dated by the day
-        (NOON - DAY - timedelta(seconds=1), False),  # long settled
+        (NOON, True),  # the same moment
+        (NOON - DAY, True),  # the label has only a date
+        (NOON - DAY - timedelta(seconds=1), False),  # too old
         (NOON + timedelta(seconds=1), False),  # about a later moment
     ],
 )
 def test_a_label_holds_for_the_predictions_soon_after_it(dated: datetime, counts_for: bool) -> None:
-    asked = pd.DataFrame({"entity_id": ["b", "a"], "created_at": [NOON, NOON]})
+    predictions = pd.DataFrame({"entity_id": ["b", "a"], "created_at": [NOON, NOON]})
     labels = pd.DataFrame({"entity_id": ["a"], "event_time": [dated], "truth": ["L"]})
-    matched = match_labels(asked, labels, timed=True, match=DAY)
+    matched = match_labels(predictions, labels, timed=True, match=DAY)
     assert matched.isna().tolist() == [True, not counts_for]
 
 
-def test_the_newest_label_before_a_prediction_holds_and_without_time_the_only_one() -> None:
-    asked = pd.DataFrame({"entity_id": ["a", "a"], "created_at": [NOON, NOON - timedelta(hours=2)]}, index=[5, 3])
+def test_the_newest_label_before_a_prediction_holds_and_without_times_the_only_label() -> None:
+    predictions = pd.DataFrame({"entity_id": ["a", "a"], "created_at": [NOON, NOON - timedelta(hours=2)]}, index=[5, 3])
     times = [NOON - timedelta(hours=hours) for hours in (3, 1)]
     labels = pd.DataFrame({"entity_id": ["a", "a"], "event_time": times, "truth": ["S", "L"]})
-    assert match_labels(asked, labels, timed=True, match=DAY).to_dict() == {5: "L", 3: "S"}
-    only = pd.DataFrame({"entity_id": ["a"], "event_time": [EPOCH], "truth": ["M"]})
-    assert match_labels(asked, only, timed=False, match=DAY).to_dict() == {5: "M", 3: "M"}
+    assert match_labels(predictions, labels, timed=True, match=DAY).to_dict() == {5: "L", 3: "S"}
+    untimed = pd.DataFrame({"entity_id": ["a"], "event_time": [EPOCH], "truth": ["M"]})
+    assert match_labels(predictions, untimed, timed=False, match=DAY).to_dict() == {5: "M", 3: "M"}

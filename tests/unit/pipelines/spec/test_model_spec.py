@@ -1,4 +1,4 @@
-"""The model file: what it may say, what it defaults to, and how a wrong one is refused."""
+"""The model file: its keys, its defaults, and the errors for a wrong file."""
 
 import copy
 import json
@@ -30,16 +30,16 @@ SHORTEST = yaml.safe_load(
 )
 
 
-def changed(**parts: Any) -> dict[str, Any]:
-    """The shortest file with `parts` in it; `label__classes=[…]` means label.classes."""
-    given = copy.deepcopy(SHORTEST)
+def file_with(**parts: Any) -> dict[str, Any]:
+    """The shortest file, changed by `parts`. `label__classes=[…]` sets label.classes."""
+    content = copy.deepcopy(SHORTEST)
     for path, value in parts.items():
         *folders, last = path.split("__")
-        section = given
+        section = content
         for folder in folders:
             section = section.setdefault(folder, {})
         section[last] = value
-    return given
+    return content
 
 
 @given(st.integers(0, 10**8))
@@ -61,7 +61,7 @@ def test_durations_are_a_number_and_a_unit(text, duration):
 
 
 @pytest.mark.parametrize("text", ["90", "d", "1.5h", "-3d", "3 d", "3w", "", 90, 1.5, True])
-def test_anything_else_is_no_duration(text):
+def test_any_other_text_is_no_duration(text):
     with pytest.raises(ValueError, match="90d"):
         parse_duration(text)
 
@@ -75,7 +75,7 @@ def test_a_dozen_lines_are_enough():
 
 
 def test_a_source_with_time_is_split_by_time():
-    spec = ModelSpec.parse(changed(source__event_time="date"), file="churn.yaml")
+    spec = ModelSpec.parse(file_with(source__event_time="date"), file="churn.yaml")
     assert spec.timed
     assert spec.training.split.by == "time"
 
@@ -83,13 +83,13 @@ def test_a_source_with_time_is_split_by_time():
 @pytest.mark.parametrize("name", model_names(ROOT / "models"))
 def test_shipped_models_read_back_from_json_to_the_same_spec(name):
     spec = find_spec(ROOT / "models", name)
-    again = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
-    assert again == spec
-    assert again.hash == spec.hash
+    copied = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
+    assert copied == spec
+    assert copied.hash == spec.hash
 
 
 def test_a_margin_in_the_labels_own_unit_has_no_default_but_a_share():
-    numbers = ModelSpec.parse(changed(task="regression", label={"column": "left"}), file="churn.yaml")
+    numbers = ModelSpec.parse(file_with(task="regression", label={"column": "left"}), file="churn.yaml")
     assert numbers.gates.champion.margin == "3%"
     assert margin_at(numbers.gates.champion.margin, 2_000.0) == pytest.approx(60)
     assert margin_at(5.0, 2_000.0) == 5.0
@@ -97,15 +97,15 @@ def test_a_margin_in_the_labels_own_unit_has_no_default_but_a_share():
     assert classes.gates.champion.margin == 0.005
 
 
-def test_how_far_back_may_be_left_to_the_search():
-    spec = ModelSpec.parse(changed(source__event_time="date", training__window="auto"), file="churn.yaml")
+def test_the_look_back_may_be_left_to_the_search():
+    spec = ModelSpec.parse(file_with(source__event_time="date", training__window="auto"), file="churn.yaml")
     assert spec.training.window == "auto"
     assert ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json") == spec
 
 
-def test_how_long_rows_are_kept_covers_what_a_training_needs():
+def test_keep_must_cover_the_rows_that_a_training_needs():
     timed = {"source__event_time": "date", "features__max_age": "30d"}
-    assert ModelSpec.parse(changed(**timed, keep="400d"), file="churn.yaml").keep == timedelta(days=400)
+    assert ModelSpec.parse(file_with(**timed, keep="400d"), file="churn.yaml").keep == timedelta(days=400)
     for wrong, reason in (
         ({**timed, "keep": "20d", "training__window": "60d"}, "at least training.window"),
         ({**timed, "keep": "14d"}, "more than training.split"),
@@ -113,7 +113,7 @@ def test_how_long_rows_are_kept_covers_what_a_training_needs():
         ({"keep": "400d"}, "needs source.event_time"),
     ):
         with pytest.raises(SpecInvalid, match=reason):
-            ModelSpec.parse(changed(**wrong), file="churn.yaml")
+            ModelSpec.parse(file_with(**wrong), file="churn.yaml")
 
 
 def test_credit_score_has_exactly_its_features(credit_score):
@@ -128,10 +128,10 @@ def test_credit_score_has_exactly_its_features(credit_score):
     assert credit_score.features.private == ("name", "ssn")
 
 
-def test_the_hash_follows_what_the_file_says_and_not_how_it_says_it():
+def test_the_hash_depends_on_the_meaning_of_the_file_and_not_on_its_wording():
     spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
-    spelled_out = ModelSpec.parse(changed(gates__min_rows=500), file="churn.yaml")
-    other = ModelSpec.parse(changed(gates__min_rows=600), file="churn.yaml")
+    spelled_out = ModelSpec.parse(file_with(gates__min_rows=500), file="churn.yaml")
+    other = ModelSpec.parse(file_with(gates__min_rows=600), file="churn.yaml")
     assert spelled_out.hash == spec.hash != other.hash
 
 
@@ -141,7 +141,9 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
     assert spec.watched_metric == "roc_auc"
     assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
     assert not {"monitoring", "retrain"} & set(spec.to_json())
-    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"  # as before these keys
+    assert (
+        spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
+    )  # the hash from before these keys
 
 
 @pytest.mark.parametrize(
@@ -191,20 +193,20 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
     ],
 )
 def test_a_wrong_file_is_refused_with_the_path_of_the_key(parts, path, expected):
-    with pytest.raises(SpecInvalid) as refused:
-        ModelSpec.parse(changed(**parts), file="churn.yaml")
-    assert str(refused.value).startswith("churn.yaml: ")
-    assert path in str(refused.value)
-    assert expected in str(refused.value)
+    with pytest.raises(SpecInvalid) as error:
+        ModelSpec.parse(file_with(**parts), file="churn.yaml")
+    assert str(error.value).startswith("churn.yaml: ")
+    assert path in str(error.value)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "just text", "- a\n- b", "a: [1,", "\x00"])
-def test_what_is_no_model_file_is_refused_in_one_line(tmp_path: Path, content):
+def test_a_file_that_is_no_model_file_is_refused_in_one_line(tmp_path: Path, content):
     path = tmp_path / "churn.yaml"
     path.write_text(content)
-    with pytest.raises(SpecInvalid, match=r"churn\.yaml") as refused:
+    with pytest.raises(SpecInvalid, match=r"churn\.yaml") as error:
         load_spec(path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_is_named_after_its_model(tmp_path: Path):
@@ -214,6 +216,6 @@ def test_a_file_is_named_after_its_model(tmp_path: Path):
         load_spec(path)
 
 
-def test_an_unknown_model_is_told_which_there_are():
+def test_the_error_for_an_unknown_model_names_the_known_ones():
     with pytest.raises(UnknownModel, match=r"'nothing'.*credit_score"):
         find_spec(ROOT / "models", "nothing")

@@ -1,4 +1,4 @@
-"""How far back to learn from, where that is searched."""
+"""The look-back, if it is part of the search."""
 
 from datetime import datetime, timedelta
 
@@ -28,7 +28,7 @@ def spec(window: str = "auto") -> ModelSpec:
 
 
 def rows(days: int) -> pd.DataFrame:
-    """Two rows a day back from `UNTIL`, one of each class."""
+    """Two rows a day for `days` days before `UNTIL`, one of each class."""
     times = [UNTIL - timedelta(days=number // 2) for number in range(2 * days)]
     labels = ["open", "closed"] * days
     return pd.DataFrame({"entity_id": [f"s{i}" for i in range(2 * days)], "event_time": times, "closed": labels})
@@ -38,7 +38,7 @@ def parts(frame: pd.DataFrame) -> Split:
     return split_rows(frame, spec=spec(), until=UNTIL)
 
 
-def test_lengths_that_leave_something_out_are_tried_and_all_there_is() -> None:
+def test_all_rows_and_every_length_that_leaves_rows_out_are_tried() -> None:
     assert lengths(parts(rows(130)), spec=spec()) == ["all", "90d", "60d", "30d"]
     assert lengths(parts(rows(45)), spec=spec()) == ["all"]
 
@@ -49,15 +49,15 @@ def test_a_length_without_one_of_the_classes_is_not_tried() -> None:
     assert lengths(parts(frame[~late | (frame["closed"] == "open")]), spec=spec()) == ["all", "90d", "60d"]
 
 
-def test_nothing_is_tried_where_the_model_file_says_how_far_back() -> None:
+def test_nothing_is_tried_if_the_model_file_sets_the_look_back() -> None:
     assert lengths(parts(rows(130)), spec=spec("100d")) == []
 
 
 def test_a_length_counts_back_from_the_newest_row() -> None:
-    kept = recent(rows(130), "30d")
-    assert len(kept) == 60
-    assert kept["event_time"].max() == UNTIL
-    assert recent(kept, "30d").equals(kept)
+    newest = recent(rows(130), "30d")
+    assert len(newest) == 60
+    assert newest["event_time"].max() == UNTIL
+    assert recent(newest, "30d").equals(newest)
 
 
 @pytest.mark.parametrize("length", [None, "all"])
@@ -66,7 +66,7 @@ def test_all_rows_stay_without_a_length(length: str | None) -> None:
     assert recent(rows(130).head(0), "30d").empty
 
 
-def test_months_of_a_replay_keep_their_day_where_the_month_has_it() -> None:
+def test_months_of_a_replay_keep_their_day_if_the_month_has_it() -> None:
     from pipelines.replay import moments
 
     assert list(moments(datetime(2026, 1, 31), datetime(2026, 5, 1), "1mo")) == [

@@ -1,4 +1,4 @@
-"""Which rows a model learns from and which judge it."""
+"""The split of rows into training, validation and test."""
 
 from datetime import datetime, timedelta
 
@@ -46,7 +46,7 @@ def test_parts_by_time_are_disjoint_complete_and_in_order(days: list[float]) -> 
     assert parts.test["event_time"].min() > UNTIL - timedelta(days=10)
 
 
-def test_an_entity_is_on_the_same_side_whatever_rows_come_with_it() -> None:
+def test_an_entity_stays_in_the_same_part_when_rows_are_added() -> None:
     few = rows([0.0] * 300).assign(event_time=datetime(1970, 1, 1))
     many = pd.concat([few, few.assign(entity_id=few["entity_id"] + "x")])
     small, large = (split_rows(frame, spec=TIMELESS, until=UNTIL) for frame in (few, many))

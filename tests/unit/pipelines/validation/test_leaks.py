@@ -1,4 +1,4 @@
-"""Features that alone tell the label: found whatever their shape, and honest ones left alone."""
+"""Leaks, which are features that alone predict the label: found in every form, without false alarms."""
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ DRAW = np.random.default_rng(7)
 CLASSES = {"binary": ["no", "yes"], "multiclass": ["low", "mid", "high"]}
 
 
-def told(task: str, label: np.ndarray, values: object, *, entities: int = ROWS) -> str | None:
-    """What `leak` says of a feature with `values` where the rows have `label`."""
+def leak_text(task: str, label: np.ndarray, values: object, *, entities: int = ROWS) -> str | None:
+    """The text of `leak` for a feature with `values` in rows with `label`. None without a leak."""
     feature = pd.Series(values)
     numeric = pd.api.types.is_numeric_dtype(feature)
     file = {
@@ -66,9 +66,9 @@ NOISE = DRAW.normal(size=ROWS)
 def test_a_feature_that_was_written_after_the_label_is_found(
     task: str, label: np.ndarray, values: object, expected: str
 ) -> None:
-    said = told(task, label, values)
-    assert said is not None
-    assert pd.Series([said]).str.contains(expected).all(), said
+    text = leak_text(task, label, values)
+    assert text is not None
+    assert pd.Series([text]).str.contains(expected).all(), text
 
 
 @pytest.mark.parametrize(
@@ -84,20 +84,20 @@ def test_a_feature_that_was_written_after_the_label_is_found(
     ],
     ids=["noise", "strong", "gaps at random", "empty", "a name a row", "strong for a number", "constant label"],
 )
-def test_an_honest_feature_is_left_alone(task: str, label: np.ndarray, values: object) -> None:
-    assert told(task, label, values) is None
+def test_a_feature_without_a_leak_has_no_finding(task: str, label: np.ndarray, values: object) -> None:
+    assert leak_text(task, label, values) is None
 
 
 def test_a_category_that_only_one_entity_has_is_no_leak_though_its_label_stays_the_same() -> None:
     entity = np.arange(ROWS) % 100
     label = np.array(CLASSES["binary"], dtype=object)[entity % 2]
     account = np.array([f"account {number}" for number in entity], dtype=object)
-    assert told("binary", label, account, entities=100) is None
-    assert told("binary", label, account, entities=ROWS) is not None  # the same names shared by many entities
+    assert leak_text("binary", label, account, entities=100) is None
+    assert leak_text("binary", label, account, entities=ROWS) is not None  # the same names shared by many entities
 
 
-def test_too_few_rows_accuse_nobody() -> None:
-    assert told("multiclass", WORDS[:40], WORDS[:40]) is None
+def test_too_few_rows_prove_no_leak() -> None:
+    assert leak_text("multiclass", WORDS[:40], WORDS[:40]) is None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.25, 0.5, 0.75])), min_size=2, max_size=60))
@@ -105,15 +105,15 @@ def test_the_auc_is_that_of_scikit_learn(rows: list[tuple[bool, float]]) -> None
     truth, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
     if truth.all() or not truth.any():
         return
-    found = auc(scores, truth.astype(np.int64), (~truth).astype(np.int64))
-    assert found == pytest.approx(roc_auc_score(truth, scores))
+    area = auc(scores, truth.astype(np.int64), (~truth).astype(np.int64))
+    assert area == pytest.approx(roc_auc_score(truth, scores))
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=80))
-def test_codes_keep_the_order_of_numbers_and_mark_what_is_missing(values: list[float | None]) -> None:
+def test_codes_keep_the_order_of_numbers_and_mark_missing_values(values: list[float | None]) -> None:
     series = pd.Series(values, dtype=float)
     codes, distinct = codes_of(series, numeric=True)
     assert distinct == series.nunique()
     assert ((codes < 0) == series.isna()).all()
-    known = series.notna()
-    assert pd.Series(codes[known])[np.argsort(series[known].to_numpy(), kind="stable")].is_monotonic_increasing
+    present = series.notna()
+    assert pd.Series(codes[present])[np.argsort(series[present].to_numpy(), kind="stable")].is_monotonic_increasing

@@ -1,4 +1,4 @@
-"""What is read from mariadb-dump as it passes by."""
+"""Counting rows and removing definers in the stream of mariadb-dump."""
 
 import io
 
@@ -34,12 +34,12 @@ INSERT INTO `after` VALUES
 """
 
 
-def test_rows_are_counted_by_table_and_nothing_else_is_taken_for_a_row() -> None:
+def test_only_rows_are_counted_by_table() -> None:
     out = io.BytesIO()
     assert count_rows(io.BytesIO(DUMP), out) == {"evergreen.load_batch": 3, "mlflow.empty": 0, "mlflow.after": 1}
 
 
-def test_who_made_a_trigger_or_a_view_is_left_out_and_rows_stay_as_they_are() -> None:
+def test_the_definer_of_a_trigger_or_a_view_is_removed_and_rows_stay_as_they_are() -> None:
     out = io.BytesIO()
     count_rows(io.BytesIO(DUMP), out)
     expected = DUMP.replace(b"DEFINER=`me`@`%`*/ /*!50003", b"*/ /*!50003").replace(b"DEFINER=`root`@`localhost`", b"")

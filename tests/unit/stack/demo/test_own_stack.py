@@ -1,4 +1,4 @@
-"""What the demonstration may change of a model file: how long things last, and what may start a training."""
+"""The demonstration changes two things in a model file: durations, and the reasons that may start a training."""
 
 import shutil
 
@@ -18,11 +18,11 @@ def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_i
     changed = dict(differences(before, after))
     assert set(changed) == {*SHORT, *ONLY_FOUND}
     for key in SHORT:
-        was, now = changed[key]
-        assert duration(now) < duration(was)
+        old, new = changed[key]
+        assert duration(new) < duration(old)
 
 
-def test_a_window_of_the_demonstration_has_the_rows_that_monitoring_asks_for_and_an_alarm_fits_into_it(tmp_path):
+def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_alarm_fits_into_it(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     shorten(tmp_path / f"{MODEL}.yaml")
     spec = find_spec(tmp_path, MODEL)
@@ -36,8 +36,8 @@ def test_a_window_of_the_demonstration_has_the_rows_that_monitoring_asks_for_and
 def differences(before, after, path=""):
     """Dotted keys at which two nested dictionaries differ, with both values."""
     for key in before.keys() | after.keys():
-        was, now = before.get(key), after.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            yield from differences(was, now, f"{path}{key}.")
-        elif was != now:
-            yield f"{path}{key}", (was, now)
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{path}{key}.")
+        elif old != new:
+            yield f"{path}{key}", (old, new)

@@ -30,7 +30,7 @@ def test_probabilities_add_up_and_every_class_is_common(world):
     assert world.frame["credit_score"].value_counts(normalize=True).min() > 0.15
 
 
-def test_there_are_customers_and_labels_enough_on_every_day_up_to_today(world):
+def test_every_day_up_to_today_has_enough_customers_and_labels(world):
     frame = world.frame
     assert frame["customer_id"].nunique() == 6000
     assert len(frame) >= 50_000
@@ -40,7 +40,7 @@ def test_there_are_customers_and_labels_enough_on_every_day_up_to_today(world):
     assert not frame.duplicated(["customer_id", "date"]).any()
 
 
-def test_its_columns_are_the_model_files_with_the_private_ones(world, credit_score):
+def test_its_columns_are_those_of_the_model_file_including_private_columns(world, credit_score):
     expected = {"customer_id", "date", "credit_score", *credit_score.features.columns, *credit_score.features.private}
     assert set(world.frame.columns) == expected
 
@@ -58,13 +58,13 @@ def test_some_values_are_missing(world):
     assert shares.between(0.005, 0.04).all()
 
 
-def test_the_same_seed_gives_the_same_world_and_another_one_another():
-    first, again, other = (example_world("credit_score", end=END, seed=seed, customers=50) for seed in (7, 7, 8))
-    pd.testing.assert_frame_equal(first, again)
+def test_the_same_seed_gives_the_same_world_and_another_seed_another_world():
+    first, same, other = (example_world("credit_score", end=END, seed=seed, customers=50) for seed in (7, 7, 8))
+    pd.testing.assert_frame_equal(first, same)
     assert not first.equals(other)
 
 
-def test_tomorrows_world_is_todays_with_one_more_day():
+def test_the_world_of_tomorrow_is_the_world_of_today_with_one_more_day():
     today = example_world("credit_score", end=END, customers=200)
     tomorrow = example_world("credit_score", end=datetime(2026, 11, 22), customers=200)
     both = today.merge(tomorrow, on=["customer_id", "date"])
@@ -77,10 +77,10 @@ def test_tomorrows_world_is_todays_with_one_more_day():
 
 def test_values_move_slowly_within_a_customer(world):
     wide = world.frame.sort_values(["customer_id", "date"])
-    after = wide.groupby("customer_id")["outstanding_debt"].shift(-1)
-    assert wide["outstanding_debt"].corr(after, method="spearman") > 0.9
+    following = wide.groupby("customer_id")["outstanding_debt"].shift(-1)
+    assert wide["outstanding_debt"].corr(following, method="spearman") > 0.9
 
 
-def test_a_model_without_an_example_is_told_which_have_one():
+def test_the_error_for_a_model_without_an_example_names_the_models_that_have_one():
     with pytest.raises(NotFound, match=r"example data for other.*credit_score, churn, insurance"):
         example_world("other", end=END)

@@ -47,12 +47,12 @@ def test_no_secret_is_on_a_command_line_or_in_a_repr(settings: Settings) -> None
 
 
 def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings) -> None:
-    given = {
+    secrets_by_program = {
         program.name: secrets_in(json.dumps(dict(program.launch().environment)), settings)
         for program in program_list.programs(settings)
     }
     own = {"airflow_jwt_secret", "airflow_fernet_key"}
-    assert given == {
+    assert secrets_by_program == {
         "mariadb": set(),
         "mlflow": {"db_mlflow_password"},
         "airflow-api-server": own,
@@ -66,50 +66,58 @@ def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings)
 def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) -> None:
     environment = settings_environment(settings, secrets=("db_api_password",))
     script = "from utils.settings import load_settings; print(load_settings().model_dump_json())"
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
-    told = Settings.model_validate_json(ran.stdout)
-    assert (told.home, told.timezone, told.serving_port) == (settings.home, settings.timezone, settings.serving_port)
-    assert told.api_key.get_secret_value() == ""
+    loaded = Settings.model_validate_json(process.stdout)
+    assert (loaded.home, loaded.timezone, loaded.serving_port) == (
+        settings.home,
+        settings.timezone,
+        settings.serving_port,
+    )
+    assert loaded.api_key.get_secret_value() == ""
 
 
 def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
-    theirs = {"mariadb_host": "db.example", "mlflow_url": "http://mlflow.example", "airflow_url": "http://air.example"}
-    names = [program.name for program in program_list.programs(settings.model_copy(update=theirs))]
+    addresses = {
+        "mariadb_host": "db.example",
+        "mlflow_url": "http://mlflow.example",
+        "airflow_url": "http://air.example",
+    }
+    names = [program.name for program in program_list.programs(settings.model_copy(update=addresses))]
     assert names == [f"serve-{model}" for model in model_names(ROOT / "models")]
 
 
-def test_a_model_keeps_its_port_when_others_come_and_go(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_keeps_its_port_when_other_models_come_and_go(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
-    here = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})
+    local_settings = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})
     (folder / "m.yaml").touch()
-    assert program_list.serving_ports(here) == {"m": 4000}
+    assert program_list.serving_ports(local_settings) == {"m": 4000}
     (folder / "a.yaml").touch()
-    assert program_list.serving_ports(here) == {"a": 4001, "m": 4000}
+    assert program_list.serving_ports(local_settings) == {"a": 4001, "m": 4000}
     (folder / "m.yaml").unlink()
-    assert program_list.serving_ports(here) == {"a": 4001}
+    assert program_list.serving_ports(local_settings) == {"a": 4001}
 
 
 def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
     settings: Settings, listener: socket.socket
 ) -> None:
     port = listener.getsockname()[1]
-    moved = settings.model_copy(update={"mlflow_port": port})
+    changed_settings = settings.model_copy(update={"mlflow_port": port})
     with pytest.raises(
         StackError, match=rf"port {port} \(mlflow\) is taken by process {os.getpid()} .*EVERGREEN_MLFLOW_PORT"
     ):
-        ports.check([program_list.mlflow_program(moved)], moved)
+        ports.check([program_list.mlflow_program(changed_settings)], changed_settings)
 
 
 def test_two_parts_that_want_one_port_are_named(settings: Settings, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
-    moved = settings.model_copy(update={"mlflow_port": port, "airflow_port": port})
-    wanting = [program_list.mlflow_program(moved), *airflow_programs(moved)]
+    changed_settings = settings.model_copy(update={"mlflow_port": port, "airflow_port": port})
+    wanted_programs = [program_list.mlflow_program(changed_settings), *airflow_programs(changed_settings)]
     with pytest.raises(StackError, match=rf"port {port} is wanted by mlflow and airflow-api-server"):
-        ports.check(wanting, moved)
+        ports.check(wanted_programs, changed_settings)
 
 
 def test_a_program_starts_with_values_that_no_configuration_file_could_hold(tmp_path: Path) -> None:
@@ -117,8 +125,8 @@ def test_a_program_starts_with_values_that_no_configuration_file_could_hold(tmp_
     file = tmp_path / "program.json"
     script = "import json, os, sys; print(json.dumps([sys.argv[1], dict(os.environ)]))"
     file.write_text(json.dumps({"argv": [sys.executable, "-c", script, odd], "environment": {"ODD": odd}}))
-    ran = subprocess.run(launcher_command(file, digest="0"), capture_output=True, text=True, check=True)
-    argument, environment = json.loads(ran.stdout)
+    process = subprocess.run(launcher_command(file, digest="0"), capture_output=True, text=True, check=True)
+    argument, environment = json.loads(process.stdout)
     assert (argument, environment["ODD"]) == (odd, odd)
     assert "HOME" not in environment
 

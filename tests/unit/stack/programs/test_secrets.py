@@ -22,14 +22,14 @@ def settings_of(env_file: Path) -> Settings:
 
 
 def test_every_secret_of_a_fresh_stack_is_made_and_stays(env_file: Path) -> None:
-    made, written = secrets.ensure(settings_of(env_file))
-    read = settings_of(env_file)
+    settings, written = secrets.ensure(settings_of(env_file))
+    loaded = settings_of(env_file)
     secret_fields = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
-    assert all(getattr(read, name).get_secret_value() for name in secret_fields)
+    assert all(getattr(loaded, name).get_secret_value() for name in secret_fields)
     assert {f"EVERGREEN_{name.upper()}" for name in secret_fields} <= set(written)
-    assert made.model_dump() == read.model_dump()
+    assert settings.model_dump() == loaded.model_dump()
     content = env_file.read_text()
-    assert secrets.ensure(read) == (read, [])
+    assert secrets.ensure(loaded) == (loaded, [])
     assert env_file.read_text() == content
 
 
@@ -40,62 +40,62 @@ def test_only_the_owner_can_read_the_secrets(env_file: Path) -> None:
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
 
 
-def test_what_the_file_sets_is_never_overwritten(env_file: Path) -> None:
+def test_values_of_the_file_are_never_overwritten(env_file: Path) -> None:
     env_file.write_text(
         "# mine\nEVERGREEN_API_KEY='my key'\nEVERGREEN_DB_API_PASSWORD=\nOTHER=1\nEVERGREEN_TIMEZONE=Asia/Tokyo"
     )
-    made, written = secrets.ensure(settings_of(env_file))
+    settings, written = secrets.ensure(settings_of(env_file))
     values = dotenv_values(env_file)
     assert env_file.read_text().startswith("# mine\nEVERGREEN_API_KEY='my key'\nEVERGREEN_DB_API_PASSWORD=")
     assert (values["EVERGREEN_API_KEY"], values["OTHER"], values["EVERGREEN_TIMEZONE"]) == ("my key", "1", "Asia/Tokyo")
-    assert values["EVERGREEN_DB_API_PASSWORD"] == made.db_api_password.get_secret_value() != ""
+    assert values["EVERGREEN_DB_API_PASSWORD"] == settings.db_api_password.get_secret_value() != ""
     assert "EVERGREEN_API_KEY" not in written
     assert "EVERGREEN_TIMEZONE" not in written
 
 
-def test_what_the_environment_sets_is_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_the_environment_are_not_written(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERGREEN_API_KEY", "from the environment")
-    made, written = secrets.ensure(settings_of(env_file))
-    assert made.api_key.get_secret_value() == "from the environment"
+    settings, written = secrets.ensure(settings_of(env_file))
+    assert settings.api_key.get_secret_value() == "from the environment"
     assert "EVERGREEN_API_KEY" not in written
 
 
 def test_passwords_of_a_teams_own_servers_are_not_made_up(env_file: Path) -> None:
     env_file.write_text("EVERGREEN_MARIADB_HOST=db.example\nEVERGREEN_AIRFLOW_URL=http://airflow.example\n")
-    made, _ = secrets.ensure(settings_of(env_file))
-    assert made.mariadb_root_password.get_secret_value() == made.airflow_password.get_secret_value() == ""
+    settings, _ = secrets.ensure(settings_of(env_file))
+    assert settings.mariadb_root_password.get_secret_value() == settings.airflow_password.get_secret_value() == ""
 
 
 def test_airflow_can_encrypt_with_the_key_made_for_it(env_file: Path) -> None:
-    made, _ = secrets.ensure(settings_of(env_file))
-    Fernet(made.airflow_fernet_key.get_secret_value())
+    settings, _ = secrets.ensure(settings_of(env_file))
+    Fernet(settings.airflow_fernet_key.get_secret_value())
 
 
-@pytest.mark.parametrize(("given", "expected"), [("Europe/Berlin", "Europe/Berlin"), (":America/Lima", "America/Lima")])
-def test_the_time_zone_is_the_users(given: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", given)
+@pytest.mark.parametrize(("zone", "expected"), [("Europe/Berlin", "Europe/Berlin"), (":America/Lima", "America/Lima")])
+def test_the_time_zone_is_the_users(zone: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
     assert secrets.local_timezone() == expected
 
 
-def test_a_zone_that_is_none_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_no_zone_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "EST5EDT4,M3.2.0")
     assert secrets.local_timezone() != "EST5EDT4,M3.2.0"
 
 
 def test_the_example_file_shows_every_setting_with_its_description_and_default() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
-    shown: dict[str, tuple[str, str]] = {}
+    entries: dict[str, tuple[str, str]] = {}
     for above, line in pairwise(lines):
         name, equals, value = line.removeprefix("# ").partition("=")
         if equals and name.startswith("EVERGREEN_"):
-            shown[name] = (above, value)
-    assert set(shown) == {f"EVERGREEN_{name.upper()}" for name in Settings.model_fields}
+            entries[name] = (above, value)
+    assert set(entries) == {f"EVERGREEN_{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        described, value = shown[f"EVERGREEN_{name.upper()}"]
+        comment, value = entries[f"EVERGREEN_{name.upper()}"]
         default = field.default
         if isinstance(default, Path):
             default = default.relative_to(ROOT)
-        plain = default.get_secret_value() if isinstance(default, SecretStr) else str(default)
+        text = default.get_secret_value() if isinstance(default, SecretStr) else str(default)
         assert field.description is not None
-        assert field.description in described
-        assert value == plain
+        assert field.description in comment
+        assert value == text

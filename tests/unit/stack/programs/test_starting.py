@@ -1,4 +1,4 @@
-"""Real processes that start slowly, or not at all, or end."""
+"""Waiting for real processes that start slowly, do not start, or end."""
 
 import subprocess
 import sys
@@ -29,8 +29,8 @@ time.sleep(999)
 @contextmanager
 def program(code: str, log: Path, *arguments: object) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    with log.open("wb") as opened:
-        process = subprocess.Popen(command, stdout=opened, stderr=opened)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         yield process
     finally:
@@ -39,7 +39,7 @@ def program(code: str, log: Path, *arguments: object) -> Iterator["subprocess.Po
 
 
 def test_a_program_that_goes_on_logging_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starting, "START_PATIENCE", 1.0)  # it takes longer than that in all
+    monkeypatch.setattr(starting, "START_PATIENCE", 1.0)  # the whole start takes longer
     log, ready = tmp_path / "log", tmp_path / "ready"
     with program(STARTS_SLOWLY, log, ready) as process:
         starting.wait_for_process("it", process, ready.exists, log=log)
@@ -65,9 +65,7 @@ def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
         starting.wait_for_process("it", process, lambda: False, log=log)
 
 
-def test_work_is_what_computes_also_in_a_child_and_not_what_polls(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_counts_computing_also_in_a_child_but_not_polling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     polls = "import time\nwhile True: time.sleep(0.05)"
     with program(polls, log) as process:
