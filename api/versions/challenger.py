@@ -103,13 +103,13 @@ def shadow_rows(
     Their latency is the latency of their batch, from the rows to the scores.
     """
     rows: list[tuple[UUID, Row]] = []
-    for champion_id, entity, features in requests:
+    for request_id, entity, features in requests:
         needed = {name: features.get(name) for name in schemas.spec.features.columns}
         try:
             row = schemas.row.validate_python({schemas.spec.entity: entity, **needed})
         except ValidationError:  # outside the challenger's limits, which may be narrower
             continue
-        rows.append((UUID(champion_id), row))
+        rows.append((UUID(request_id), row))
     if not rows:
         return [], len(requests)
     origin = Origin(time.perf_counter())

@@ -205,7 +205,7 @@ def counts_after(service, rows, *, settings, monkeypatch):
         with pytest.raises(EOFError):
             challenger.serve(challenger_end, version, settings=settings, instance=uuid4())
         worker_end.setblocking(False)
-        feed._hear()
+        feed._receive()
     return feed.counts
 
 
