@@ -99,9 +99,9 @@ class DataRefused(EvergreenError):
 class MissingColumns(DataRefused):
     def __init__(self, *, source: str, missing: Iterable[str], available: Iterable[str]) -> None:
         listed = _some(available, 40)
-        present = f"it has {listed}" if listed else "its first line names none that the model file knows"
+        rest = f"it has {listed}" if listed else "its first line names none that the model file knows"
         super().__init__(
-            f"{source}: missing columns {_some(missing)}; {present} (rename with source.map in the model file, or --map)"
+            f"{source}: missing columns {_some(missing)}; {rest} (rename with source.map in the model file, or --map)"
         )
 
 
@@ -171,7 +171,7 @@ class MissingLabels(DataRefused):
 
 
 class ValidationFailed(DataRefused):
-    """Training data breaks rules. `violations` are one line each, the worst first. `report` is where to read all of them."""
+    """Training data breaks rules. `violations` are one line each, the worst first. `report` is the full report."""
 
     def __init__(self, *, model: str, violations: Sequence[str], report: str) -> None:
         self.violations = tuple(violations)
@@ -242,7 +242,7 @@ class TooSlow(EvergreenError):
 
 
 class NotNow(EvergreenError):
-    """A prediction can't be answered now. `retry_after` is in seconds. The error is counted under `cause`, one of `CAUSES`."""
+    """A prediction can't be answered now. `retry_after`: seconds. `cause`: the error's counter, one of `CAUSES`."""
 
     CAUSES = ("no model", "busy", "away", "spool")
 
