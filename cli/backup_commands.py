@@ -104,5 +104,5 @@ class ByteProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, action: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=action, completed=done, total=total or None)
+    def __call__(self, action: str, completed: int, total: int) -> None:
+        self._bar.update(self._task, description=action, completed=completed, total=total or None)

@@ -48,7 +48,7 @@ def migrate(
     if create:
         bootstrap.create_databases_and_users(settings)
     changes_planned: list[Change] = []
-    done: list[str] = []
+    messages: list[str] = []
 
     def show(changes: "Sequence[Change]") -> None:
         changes_planned.extend(changes)
@@ -59,11 +59,11 @@ def migrate(
         show(bootstrap.plan(settings, schemas, drop=dropped))
     else:
         with err.status("migrating"):
-            done = bootstrap.migrate(settings, schemas, drop=dropped, show=show)
+            messages = bootstrap.migrate(settings, schemas, drop=dropped, show=show)
     if json:
-        as_json({"models": models, "plan": _as_rows(changes_planned), "done": done})
-    elif done:
-        out.print(f"done: {len(done)} changes", markup=False)
+        as_json({"models": models, "plan": _as_rows(changes_planned), "done": messages})
+    elif messages:
+        out.print(f"done: {len(messages)} changes", markup=False)
 
 
 def _columns_to_drop(names: Iterable[str], *, models: Sequence[str]) -> dict[str, set[str]]:

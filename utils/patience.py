@@ -1,8 +1,8 @@
 """Wait until something is ready, or until nothing makes progress any more, instead of for a fixed time.
 
-A fixed time fits only one machine. On a slower or busy machine the same work takes four times longer and still
-succeeds. So a wait watches a sign: a value that changes with every step towards the goal. Examples are the states of
-tasks, the number of rows written, the size of a log, and the work of a process.
+A fixed time fits only one machine. On a busy machine, or one that is four times slower, the same work takes four times
+longer and still succeeds. So a wait watches a sign: a value that changes with every step towards the goal. Examples are
+the states of tasks, the number of rows written, the size of a log, and the work of a process.
 
 The sign must show real progress. A process that is merely alive, reports good health, or polls for work every second
 does not count, because it can do so for ever.

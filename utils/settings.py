@@ -17,7 +17,7 @@ INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),  # of a team's own MLflow
-    "COVERAGE_PROCESS_CONFIG",  # set where `make coverage` measures what the programs run
+    "COVERAGE_PROCESS_CONFIG",  # set while `make coverage` measures the started programs
 )
 PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB = "evergreen", "evergreen_store", "mlflow", "optuna"
 RESULTS_DB = "evergreen_results"

@@ -144,13 +144,13 @@ def migrate(
         if show:
             show(changes)
         _check_refusals(changes)
-        done = upgrade(settings, today=day)
+        messages = upgrade(settings, today=day)
         for schema in models:
-            done += apply_model(settings, schema, [c for c in changes if c.model == schema.model], today=day)
-        done += _make_partitions(settings, models, today=day)
+            messages += apply_model(settings, schema, [c for c in changes if c.model == schema.model], today=day)
+        messages += _make_partitions(settings, models, today=day)
         grant(settings, models)
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), _LOCK)
-    return done
+    return messages
 
 
 def _make_partitions(settings: Settings, models: Iterable[StoreSchema], *, today: date) -> list[str]:

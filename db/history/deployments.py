@@ -22,7 +22,7 @@ def desired_row(connection: Connection, model: str) -> RowMapping | None:
 
 
 def champion(connection: Connection, model: str) -> RowMapping | None:
-    """Return the row of the desired version, or None if there is none or its rollout failed.
+    """Return the row of the desired version, or None without a deployment or after its rollout failed.
 
     A version during its rollout counts as champion. A candidate that beats the previous version may not beat this one.
     """
@@ -38,13 +38,13 @@ def champion(connection: Connection, model: str) -> RowMapping | None:
     return None if connection.execute(failed.limit(1)).first() else row
 
 
-def refusal(connection: Connection, wanted: RowMapping) -> RowMapping | None:
-    """Return the newest row with the reason why services refused the version of `wanted`, a deployment row, or None."""
+def refusal(connection: Connection, desired: RowMapping) -> RowMapping | None:
+    """Return the newest row that says why services refused the version of `desired`, a deployment row, or None."""
     rows = select(deployment).where(
-        deployment.c.model == wanted["model"],
+        deployment.c.model == desired["model"],
         deployment.c.action == "refused",
-        deployment.c.version == wanted["version"],
-        deployment.c.id > wanted["id"],
+        deployment.c.version == desired["version"],
+        deployment.c.id > desired["id"],
     )
     return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
 

@@ -24,7 +24,7 @@ LOG = (
     " ON DUPLICATE KEY UPDATE prediction_id = VALUES(prediction_id)"
 )
 LOG_BEFORE, LOG_AFTER = LOG.partition("(")[0], LOG.partition(")")[2]  # the text before and after the values
-# For rows that are never sent again.
+# For rows that are never sent twice.
 LOG_NEW = LOG.partition(" ON DUPLICATE")[0]
 # The id alone determines the partition of the row.
 FIND = "SELECT 1 FROM prediction_log WHERE prediction_id = %s"

@@ -99,7 +99,7 @@ def _arrow(frame: pd.DataFrame | None) -> pa.Table | None:
 def remove_dead(settings: Settings, schema: StoreSchema) -> int | None:
     """Remove the rows of killed loads of the model. Return the number of these loads.
 
-    Return None if a load is running, because it removed them before its first row. Raises: Unreachable, AccessDenied.
+    Return None if a load is running. That load removed them before its first row. Raises: Unreachable, AccessDenied.
     """
     bound, lock = engine(settings, "maintenance"), {"name": f"evergreen_load_{schema.model}", "seconds": 0}
     try:

@@ -136,11 +136,11 @@ class Batch:
             count_name = "features_added" if table is self._tables.features else "labels_added"
             report = _plus(report, unchanged=same, corrections=changed, forgotten=rows.left_out, **{count_name: added})
         for connection in {rows.connection for rows in prepared.values()}:
-            self._check_turn(connection)
+            self._check_lock(connection)
             connection.commit()
         self._report = replace(report, batch_id=self._report.batch_id)
 
-    def _check_turn(self, connection: Connection) -> None:
+    def _check_lock(self, connection: Connection) -> None:
         """Check that the first connection still holds the lock.
 
         Another load that got the lock waits until these rows are committed, and then removes them.

@@ -56,7 +56,7 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
         new_row.event_time > latest.c.event_time,
         and_(new_row.event_time == latest.c.event_time, new_row.available_at >= latest.c.available_at),
     )
-    # MariaDB assigns from left to right, so the times that `newer` compares come last.
+    # MariaDB assigns from left to right, so the times that `is_newer` compares come last.
     ordered = [name for name in names if name not in {"entity_id", "available_at", "event_time"}]
     assignments = [(name, func.if_(is_newer, new_row[name], latest.c[name])) for name in (*ordered, "available_at")]
     connection.execute(

@@ -238,7 +238,7 @@ def _holds_rows(connection: Connection, schema: StoreSchema) -> bool:
 
 
 def apply_model(settings: Settings, schema: StoreSchema, changes: Sequence[Change], *, today: date) -> list[str]:
-    """Apply the changes of a plan and return them as text. All changes of a table are one statement.
+    """Apply the changes of a plan and return them as text. Column changes of a table are one statement, all or none.
 
     `today` places the partitions of new tables (`MONTHS_BACK` months back, `MONTHS_AHEAD` months ahead).
     Raises: StackError: a load of the model or a reader of a changing table blocks it for a minute.

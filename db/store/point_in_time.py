@@ -97,7 +97,7 @@ def _parts(labels: pa.Table) -> Iterator[pa.Table]:
 
 
 def _between(entity_id: ColumnElement[str], entities: pa.ChunkedArray) -> list[ColumnElement[bool]]:
-    """Return the condition that a row's entity is between the first and the last of the sorted `entities`."""
+    """Return the condition that an entity lies within the sorted `entities`. If there are none, no row matches."""
     if not len(entities):
         return [false()]
     # An id may be any text, so it is written as hexadecimal digits.
@@ -117,9 +117,9 @@ def _join_features(labels: pa.Table, features: pa.Table, schema: StoreSchema, wi
         times if schema.timed else np.full_like(times, (window_end - TIMELESS) // MICROSECOND),
         max_age=schema.max_age // MICROSECOND if schema.max_age else None,
     )
-    known = features.take(pa.array(winners, mask=winners < 0))
+    matched = features.take(pa.array(winners, mask=winners < 0))
     for column in schema.features:
-        labels = labels.append_column(column.name, known[column.name])
+        labels = labels.append_column(column.name, matched[column.name])
     return labels
 
 

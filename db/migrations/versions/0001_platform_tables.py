@@ -1,4 +1,4 @@
-"""Create the platform's tables, like db/tables defines them."""
+"""Create the platform's tables, which db/tables defines."""
 
 from datetime import date
 
