@@ -1,1 +1,1 @@
-"""The `evergreen` command: one file a group of commands."""
+"""The `evergreen` command. Each file has one command or a group of commands."""

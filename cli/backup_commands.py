@@ -1,4 +1,4 @@
-"""`backup` and `restore`: the whole state in one file, and back."""
+"""The commands `backup` and `restore`: they write the whole state to one file and read it back."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -37,12 +37,13 @@ def backup(
     from stack.backup.backup import backup as write
 
     now = utc_now()
-    with Shown(quiet=json) as shown:
-        report = write(load_settings(), file or Path(f"evergreen-{now:%Y%m%dT%H%M%SZ}.tar"), now=now, progress=shown)
+    with ByteProgress(quiet=json) as progress:
+        default = Path(f"evergreen-{now:%Y%m%dT%H%M%SZ}.tar")
+        report = write(load_settings(), file or default, now=now, progress=progress)
     if json:
         return as_json(asdict(report))
-    counted = f"{report.rows:,} rows of {report.tables} tables, {report.files:,} members"
-    out.print(f"{report.file}: {_size(report.size)} in {report.seconds:.1f} s: {counted}", markup=False, soft_wrap=True)
+    counts = f"{report.rows:,} rows of {report.tables} tables, {report.files:,} members"
+    out.print(f"{report.file}: {_size(report.size)} in {report.seconds:.1f} s: {counts}", markup=False, soft_wrap=True)
     _left_out(report.left_out)
     return None
 
@@ -64,13 +65,13 @@ def restore(
     """
     from stack.backup.restore import restore as read
 
-    with Shown(quiet=json) as shown:
-        report = read(load_settings(), file, force=force, progress=shown)
+    with ByteProgress(quiet=json) as progress:
+        report = read(load_settings(), file, force=force, progress=progress)
     if json:
         return as_json(asdict(report))
-    counted = f"{report.rows:,} rows of {report.tables} tables, {report.files:,} files"
+    counts = f"{report.rows:,} rows of {report.tables} tables, {report.files:,} files"
     out.print(
-        f"restored the state of {report.made_at} in {report.seconds:.1f} s: {counted}; `make up` continues from there",
+        f"restored the state of {report.made_at} in {report.seconds:.1f} s: {counts}; `make up` continues from there",
         markup=False,
         soft_wrap=True,
     )
@@ -87,8 +88,8 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-class Shown:
-    """A line with what is being done, bytes, bytes a second and time; nothing where there is no terminal."""
+class ByteProgress:
+    """A line with the current action, bytes, bytes a second and time. It is hidden without a terminal."""
 
     def __init__(self, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description:<20}"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
@@ -96,12 +97,12 @@ class Shown:
         self._bar.disable = quiet or not err.is_terminal
         self._task = self._bar.add_task("…", total=None)
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "ByteProgress":
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, doing: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=doing, completed=done, total=total or None)
+    def __call__(self, action: str, completed: int, total: int) -> None:
+        self._bar.update(self._task, description=action, completed=completed, total=total or None)

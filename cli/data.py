@@ -1,4 +1,4 @@
-"""Commands for data: `evergreen load`."""
+"""The command `evergreen load`."""
 
 import dataclasses
 import glob
@@ -13,7 +13,7 @@ from utils.clock import utc_now
 from utils.errors import NotFound
 from utils.settings import Settings, load_settings
 
-if TYPE_CHECKING:  # these import pandas and Arrow: a second that `--help` need not take
+if TYPE_CHECKING:  # importing pandas and Arrow takes a second, which would slow down `--help`
     from db.store.batch import LoadReport
     from pipelines.loading.loader import Options
     from pipelines.loading.rejects import MaxRejects
@@ -92,39 +92,39 @@ def _max_rejects(text: str) -> "MaxRejects":
         raise typer.BadParameter(f"--max-rejects: {error}") from None
 
 
-def _pairs(given: list[str]) -> dict[str, str]:
-    pairs = [each.rpartition("=") for each in given]
+def _pairs(options: list[str]) -> dict[str, str]:
+    pairs = [option.rpartition("=") for option in options]
     if wrong := [name for old, _, name in pairs if not old or not name]:
         raise typer.BadParameter(f"--map: expected FILECOL=NAME, got {wrong[0]!r}")
     return {old: name for old, _, name in pairs}
 
 
 def _expanded(files: list[str]) -> list[Path]:
-    """The files that the arguments name, those of a pattern in the order of their names."""
+    """Return the files that the arguments name. The files of a pattern are sorted by name."""
     paths: list[Path] = []
-    for each in files:
-        if each == STDIN or Path(each).exists() or not glob.has_magic(each):
-            paths.append(Path(each))
-        elif found := sorted(glob.glob(each, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
-            paths += map(Path, found)
+    for pattern in files:
+        if pattern == STDIN or Path(pattern).exists() or not glob.has_magic(pattern):
+            paths.append(Path(pattern))
+        elif matches := sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - a pattern may be absolute
+            paths += map(Path, matches)
         else:
-            raise NotFound(what=f"file that fits {each}")
+            raise NotFound(what=f"file that fits {pattern}")
     return paths
 
 
 def _load(
     path: Path | None, *, spec: "ModelSpec", settings: Settings, options: "Options", quiet: bool, query: bool
 ) -> "LoadReport":
-    """Load the file at `path`; where there is none the rows of the query, or the example."""
+    """Load the file at `path`. Without a path, load the rows of the query, or the example."""
     from pipelines.loading.loader import load_file
     from pipelines.loading.pull import pull
     from stack.example_data.load_example import load_example
 
-    with Shown(path.name if path else "query" if query else "example world", quiet=quiet) as shown:
+    with RowProgress(path.name if path else "query" if query else "example world", quiet=quiet) as progress:
         if query:
-            return pull(settings, spec=spec, caused_by="evergreen load --query", now=utc_now(), progress=shown)
+            return pull(settings, spec=spec, caused_by="evergreen load --query", now=utc_now(), progress=progress)
         if path is None:
-            return load_example(spec=spec, settings=settings, now=utc_now(), progress=shown)
+            return load_example(spec=spec, settings=settings, now=utc_now(), progress=progress)
         return load_file(
             path,
             spec=spec,
@@ -132,7 +132,7 @@ def _load(
             caused_by="evergreen load",
             now=utc_now(),
             options=options,
-            progress=shown,
+            progress=progress,
         )
 
 
@@ -140,9 +140,10 @@ def _show(report: "LoadReport") -> None:
     for note in report.notes:
         err.print(f"note: {note}", markup=False, soft_wrap=True)
     if report.rejects:
-        why = "; ".join(f"{count:,} × {reason}" for reason, count in list(report.reasons.items())[:5])
+        reasons = "; ".join(f"{count:,} × {reason}" for reason, count in list(report.reasons.items())[:5])
         err.print(
-            f"refused: {report.rejects:,} rows ({why}): see {report.rejects_file}, correct them and load them again",
+            f"refused: {report.rejects:,} rows ({reasons}): see {report.rejects_file}, correct them and load "
+            "them again",
             markup=False,
             soft_wrap=True,
         )
@@ -150,24 +151,24 @@ def _show(report: "LoadReport") -> None:
 
 
 def _line(report: "LoadReport") -> str:
-    took = f"{report.rows:,} rows in {report.seconds:.1f} s ({report.rows / max(report.seconds, 1e-9):,.0f} a second)"
+    pace = f"{report.rows:,} rows in {report.seconds:.1f} s ({report.rows / max(report.seconds, 1e-9):,.0f} a second)"
     corrected = f", {report.corrections:,} of them corrections" if report.corrections else ""
-    left_out = f"; {report.forgotten:,} rows of forgotten entities left out" if report.forgotten else ""
+    forgotten = f"; {report.forgotten:,} rows of forgotten entities left out" if report.forgotten else ""
     if report.dry_run:
         return (
-            f"{report.source}: {took}: would add {report.features_added:,} feature rows and {report.labels_added:,} "
-            f"labels{corrected}; {report.unchanged:,} are there already{left_out}; nothing was changed"
+            f"{report.source}: {pace}: would add {report.features_added:,} feature rows and {report.labels_added:,} "
+            f"labels{corrected}; {report.unchanged:,} are there already{forgotten}; nothing was changed"
         )
     if report.commit_seq is None:
-        return f"{report.source}: {took}: nothing new, the store already holds them all{left_out}"
+        return f"{report.source}: {pace}: nothing new, the store already holds them all{forgotten}"
     return (
-        f"{report.source}: {took}: {report.features_added:,} feature rows and {report.labels_added:,} labels added"
-        f"{corrected}; {report.unchanged:,} were there already{left_out}; load {report.commit_seq} of {report.model}"
+        f"{report.source}: {pace}: {report.features_added:,} feature rows and {report.labels_added:,} labels added"
+        f"{corrected}; {report.unchanged:,} were there already{forgotten}; load {report.commit_seq} of {report.model}"
     )
 
 
-class Shown:
-    """A line with rows, rows a second, time and time left while a load runs; nothing where there is no terminal."""
+class RowProgress:
+    """A line with rows, rows a second, time and time left. It is hidden without a terminal."""
 
     def __init__(self, name: str, *, quiet: bool) -> None:
         columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} rows"))
@@ -176,7 +177,7 @@ class Shown:
         self._bar.disable = quiet or not err.is_terminal
         self._task = self._bar.add_task(name, total=None, rate="", left="")
 
-    def __enter__(self) -> "Shown":
+    def __enter__(self) -> "RowProgress":
         self._bar.start()
         return self
 
@@ -190,7 +191,7 @@ class Shown:
 
 
 def time_left(elapsed: float, share: float | None) -> str:
-    """What is left of a work of which `share` took `elapsed` seconds, as `2:05 left`; empty where that is not known."""
+    """Return the time left, like `2:05 left`, if `share` of the work took `elapsed` seconds. Empty if it is unknown."""
     if not share or not elapsed:
         return ""
     seconds = round(elapsed * (1 - share) / share)

@@ -1,4 +1,4 @@
-"""`evergreen demo`: the loop closed live, on a stack of its own."""
+"""The command `evergreen demo`: it closes the loop live, on a separate stack."""
 
 import time
 from dataclasses import asdict
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stack.demo.play import Outcome
 
 
-class Shown(StrEnum):
+class DemoScenario(StrEnum):
     SHIFT = "shift"
     NONE = "none"
     BROKEN = "broken"
@@ -28,8 +28,8 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     scenario: Annotated[
-        Shown, typer.Option(help="The world shifts, stays as it is, or a source of it breaks.")
-    ] = Shown.SHIFT,
+        DemoScenario, typer.Option(help="The world shifts, stays as it is, or a source of it breaks.")
+    ] = DemoScenario.SHIFT,
     keep: Annotated[bool, typer.Option(help="Leave the stack running to look around until Enter is pressed.")] = False,
     since: Annotated[
         float | None, typer.Option(help="Unix time at which you began, to be counted into the time it took.")
@@ -57,11 +57,11 @@ def demo(
     from stack.demo.play import play
     from stack.demo.webhook import webhook
 
-    begun, console, settings = since or time.time(), err if json else out, load_settings()
+    started_at, console, settings = since or time.time(), err if json else out, load_settings()
     with webhook() as (address, alerts):
-        own = own_settings(settings, webhook=address)
+        demo_settings = own_settings(settings, webhook=address)
         before = changing(find_spec(settings.models_dir, MODEL))
-        with demo_stack(own, console=console, since=begun) as spec:
+        with demo_stack(demo_settings, console=console, since=started_at) as spec:
             console.print(
                 "\n[bold]From here on[/bold] the model file has shorter durations, and only what monitoring finds may "
                 "start a training; nothing else differs:",
@@ -69,16 +69,16 @@ def demo(
             )
             for key, now in changing(spec).items():
                 console.print(f"  {key:<26} {before[key]:>5} → {now}", soft_wrap=True)
-            outcome = play(own, spec, scenario=Scenario(scenario), console=console, alerts=alerts)
-            seconds = time.time() - begun
-            as_json({**asdict(outcome), "total_seconds": seconds}) if json else _tell(outcome, seconds)
+            outcome = play(demo_settings, spec, scenario=Scenario(scenario), console=console, alerts=alerts)
+            seconds = time.time() - started_at
+            as_json({**asdict(outcome), "total_seconds": seconds}) if json else _print_outcome(outcome, seconds)
             if keep:
                 console.input("\nEverything still runs, at the addresses above. Enter stops it. ")
     if outcome.problems:
         raise typer.Exit(1)
 
 
-def _tell(outcome: "Outcome", seconds: float) -> None:
+def _print_outcome(outcome: "Outcome", seconds: float) -> None:
     out.print()
     as_table(
         [{"seconds": f"{moment.after:+.1f}", "what": moment.what} for moment in outcome.timeline],

@@ -1,11 +1,11 @@
-"""`evergreen forget`: delete an entity everywhere."""
+"""The command `evergreen forget`: it deletes an entity everywhere."""
 
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from cli.data import Shown
+from cli.data import RowProgress
 from cli.output import Json, as_json, out
 from utils.clock import utc_now
 from utils.settings import load_settings
@@ -53,20 +53,20 @@ def forget(
     spec = find_spec(settings.models_dir, model)
     if not (dry_run or yes):
         typer.confirm(f"Delete every row of this {spec.entity} of {model}? It can't be undone.", abort=True, err=True)
-    with Shown("rows of the log looked at", quiet=json) as shown:
-        done = forget_entity(
+    with RowProgress("rows of the log looked at", quiet=json) as progress:
+        report = forget_entity(
             settings,
             spec=spec,
             entity_id=entity_id,
             caused_by="evergreen forget",
             now=utc_now(),
             dry_run=dry_run,
-            progress=shown,
+            progress=progress,
         )
     if json:
-        return as_json(asdict(done))
-    told = [f"{count:,} {WHERE[place]}" for place, count in done.found.items() if count]
+        return as_json(asdict(report))
+    counts = [f"{count:,} {WHERE[place]}" for place, count in report.found.items() if count]
     verb = "would be deleted" if dry_run else "deleted"
-    if not told:
+    if not counts:
         return out.print("no row of it was found" + ("" if dry_run else "; later loads leave out old ones"))
-    return out.print(f"{verb}: {', '.join(told)}", soft_wrap=True, markup=False)
+    return out.print(f"{verb}: {', '.join(counts)}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`evergreen init`: a first model file from a file of rows."""
+"""The command `evergreen init`: it writes a first model file from a file of rows."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,15 +34,15 @@ def init(
     from pipelines.init.write import write_model_file
 
     settings = load_settings()
-    asked = Asked(label=label, entity=entity, event_time=event_time, task=task)
+    options = Asked(label=label, entity=entity, event_time=event_time, task=task)
     with err.status(f"reading {file.name}"):
-        written = write_model_file(file, model=model, folder=settings.models_dir, asked=asked, force=force)
+        draft = write_model_file(file, model=model, folder=settings.models_dir, asked=options, force=force)
     if json:
-        as_json(written.summary)
+        as_json(draft.summary)
         return
-    for line in written.notes:
+    for line in draft.notes:
         err.print(f"note: {line}", markup=False, soft_wrap=True)
-    out.print(f"wrote {written.path}: {written.said}", markup=False, soft_wrap=True)
+    out.print(f"wrote {draft.path}: {draft.said}", markup=False, soft_wrap=True)
     out.print(
         f"next: read it through and correct it, then `evergreen models {model}`, `evergreen migrate`"
         f" and `evergreen load {model} {file}`",

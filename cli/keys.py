@@ -1,4 +1,4 @@
-"""Commands for the keys of prediction services: `evergreen keys add`, `list` and `remove`."""
+"""The commands `evergreen keys add`, `list` and `remove` for the keys of prediction services."""
 
 from typing import Annotated
 
@@ -43,11 +43,11 @@ def list_keys(json: Json = False) -> None:
 
     Example: `evergreen keys list`
     """
-    shown = [{"name": key.name, "created_at": key.created_at} for key in KeyFile(load_settings()).read()]
+    rows = [{"name": key.name, "created_at": key.created_at} for key in KeyFile(load_settings()).read()]
     if json:
-        as_json(shown)
-    elif shown:
-        as_table(shown)
+        as_json(rows)
+    elif rows:
+        as_table(rows)
     else:
         out.print("there is no key; `evergreen keys add NAME` makes one", markup=False)
 
@@ -61,8 +61,8 @@ def remove(
 
     Example: `evergreen keys remove shop`
     """
-    gone = KeyFile(load_settings()).remove(name, older=older)
+    count = KeyFile(load_settings()).remove(name, older=older)
     if json:
-        as_json({"name": name, "removed": gone})
+        as_json({"name": name, "removed": count})
     else:
-        out.print(f"{gone} key{'s' if gone > 1 else ''} of {name} removed", markup=False)
+        out.print(f"{count} key{'s' if count > 1 else ''} of {name} removed", markup=False)

@@ -44,9 +44,9 @@ for part in (
     part.register(app)
 
 
-def show_version(wanted: bool) -> None:
-    """Print version and commit, and end."""
-    if wanted:
+def show_version(flag: bool) -> None:
+    """Print the version and the commit, then exit."""
+    if flag:
         typer.echo(f"evergreen {release()} ({code_commit()})")
         raise typer.Exit
 
@@ -62,7 +62,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: an `EvergreenError` is one line on standard error and its own exit code."""
+    """Run the command. An `EvergreenError` prints one line to standard error and exits with its own code."""
     try:
         app()
     except EvergreenError as error:

@@ -1,4 +1,4 @@
-"""`evergreen maintain`: what the DAG `maintenance` does, by hand."""
+"""The command `evergreen maintain`: it does the work of the DAG `maintenance` by hand."""
 
 from typing import Annotated
 
@@ -46,10 +46,10 @@ def maintain(
     for name in duties or DUTIES:
         with err.status(f"{name} …"):
             try:
-                told, failed = DUTIES[name](job), False
+                text, failed = DUTIES[name](job), False
             except EvergreenError as error:
-                told, failed = str(error), True
-        rows.append({"duty": name, "failed": failed, "dry_run" if dry_run else "done": told})
+                text, failed = str(error), True
+        rows.append({"duty": name, "failed": failed, "dry_run" if dry_run else "done": text})
     if json:
         as_json(rows)
     else:

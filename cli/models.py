@@ -1,4 +1,4 @@
-"""`models`, `train`, `deploy`, `rollback`, `lineage`: the life of a model from the command line."""
+"""The commands `models`, `train`, `deploy`, `rollback` and `lineage`."""
 
 import time
 from typing import Annotated, Any
@@ -79,8 +79,8 @@ def train(
     from pipelines.training import training_steps
 
     if spec.source.query:
-        pulled = training_steps.pull(settings, spec, caused_by="evergreen train", now=utc_now())
-        err.print(f"pulled {pulled}")
+        summary = training_steps.pull(settings, spec, caused_by="evergreen train", now=utc_now())
+        err.print(f"pulled {summary}")
     now = utc_now()
     end = parse_window_end(window_end) if window_end else now
     run_id = f"cli/{now:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
@@ -110,19 +110,21 @@ def deploy(
     from pipelines.deployment import promote
     from pipelines.deployment.rollout import roll_out, undo, wait_until_live
 
-    settings, me, decision = load_settings(), f"cli/{uuid4().hex[:8]}", None
+    settings, run_id, decision = load_settings(), f"cli/{uuid4().hex[:8]}", None
     find_spec(settings.models_dir, model)
     if version is None:
-        claimed = promote.claim(settings, model=model, run_id=me, now=utc_now())
-        decision, reason = claimed["decision"], f"{reason}; {claimed['why']}"
+        candidate = promote.claim(settings, model=model, run_id=run_id, now=utc_now())
+        decision, reason = candidate["decision"], f"{reason}; {candidate['why']}"
         version = promote.promote(settings, decision_id=decision)
-    roll_out(settings, model=model, version=version, caused_by=me, reason=reason, now=utc_now(), decision_id=decision)
+    roll_out(
+        settings, model=model, version=version, caused_by=run_id, reason=reason, now=utc_now(), decision_id=decision
+    )
     try:
-        wait_until_live(settings, model=model, version=version, caused_by=me)
+        wait_until_live(settings, model=model, version=version, caused_by=run_id)
     except DeploymentFailed:
-        undo(settings, model=model, caused_by=me, now=utc_now())
+        undo(settings, model=model, caused_by=run_id, now=utc_now())
         raise
-    _say_serving(model, version, json=json)
+    _print_serving(model, version, json=json)
 
 
 def rollback(
@@ -138,13 +140,13 @@ def rollback(
     """
     from pipelines.deployment.rollout import roll_back, wait_until_live
 
-    settings, me = load_settings(), f"cli/{uuid4().hex[:8]}"
+    settings, run_id = load_settings(), f"cli/{uuid4().hex[:8]}"
     find_spec(settings.models_dir, model)
-    version = roll_back(settings, model=model, caused_by=me, reason=reason, now=utc_now())
+    version = roll_back(settings, model=model, caused_by=run_id, reason=reason, now=utc_now())
     if version is None:
         raise NotFound(what=f"version of {model} before the one that serves")
-    wait_until_live(settings, model=model, version=version, caused_by=me)
-    _say_serving(model, version, json=json)
+    wait_until_live(settings, model=model, version=version, caused_by=run_id)
+    _print_serving(model, version, json=json)
 
 
 def lineage(
@@ -157,13 +159,13 @@ def lineage(
         evergreen lineage 01a1fb67-1800-7000-8000-000000000000
     """
     try:
-        wanted = str(UUID(prediction_id))
+        logged_id = str(UUID(prediction_id))
     except ValueError:
         raise DataRefused(f"{prediction_id!r} is not a prediction_id: those are UUIDs") from None
     with session(load_settings(), "reader") as connection:
-        row = trainings.lineage(connection, wanted)
+        row = trainings.lineage(connection, logged_id)
     if row is None:
-        raise NotFound(what=f"prediction {wanted}", where="the log")
+        raise NotFound(what=f"prediction {logged_id}", where="the log")
     if json:
         return as_json(dict(row))
     for name, value in row.items():
@@ -172,20 +174,20 @@ def lineage(
 
 
 def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Do the steps of a run, a line each; returns the row of its verdict."""
+    """Run all steps of a training and print a line for each. Return the row of the verdict."""
     from pipelines.training import training_steps
 
     with err.status("") as status:
-        begun = time.monotonic()
+        started_at = time.monotonic()
 
-        def progress(step: str, done: training_steps.Done | None) -> None:
-            nonlocal begun
-            if done is None:
-                begun = time.monotonic()
+        def progress(step: str, result: training_steps.Done | None) -> None:
+            nonlocal started_at
+            if result is None:
+                started_at = time.monotonic()
                 status.update(f"{step} …")
             elif not quiet:
-                seconds = time.monotonic() - begun
-                out.print(f"{step:<9} {seconds:6.1f} s  {done.summary}", soft_wrap=True, markup=False)
+                seconds = time.monotonic() - started_at
+                out.print(f"{step:<9} {seconds:6.1f} s  {result.summary}", soft_wrap=True, markup=False)
 
         return training_steps.train(settings, run_id, progress=progress)
 
@@ -224,5 +226,5 @@ def _allowed(feature: Feature) -> str:
     return f"{'' if low is None else f'{low:g}'} … {'' if high is None else f'{high:g}'}"
 
 
-def _say_serving(model: str, version: int, *, json: bool) -> None:
+def _print_serving(model: str, version: int, *, json: bool) -> None:
     as_json({"model": model, "version": version}) if json else out.print(f"{model}: version {version} serves")

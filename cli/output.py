@@ -1,4 +1,4 @@
-"""How the command speaks: tables for people, one JSON document for machines, one line for an error."""
+"""Output of the commands: tables for people, one JSON document for machines, one line for an error."""
 
 import json
 import sys
@@ -18,25 +18,25 @@ err = Console(stderr=True, highlight=False)
 
 
 def as_json(content: object) -> None:
-    """Print `content` as one JSON document on standard output; times are ISO 8601 with a Z, for they are UTC."""
-    sys.stdout.write(json.dumps(content, default=_plain, ensure_ascii=False) + "\n")
+    """Print `content` as one JSON document on standard output. Times are UTC, in ISO 8601 with a Z."""
+    sys.stdout.write(json.dumps(content, default=_json_value, ensure_ascii=False) + "\n")
 
 
 def as_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Print `rows`, all with the same keys, as a table; the keys head the columns."""
+    """Print `rows` as a table. All rows have the same keys, which become the column headers."""
     table = Table(title=title or None, title_justify="left")
     for name in rows[0] if rows else ():
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else _shown(value) for value in row.values()))
+        table.add_row(*("" if value is None else _cell(value) for value in row.values()))
     out.print(table)
 
 
-def _shown(value: object) -> str:
+def _cell(value: object) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)
 
 
-def _plain(value: object) -> object:
+def _json_value(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat() + "Z"
     if isinstance(value, timedelta):

@@ -1,4 +1,4 @@
-"""`evergreen replay`: the pipelines walked through a time that has passed."""
+"""The command `evergreen replay`: it runs the pipelines over a past period."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -38,7 +38,7 @@ def replay(
 
         evergreen replay credit_score --from 2026-06-01 --to 2026-09-01 --every 14d --trials 3 --json
     """
-    from pipelines.replay import replay as walk
+    from pipelines.replay import replay as run_replay
     from pipelines.runs.training_runs import parse_window_end
     from pipelines.spec import find_spec
 
@@ -46,31 +46,31 @@ def replay(
     spec = find_spec(settings.models_dir, model)
     first, last = parse_window_end(start), parse_window_end(end)
     with err.status(f"replay of {model} …") as status:
-        done = walk(
+        result = run_replay(
             settings,
             spec=spec,
             start=first,
             end=last,
             every=every,
             trials=trials,
-            progress=lambda at: status.update(at),
+            progress=lambda text: status.update(text),
         )
     if json:
-        return as_json({**asdict(done), "ratio": ratio(done)})
-    as_table([_row(step) for step in done.steps], title=f"{done.metric} of {model}, replayed as {done.name}")
-    for step in done.steps:
+        return as_json({**asdict(result), "ratio": ratio(result)})
+    as_table([_row(step) for step in result.steps], title=f"{result.metric} of {model}, replayed as {result.name}")
+    for step in result.steps:
         if step.verdict != "promote":
             out.print(f"{step.window_end:%Y-%m-%d} {step.verdict}: {step.reason}", soft_wrap=True, markup=False)
     out.print(
-        f"in all, over {done.rows:,} labels: {done.metric} {done.served:.4g} served, {done.left_alone:.4g} with the "
-        f"first version left alone; that is {ratio(done):.2f} of it",
+        f"in all, over {result.rows:,} labels: {result.metric} {result.served:.4g} served, {result.left_alone:.4g} "
+        f"with the first version left alone; that is {ratio(result):.2f} of it",
         soft_wrap=True,
     )
     return None
 
 
-def ratio(done: "Replay") -> float:
-    return done.served / done.left_alone
+def ratio(result: "Replay") -> float:
+    return result.served / result.left_alone
 
 
 def _row(step: "Step") -> dict[str, object]:

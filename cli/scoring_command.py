@@ -1,4 +1,4 @@
-"""`evergreen score`: predictions for many rows at once."""
+"""The command `evergreen score`: it predicts many rows at once."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.data import Shown
+from cli.data import RowProgress
 from cli.output import as_json, out
 from utils.clock import utc_now
 from utils.settings import load_settings
@@ -48,10 +48,10 @@ def score(
         raise typer.BadParameter("give either a file or --query")
     from pipelines.batch_scoring.score import score_rows
 
-    with Shown(file.name if file else "query", quiet=json) as shown:
-        done = score_rows(
-            load_settings(), model, file=file, query=query, out=results, table=table, now=utc_now(), progress=shown
+    with RowProgress(file.name if file else "query", quiet=json) as progress:
+        report = score_rows(
+            load_settings(), model, file=file, query=query, out=results, table=table, now=utc_now(), progress=progress
         )
     if json:
-        return as_json(asdict(done))
-    return out.print(done.summary, soft_wrap=True, markup=False)
+        return as_json(asdict(report))
+    return out.print(report.summary, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""`shadow` and `compare`: a challenger that scores along, and what it would have answered."""
+"""The commands `shadow` and `compare` for a challenger that scores the same requests as the champion."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.monitoring.comparison import Comparison
 
 Model = Annotated[str, typer.Argument(help="Name of a model: a file in models/ without its ending.")]
-SHOWN = 10  # rows of a table
+MAX_ROWS = 10  # rows of a table
 
 
 def register(app: typer.Typer) -> None:
@@ -47,19 +47,19 @@ def shadow(
     """
     from pipelines.deployment import shadow as shadows
 
-    settings, me = load_settings(), f"cli/{uuid4().hex[:8]}"
+    settings, caused_by = load_settings(), f"cli/{uuid4().hex[:8]}"
     find_spec(settings.models_dir, model)
     if stop and version is not None:
         raise DataRefused("give a version or --stop, not both")
     if stop:
-        ended = shadows.stop(settings, model=model, caused_by=me, now=utc_now())
+        stopped = shadows.stop(settings, model=model, caused_by=caused_by, now=utc_now())
         return (
-            as_json({"model": model, "stopped": ended})
+            as_json({"model": model, "stopped": stopped})
             if json
-            else out.print(f"{model}: version {ended} is in the shadow no more; its predictions stay in the log")
+            else out.print(f"{model}: version {stopped} is in the shadow no more; its predictions stay in the log")
         )
     if version is not None:
-        shadows.start(settings, model=model, version=version, caused_by=me, now=utc_now())
+        shadows.start(settings, model=model, version=version, caused_by=caused_by, now=utc_now())
     running = shadows.current(settings, model)
     if running is None:
         return (
@@ -79,12 +79,12 @@ def shadow(
 
 
 def _workers(settings: Settings, model: str) -> list[dict[str, Any]]:
-    """The living workers of `model`: what each scores in the shadow, or why it refuses to."""
+    """Return the living workers of `model` with the version that each scores in the shadow, or why it refuses it."""
     from pipelines.deployment import shadow as shadows
 
     return [
-        {"host": each["host"], "pid": each["pid"], "scores": each["shadow_version"], "refuses": each["shadow_refused"]}
-        for each in shadows.workers(settings, model)
+        {"host": row["host"], "pid": row["pid"], "scores": row["shadow_version"], "refuses": row["shadow_refused"]}
+        for row in shadows.workers(settings, model)
     ]
 
 
@@ -102,7 +102,7 @@ def compare(
 
         evergreen compare credit_score --version 4 --since 2026-06-30T12:00:00 --json
     """
-    from pipelines.monitoring import comparison as comparing
+    from pipelines.monitoring import comparison as comparisons
     from pipelines.runs.training_runs import parse_window_end
 
     settings = load_settings()
@@ -110,40 +110,43 @@ def compare(
     start = parse_window_end(since) if since else None
     with err.status("reading the log …") as status:
 
-        def show(read: int) -> None:
-            status.update(f"reading the log: {read:,} predictions …")
+        def show(count: int) -> None:
+            status.update(f"reading the log: {count:,} predictions …")
 
-        found = comparing.compare_versions(settings, spec, version=version, since=start, now=utc_now(), progress=show)
+        comparison = comparisons.compare_versions(
+            settings, spec, version=version, since=start, now=utc_now(), progress=show
+        )
     if json:
-        return as_json(asdict(found))
-    return _say(found)
+        return as_json(asdict(comparison))
+    return _print_comparison(comparison)
 
 
-def _say(found: "Comparison") -> None:
-    answered = sum(found.answered.values())
-    against = ", ".join(f"{number} ({rows:,})" for number, rows in sorted(found.answered.items()))
-    span = f"{found.since:%Y-%m-%d %H:%M:%S} to {found.until:%Y-%m-%d %H:%M:%S} UTC"
-    out.print(f"[bold]{found.model}: version {found.version}[/bold] in the shadow, {span}", soft_wrap=True)
+def _print_comparison(result: "Comparison") -> None:
+    answered = sum(result.answered.values())
+    against = ", ".join(f"{number} ({rows:,})" for number, rows in sorted(result.answered.items()))
+    span = f"{result.since:%Y-%m-%d %H:%M:%S} to {result.until:%Y-%m-%d %H:%M:%S} UTC"
+    out.print(f"[bold]{result.model}: version {result.version}[/bold] in the shadow, {span}", soft_wrap=True)
     out.print(
-        f"{answered:,} answered by version {against}; {found.pairs:,} ({found.pairs / answered:.1%}) scored along"
+        f"{answered:,} answered by version {against}; {result.pairs:,} ({result.pairs / answered:.1%}) scored along"
     )
-    if found.agreement is not None:
-        out.print(f"the same class in {found.agreement:.2%}")
-        _table([{**each, "share": f"{each['rows'] / found.pairs:.2%}"} for each in found.changes], "Where they differ")
-    if found.difference is not None:
-        out.print(", ".join(f"{name.replace('_', ' ')} {each:,.4g}" for name, each in found.difference.items()))
-    what, form = ("mean difference", ",.4g") if found.agreement is None else ("other class", ".2%")
+    if result.agreement is not None:
+        out.print(f"the same class in {result.agreement:.2%}")
+        changes = [{**row, "share": f"{row['rows'] / result.pairs:.2%}"} for row in result.changes]
+        _table(changes, "Where they differ")
+    if result.difference is not None:
+        out.print(", ".join(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in result.difference.items()))
+    measure, number_format = ("mean difference", ",.4g") if result.agreement is None else ("other class", ".2%")
     slices = [
-        {"column": each.column, "level": each.level, "rows": f"{each.rows:,}", what: format(each.apart, form)}
-        for each in found.slices
+        {"column": s.column, "level": s.level, "rows": f"{s.rows:,}", measure: format(s.apart, number_format)}
+        for s in result.slices
     ]
     _table(slices, "By slice, the largest difference first")
     rows = [
-        {"latency, ms": side, **{name: f"{each:.3g}" for name, each in quantiles.items()}}
-        for side, quantiles in found.latency_ms.items()
+        {"latency, ms": side, **{name: f"{value:.3g}" for name, value in quantiles.items()}}
+        for side, quantiles in result.latency_ms.items()
     ]
     as_table(rows)
-    if judged := found.judged:
+    if judged := result.judged:
         better = judged.better_by
         out.print(
             f"{judged.metric} on {judged.labels:,} with a known truth: champion {judged.champion:.4f}, "
@@ -158,6 +161,6 @@ def _say(found: "Comparison") -> None:
 
 def _table(rows: Sequence[dict[str, Any]], title: str) -> None:
     if rows:
-        as_table(rows[:SHOWN], title=title)
-    if len(rows) > SHOWN:
-        out.print(f"and {len(rows) - SHOWN} more: --json shows all")
+        as_table(rows[:MAX_ROWS], title=title)
+    if len(rows) > MAX_ROWS:
+        out.print(f"and {len(rows) - MAX_ROWS} more: --json shows all")

@@ -1,4 +1,4 @@
-"""`evergreen simulate`: traffic from an example world, for trying out what the platform makes of it."""
+"""The command `evergreen simulate`: it sends traffic from an example world, to try out the platform."""
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -58,7 +58,7 @@ def simulate(
     from stack.demo.simulate import simulate as run
 
     settings = load_settings()
-    done = run(
+    summary = run(
         settings,
         find_spec(settings.models_dir, model),
         scenario=scenario,
@@ -69,45 +69,45 @@ def simulate(
         labels_after=_duration(labels_after, "--labels-after") if labels_after else None,
         console=None if json else err,
     )
-    as_json(asdict(done)) if json else _tell(done)
+    as_json(asdict(summary)) if json else _print_summary(summary)
 
 
-def _moment(given: str | None) -> datetime | None:
-    """`given` as UTC: an instant, or a duration from now."""
-    if given is None:
+def _moment(text: str | None) -> datetime | None:
+    """Return `text`, an instant or a duration from now, as a time in UTC."""
+    if text is None:
         return None
     try:
-        return utc_now() + _duration(given, "--at") if given[-1:] in UNITS else as_utc(datetime.fromisoformat(given))
+        return utc_now() + _duration(text, "--at") if text[-1:] in UNITS else as_utc(datetime.fromisoformat(text))
     except ValueError:
-        expected = f"expected a time like 2026-01-31T12:00, or a duration like 2m, got {given!r}"
+        expected = f"expected a time like 2026-01-31T12:00, or a duration like 2m, got {text!r}"
         raise typer.BadParameter(expected, param_hint="--at") from None
 
 
-def _duration(given: str, option: str) -> timedelta:
+def _duration(text: str, option: str) -> timedelta:
     try:
-        parsed = parse_duration(given)
+        length = parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
-    assert isinstance(parsed, timedelta)  # noqa: S101  (it was text)
-    return parsed
+    assert isinstance(length, timedelta)  # noqa: S101  (it was text)
+    return length
 
 
-def _tell(done: "Summary") -> None:
-    pace = done.answered / done.seconds if done.seconds else 0.0
-    versions = ", ".join(f"{count:,} by version {version}" for version, count in done.versions.items())
+def _print_summary(summary: "Summary") -> None:
+    pace = summary.answered / summary.seconds if summary.seconds else 0.0
+    versions = ", ".join(f"{count:,} by version {version}" for version, count in summary.versions.items())
     out.print(
-        f"{done.answered:,} of {done.requests:,} requests answered in {done.seconds:.0f} s ({pace:.0f} a second)"
-        + (f": {versions}" if versions else ""),
+        f"{summary.answered:,} of {summary.requests:,} requests answered in {summary.seconds:.0f} s "
+        f"({pace:.0f} a second)" + (f": {versions}" if versions else ""),
         soft_wrap=True,
     )
-    if done.scenario != Scenario.NONE:
-        out.print(f"{done.changed:,} of them under the scenario {done.scenario}; seed {done.seed}")
-    if done.refusal:
-        out.print(f"{done.refused:,} refused, the first with: {done.refusal}", markup=False, soft_wrap=True)
-    out.print(f"{done.feature_rows:,} feature rows and {done.label_rows:,} labels loaded")
-    if done.labels_due:
+    if summary.scenario != Scenario.NONE:
+        out.print(f"{summary.changed:,} of them under the scenario {summary.scenario}; seed {summary.seed}")
+    if summary.refusal:
+        out.print(f"{summary.refused:,} refused, the first with: {summary.refusal}", markup=False, soft_wrap=True)
+    out.print(f"{summary.feature_rows:,} feature rows and {summary.label_rows:,} labels loaded")
+    if summary.labels_due:
         out.print(
-            f"{done.labels_waiting:,} labels wait, the last until {done.labels_due:%Y-%m-%d %H:%M:%S} UTC; then "
-            f"`evergreen simulate {done.model} --requests 0` loads them",
+            f"{summary.labels_waiting:,} labels wait, the last until {summary.labels_due:%Y-%m-%d %H:%M:%S} UTC; then "
+            f"`evergreen simulate {summary.model} --requests 0` loads them",
             soft_wrap=True,
         )

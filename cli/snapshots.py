@@ -1,4 +1,4 @@
-"""Commands for snapshots: `evergreen snapshot list` and `evergreen snapshot verify`."""
+"""The commands `evergreen snapshot list` and `evergreen snapshot verify`."""
 
 import dataclasses
 from typing import Annotated
@@ -30,12 +30,12 @@ def list_snapshots(
     from db.session import session
 
     with session(load_settings(), "pipeline") as connection:
-        found = [dict(row) for row in trainings.snapshots(connection, model, limit=limit)]
+        rows = [dict(row) for row in trainings.snapshots(connection, model, limit=limit)]
     if json:
-        as_json(found)
-    elif found:
-        shown = ("snapshot_id", "window_end", "commit_seq", "row_count", "redacted_rows", "created_at")
-        as_table([{name: row[name] for name in shown} for row in found], title=f"snapshots of {model}")
+        as_json(rows)
+    elif rows:
+        columns = ("snapshot_id", "window_end", "commit_seq", "row_count", "redacted_rows", "created_at")
+        as_table([{name: row[name] for name in columns} for row in rows], title=f"snapshots of {model}")
     else:
         out.print(f"{model} has no snapshot yet", markup=False)
 
@@ -54,10 +54,10 @@ def verify(
     from pipelines.runs.verify import verify_snapshot
 
     with err.status(f"reading {snapshot_id} again"):
-        found = verify_snapshot(snapshot_id, settings=load_settings())
+        report = verify_snapshot(snapshot_id, settings=load_settings())
     if json:
-        as_json(dataclasses.asdict(found))
+        as_json(dataclasses.asdict(report))
         return
-    note = f" ({found.note})" if found.note else ""
-    where = f"{found.rows:,} rows from the {found.read_from}"
-    out.print(f"{snapshot_id}: {where}, as recorded: {found.content_sha256}{note}", markup=False, soft_wrap=True)
+    note = f" ({report.note})" if report.note else ""
+    where = f"{report.rows:,} rows from the {report.read_from}"
+    out.print(f"{snapshot_id}: {where}, as recorded: {report.content_sha256}{note}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `logs`, `clean`: the whole stack on one machine."""
+"""The commands for the whole stack on one machine: `up`, `down`, `status`, `logs`, `clean`, `run` and `begin`."""
 
 import time
 from dataclasses import asdict
@@ -45,11 +45,11 @@ def down() -> None:
 
         evergreen down
     """
-    from stack.down import down as stop
+    from stack.down import down as stop_all
 
-    begun = time.monotonic()
-    count = stop(load_settings())
-    out.print(f"stopped {count} programs in {time.monotonic() - begun:.1f} s" if count else "nothing ran")
+    started_at = time.monotonic()
+    count = stop_all(load_settings())
+    out.print(f"stopped {count} programs in {time.monotonic() - started_at:.1f} s" if count else "nothing ran")
 
 
 def status(
@@ -65,10 +65,11 @@ def status(
 
         evergreen status --json
     """
-    from stack import status as now
+    from stack import status as current
 
     settings = load_settings()
-    parts, models = [asdict(part) for part in now.parts(settings)], [asdict(model) for model in now.models(settings)]
+    parts = [asdict(part) for part in current.parts(settings)]
+    models = [asdict(model) for model in current.models(settings)]
     memory = round(sum(part["pss_mb"] or 0.0 for part in parts), 1)
     healthy = all(part["healthy"] for part in parts)
     if json:
@@ -83,14 +84,14 @@ def status(
 
 
 def _row(part: dict[str, Any]) -> dict[str, Any]:
-    """What fits into 80 columns."""
+    """Return the columns of a part that fit into 80 characters."""
     healthy = "[green]yes[/green]" if part["healthy"] else "[red]no[/red]"
     up_for = _age(utc_now() - part["since"]) if part["since"] else ""
     return {"name": part["name"], "url": part["url"], "healthy": healthy, "MB": part["pss_mb"], "up": up_for}
 
 
-def _age(time_since: timedelta) -> str:
-    minutes = int(time_since.total_seconds() // 60)
+def _age(age: timedelta) -> str:
+    minutes = int(age.total_seconds() // 60)
     return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
 
 
@@ -124,13 +125,13 @@ def clean(
 
         evergreen clean --yes
     """
-    from stack.down import clean as remove
+    from stack.down import clean as remove_all
 
     settings = load_settings()
-    also = f" and {settings.env_file}" if everything else ""
+    env_text = f" and {settings.env_file}" if everything else ""
     if not yes:
-        typer.confirm(f"Remove {settings.home}{also}, with all data and models in it?", abort=True)
-    removed = remove(settings, secrets=everything)
+        typer.confirm(f"Remove {settings.home}{env_text}, with all data and models in it?", abort=True)
+    removed = remove_all(settings, secrets=everything)
     out.print(f"removed {' and '.join(removed)}" if removed else "there was nothing to remove")
 
 
@@ -147,9 +148,9 @@ def run(
 
         evergreen run airflow-scheduler
     """
-    from stack.run_part import run as become
+    from stack.run_part import run as run_foreground
 
-    become(load_settings(), part)
+    run_foreground(load_settings(), part)
 
 
 def begin() -> None:
@@ -166,9 +167,9 @@ def begin() -> None:
     from stack.progress import Steps
     from stack.up import begin_models, load_examples
 
-    settings, begun = load_settings(), time.time()
+    settings, started_at = load_settings(), time.time()
     specs = [load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir)]
     with Steps(out) as steps:
         load_examples(settings, specs, steps)
         Airflow(settings).wait_healthy(patience=60)
-        begin_models(settings, specs, steps, begun=begun)
+        begin_models(settings, specs, steps, begun=started_at)

@@ -1,4 +1,4 @@
-"""Commands for tables: `evergreen migrate`."""
+"""The command `evergreen migrate`."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ from cli.output import Json, as_json, err, out
 from utils.errors import UnknownModel
 from utils.settings import load_settings
 
-if TYPE_CHECKING:  # this imports SQLAlchemy
+if TYPE_CHECKING:  # importing SQLAlchemy is slow
     from db.store.plan import Change
 
 
@@ -43,50 +43,51 @@ def migrate(
         raise typer.BadParameter("--plan changes nothing, --create does: give one of them")
     settings = load_settings()
     specs = [load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir)]
-    schemas, named = [spec.store for spec in specs], _named(drop or (), models=[spec.name for spec in specs])
+    schemas, models = [spec.store for spec in specs], [spec.name for spec in specs]
+    dropped = _columns_to_drop(drop or (), models=models)
     if create:
         bootstrap.create_databases_and_users(settings)
-    planned: list[Change] = []
-    done: list[str] = []
+    changes_planned: list[Change] = []
+    messages: list[str] = []
 
     def show(changes: "Sequence[Change]") -> None:
-        planned.extend(changes)
+        changes_planned.extend(changes)
         if not json:
             _show(changes)
 
     if plan:
-        show(bootstrap.plan(settings, schemas, drop=named))
+        show(bootstrap.plan(settings, schemas, drop=dropped))
     else:
         with err.status("migrating"):
-            done = bootstrap.migrate(settings, schemas, drop=named, show=show)
+            messages = bootstrap.migrate(settings, schemas, drop=dropped, show=show)
     if json:
-        as_json({"models": [spec.name for spec in specs], "plan": _as_rows(planned), "done": done})
-    elif done:
-        out.print(f"done: {len(done)} changes", markup=False)
+        as_json({"models": models, "plan": _as_rows(changes_planned), "done": messages})
+    elif messages:
+        out.print(f"done: {len(messages)} changes", markup=False)
 
 
-def _named(given: Iterable[str], *, models: Sequence[str]) -> dict[str, set[str]]:
-    """Columns by model, of what --drop names."""
-    named: dict[str, set[str]] = {}
-    for name in given:
+def _columns_to_drop(names: Iterable[str], *, models: Sequence[str]) -> dict[str, set[str]]:
+    """Return the columns that --drop names, by model."""
+    columns: dict[str, set[str]] = {}
+    for name in names:
         model, dot, column = name.partition(".")
         if not (dot and column):
             raise typer.BadParameter(f"--drop: expected MODEL.COLUMN, got {name!r}")
         if model not in models:
             raise UnknownModel(model=model, available=models)
-        named.setdefault(model, set()).add(column)
-    return named
+        columns.setdefault(model, set()).add(column)
+    return columns
 
 
-def _as_rows(planned: "Sequence[Change]") -> list[dict[str, str]]:
-    """The plan for machines."""
+def _as_rows(changes: "Sequence[Change]") -> list[dict[str, str]]:
+    """Return the plan as rows for JSON."""
     return [
-        {"model": c.model, "action": c.action, "table": c.table, "column": c.column, "plan": c.planned} for c in planned
+        {"model": c.model, "action": c.action, "table": c.table, "column": c.column, "plan": c.planned} for c in changes
     ]
 
 
-def _show(planned: "Sequence[Change]") -> None:
-    for change in planned:
+def _show(changes: "Sequence[Change]") -> None:
+    for change in changes:
         out.print(change.planned, markup=False, soft_wrap=True)
-    if all(change.action == "keep" for change in planned):
+    if all(change.action == "keep" for change in changes):
         out.print("nothing to do: all tables are there", markup=False)

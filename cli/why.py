@@ -1,4 +1,4 @@
-"""`why` and `history`: what was decided on a model and what it served, in words."""
+"""The commands `why` and `history`: the decisions on a model and its deployments, in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,25 +32,27 @@ def why(model: Model, json: Json = False) -> None:
 
     settings = load_settings()
     find_spec(settings.models_dir, model)
-    found = wording.why(settings, model)
+    decisions = wording.why(settings, model)
     if json:
-        return as_json(asdict(found))
-    _say("Training", wording.retraining_words(found.training) if found.training else "none was asked for yet.")
-    if found.training:
-        _evidence(found.training)
-    _say(
+        return as_json(asdict(decisions))
+    _print_section(
+        "Training", wording.retraining_words(decisions.training) if decisions.training else "none was asked for yet."
+    )
+    if decisions.training:
+        _print_evidence(decisions.training)
+    _print_section(
         "Promotion",
-        wording.promotion_words(found.promotion) if found.promotion else "no candidate was judged yet.",
+        wording.promotion_words(decisions.promotion) if decisions.promotion else "no candidate was judged yet.",
     )
-    if found.promotion:
-        _gates(found.promotion["gates"])
-    _say(
+    if decisions.promotion:
+        _print_gates(decisions.promotion["gates"])
+    _print_section(
         "Deployment",
-        wording.deployment_words(found.deployment) if found.deployment else "nothing was deployed yet.",
+        wording.deployment_words(decisions.deployment) if decisions.deployment else "nothing was deployed yet.",
     )
-    if found.hold:
-        _say("Since then", wording.retraining_words(found.hold))
-        _evidence(found.hold)
+    if decisions.hold:
+        _print_section("Since then", wording.retraining_words(decisions.hold))
+        _print_evidence(decisions.hold)
     return None
 
 
@@ -78,41 +80,41 @@ def history(model: Model, json: Json = False) -> None:
             f"[bold]version {row['version']}[/bold]  {wording.moment(row['since'])} to {until}",
             soft_wrap=True,
         )
-        _line("how", f"{row['action']}; {wording.outcome_words(row)}")
-        _line("why", row["reason"])
+        _print_line("how", f"{row['action']}; {wording.outcome_words(row)}")
+        _print_line("why", row["reason"])
         if row["promoted_because"] and row["promoted_because"] not in row["reason"]:
-            _line("promoted", row["promoted_because"])
+            _print_line("promoted", row["promoted_because"])
         if row["trained_because"]:
-            _line("trained", f"{row['trained_because']} (run {row['run_id']})")
-        _line("by", row["caused_by"])
+            _print_line("trained", f"{row['trained_because']} (run {row['run_id']})")
+        _print_line("by", row["caused_by"])
     return None
 
 
-def _say(what: str, words: str) -> None:
-    out.print(f"[bold]{what}[/bold] ", end="")
+def _print_section(title: str, words: str) -> None:
+    out.print(f"[bold]{title}[/bold] ", end="")
     out.print(words, markup=False, soft_wrap=True)
 
 
-def _evidence(decision: Mapping[str, Any]) -> None:
+def _print_evidence(decision: Mapping[str, Any]) -> None:
     from pipelines.wording import inputs
 
     for name, value in inputs(decision["evidence"]):
-        _line(name, value)
+        _print_line(name, value)
     if decision.get("alert"):
-        _line("alert", decision["alert"])
+        _print_line("alert", decision["alert"])
 
 
-def _line(name: str, value: str) -> None:
+def _print_line(name: str, value: str) -> None:
     out.print(f"{name:>15}  {value}", markup=False, soft_wrap=True)
 
 
-def _gates(gates: Sequence[Mapping[str, Any]]) -> None:
-    """Every gate, but of the slices only those that did not pass."""
-    shown = [gate for gate in gates if not (gate["passed"] and gate["name"].startswith("slice."))]
-    if shown:
-        as_table([_gate(gate) for gate in shown])
-    if len(shown) < len(gates):
-        out.print(f"and {len(gates) - len(shown)} slice(s) passed")
+def _print_gates(gates: Sequence[Mapping[str, Any]]) -> None:
+    """Print every gate. Gates of slices are printed only if they did not pass."""
+    listed = [gate for gate in gates if not (gate["passed"] and gate["name"].startswith("slice."))]
+    if listed:
+        as_table([_gate(gate) for gate in listed])
+    if len(listed) < len(gates):
+        out.print(f"and {len(gates) - len(listed)} slice(s) passed")
 
 
 def _gate(gate: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`<model>_deployment`: claim → (approve) → promote → roll out → verify, and back where that fails."""
+"""`<model>_deployment`: claim → (approve) → promote → roll out → verify, and a rollback after a failure."""
 
 from datetime import timedelta
 from typing import Any
@@ -12,7 +12,7 @@ from pipelines.deployment.promote import Claimed
 from pipelines.spec import ModelSpec
 from pipelines.training.training_steps import version_url
 
-APPROVAL_TIMEOUT = timedelta(days=7)  # after it the answer is no
+APPROVAL_TIMEOUT = timedelta(days=7)  # no answer by then means no
 
 
 @task(multiple_outputs=False)
@@ -22,23 +22,23 @@ def claim(model: str) -> Claimed:
 
 
 @task(task_id="promote")
-def promote_candidate(model: str, claimed: Claimed) -> int:
+def promote_candidate(model: str, candidate: Claimed) -> int:
     with step() as (settings, _, _):
-        version = promote.promote(settings, decision_id=claimed["decision"])
+        version = promote.promote(settings, decision_id=candidate["decision"])
         MlflowLink.show(version_url(settings, model, version))
         return version
 
 
 @task
-def roll_out(model: str, claimed: Claimed, version: int) -> int:
+def roll_out(model: str, candidate: Claimed, version: int) -> int:
     with step() as (settings, run_id, now):
         rollout.roll_out(
             settings,
             model=model,
             version=version,
             caused_by=run_id,
-            reason=claimed["why"],
-            decision_id=claimed["decision"],
+            reason=candidate["why"],
+            decision_id=candidate["decision"],
             now=now,
         )
         return version
@@ -68,20 +68,20 @@ def approval(name: str) -> ApprovalOperator:
 
 
 def deployment(spec: ModelSpec) -> None:
-    asks = spec.gates.approval == "human"
+    needs_approval = spec.gates.approval == "human"
     with model_dag(
         spec,
         "deployment",
         description=f"Put the newest good candidate of {spec.name} into service",
         schedule=[Asset(f"candidate/{spec.name}")],
-        max_active_runs=8 if asks else 1,  # a candidate that waits for a person must not keep a newer one from asking
+        max_active_runs=8 if needs_approval else 1,  # an unanswered approval must not block that of a newer candidate
     ):
-        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
-        version = with_link(promote_candidate(spec.name, claimed))
-        rolled_out: Any = roll_out(spec.name, claimed, version)
-        [rolled_out, verify(spec.name, rolled_out)] >> roll_back(spec.name)
-        if asks:
-            chain(claimed, approval(spec.name), version)
+        candidate: Any = claim(spec.name)  # an XComArg, which stands for the value
+        version = with_link(promote_candidate(spec.name, candidate))
+        live_version: Any = roll_out(spec.name, candidate, version)
+        [live_version, verify(spec.name, live_version)] >> roll_back(spec.name)
+        if needs_approval:
+            chain(candidate, approval(spec.name), version)
 
 
 for model_spec in model_specs("deployment"):

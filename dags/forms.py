@@ -1,4 +1,4 @@
-"""The forms that a run by hand is started with, by DAG. Airflow checks what is given against their types."""
+"""The trigger form of each DAG. Airflow checks the input against the types."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ FILE = r"^/.+\.({})$".format
 
 
 def optional(kind: str, title: str, description: str, **rules: Any) -> Param:
-    """A field that may stay empty; `rules` are those of JSON Schema for what stands in it."""
+    """Return a field that may stay empty. `rules` are JSON Schema rules for its value."""
     return Param(None, type=["null", kind], title=title, description=description, **rules)
 
 

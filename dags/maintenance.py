@@ -1,4 +1,4 @@
-"""`maintenance`: once a day, one task a duty, none waiting for another."""
+"""`maintenance`: runs once a day, with one task a duty. No task waits for another."""
 
 import sys
 
@@ -9,7 +9,7 @@ from shared import DEFAULTS, SETTINGS, page, step
 from pipelines.maintenance.duties import DUTIES, Job
 
 KEEP = "macros.timedelta(days=90)"
-METADATA = "AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"  # tasks are not given the address of Airflow's own database
+METADATA = "AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"  # tasks do not know the address of Airflow's own database
 CLEAN = f"""
 [ -n "${METADATA}" ] || exit 99
 export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN="${METADATA}"

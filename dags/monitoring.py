@@ -10,8 +10,8 @@ from pipelines.monitoring import monitoring_steps
 from pipelines.spec import ModelSpec, find_spec
 from utils.duration import show_duration
 
-# Minutes, each a divisor of the next, so that runs fall on the borders between windows. At least hourly: labels arrive,
-# trainings grow old and die between two windows too.
+# Intervals in minutes. They divide an hour, so runs start at the borders between windows. Monitoring runs at least
+# hourly: labels arrive, and trainings age and fail, between two windows too.
 MINUTES = (60, 30, 15, 5, 1)
 
 
@@ -21,7 +21,7 @@ def release(model: str) -> list[str]:
         return monitoring_steps.release(settings, model=model, state_of=state_of, now=now)
 
 
-# One of the steps that look at windows.
+# A step that reads windows.
 @task
 def do(name: str, model: str) -> str:
     with step() as (settings, _, now):
@@ -50,8 +50,8 @@ def announce_candidate(model: str) -> str:
 
 
 def schedule_of(window: timedelta) -> object:
-    """As often as a window ends, and at least hourly."""
-    minutes = next((each for each in MINUTES if timedelta(minutes=each) <= window), None)
+    """Return a schedule that runs at the end of each window, and at least hourly."""
+    minutes = next((interval for interval in MINUTES if timedelta(minutes=interval) <= window), None)
     if minutes is None:
         return DeltaTriggerTimetable(window)
     return CronTriggerTimetable("0 * * * *" if minutes == 60 else f"*/{minutes} * * * *", timezone="UTC")
@@ -68,10 +68,10 @@ def monitoring(spec: ModelSpec) -> None:
         params=forms.monitoring(),
         facts={"window": show_duration(window)},
     ):
-        released = release(name)
+        first = release(name)
         steps = [do.override(task_id=step_name)(step_name, name) for step_name in monitoring_steps.STEPS]
-        chain(released, *steps, decide(name), announce.override(outlets=[Asset(f"retrain/{name}")])(name))
-        chain(released, announce_candidate.override(outlets=[Asset(f"candidate/{name}")])(name))
+        chain(first, *steps, decide(name), announce.override(outlets=[Asset(f"retrain/{name}")])(name))
+        chain(first, announce_candidate.override(outlets=[Asset(f"candidate/{name}")])(name))
 
 
 for model_spec in model_specs("monitoring"):

@@ -1,4 +1,4 @@
-"""`<model>_scoring`: predictions for many rows at once, whenever somebody asks for them."""
+"""`<model>_scoring`: predictions for many rows at once, on demand."""
 
 import forms
 from airflow.sdk import task

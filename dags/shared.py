@@ -1,4 +1,4 @@
-"""What the DAG files share: the models, what a task works with, and how a step fails."""
+"""Code that the DAG files share: the models, the context of a step, and the handling of errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,28 +16,28 @@ from utils.clock import as_utc, utc_now
 from utils.errors import EvergreenError, NothingToDo, SpecInvalid, Unreachable
 from utils.settings import Settings, load_settings
 
-SETTINGS = load_settings()  # of the parse; a step has its own
+SETTINGS = load_settings()  # for parsing only; each step loads its own settings
 CONNECTION = "feature_store"
-# The store as another user: one that fills it, where a model file has a source.query; one that may only read; one that
-# may change partitions and remove old rows.
+# Connections to the store as other users: the loader fills it if the model file has a source.query, the reader may only
+# read, and maintenance may change partitions and remove old rows.
 USERS = {"loader": "feature_loader", "reader": "feature_reader", "maintenance": "feature_maintenance"}
 
 
-def tell(context: Any) -> None:
-    """Tell people that a run failed: in the log, and at the webhook where one is set."""
-    failed = context.get("ti")
+def report_failure(context: Any) -> None:
+    """Report a failed run in the log, and to the webhook if one is set."""
+    task_instance = context.get("ti")
     dag_id, run_id = context["dag"].dag_id, context["run_id"]
-    task_id, url = (failed.task_id, failed.log_url) if failed else (None, None)
-    where = f" at {task_id}" if task_id else ""
-    text = f"{dag_id} failed{where}; what served before serves on" + (f": {url}" if url else "")
+    task_id, url = (task_instance.task_id, task_instance.log_url) if task_instance else (None, None)
+    task_text = f" at {task_id}" if task_id else ""
+    text = f"{dag_id} failed{task_text}; what served before serves on" + (f": {url}" if url else "")
     alert.send(SETTINGS, text, dag=dag_id, run=run_id, task=task_id, reason=context.get("reason"), url=url)
 
 
-# Of every DAG. The callback is the run's and not its tasks': however many of them fail, people hear of it once. A step
-# does the same work again and changes nothing, so a passing fault costs a minute and no more.
+# Defaults of every DAG. The callback belongs to the run and not to its tasks, so a run sends one alert however many
+# tasks fail. Steps can be retried safely, so a passing fault costs a minute at most.
 DEFAULTS: dict[str, Any] = {
     "catchup": False,
-    "on_failure_callback": tell,
+    "on_failure_callback": report_failure,
     "default_args": {
         "owner": "evergreen",
         "retries": 3,
@@ -49,24 +49,24 @@ DEFAULTS: dict[str, Any] = {
 
 
 def page(kind: str, /, **facts: object) -> str:
-    """What the DAG's page in Airflow says: `pages/KIND.md` with `facts` filled in."""
+    """Return the text of the DAG's page in Airflow: `pages/KIND.md` with `facts` filled in."""
     return (Path(__file__).parent / "pages" / f"{kind}.md").read_text(encoding="utf-8").format(**facts)
 
 
 def model_dag(spec: ModelSpec, kind: str, *, facts: dict[str, object] | None = None, **options: Any) -> DAG:
-    """The DAG `<model>_<kind>`. `options` are Airflow's own, `facts` fill in its page."""
+    """Return the DAG `<model>_<kind>`. `options` are Airflow's own. `facts` are filled into its page."""
     text = page(kind, name=spec.name, **(facts or {}))
     return DAG(f"{spec.name}_{kind}", tags=["evergreen", spec.name], doc_md=text, **{**DEFAULTS, **options})
 
 
 def model_specs(kind: str) -> Iterator[ModelSpec]:
-    """Every model file that can be used. One that can't becomes a DAG whose only task says what is wrong with it.
+    """Yield the spec of each valid model file. An invalid one becomes a DAG whose only task shows the error.
 
-    A task's process reads the DAG file again, but needs only its own DAG: then there is one model, or none.
+    A task's process parses the DAG file again but needs only its own DAG. It gets at most one model.
     """
-    wanted = get_parsing_context().dag_id
+    parsed_dag = get_parsing_context().dag_id
     for name in model_names(SETTINGS.models_dir):
-        if wanted in (None, f"{name}_{kind}"):
+        if parsed_dag in (None, f"{name}_{kind}"):
             try:
                 yield load_spec(SETTINGS.models_dir / f"{name}.yaml")
             except SpecInvalid as error:
@@ -84,7 +84,7 @@ def read_model_file(problem: str) -> None:
 
 
 class Work(NamedTuple):
-    """What a step works with. `run_id` is unique over all DAGs; `now` is UTC."""
+    """The context of a step. `run_id` is unique over all DAGs. `now` is UTC."""
 
     settings: Settings
     run_id: str
@@ -93,19 +93,19 @@ class Work(NamedTuple):
 
 @contextmanager
 def step(*roles: str) -> Iterator[Work]:
-    """What the current task works with; the store's address and password are those of the connection `feature_store`.
+    """Provide the context of the current task. The connection `feature_store` has the store's address and password.
 
-    The settings have the passwords of `roles` too, from their connections in `USERS`. An error that another try can't
-    mend fails the task at once, with its one line; one that it may mend is retried.
+    The settings also have the passwords of `roles`, from their connections in `USERS`. Airflow retries errors that may
+    pass. All other errors fail the task at once, with their one-line message.
     """
     run = get_current_context()["dag_run"]
     try:
         store = Connection.get(CONNECTION)
-        given = {"mariadb_host": store.host, "mariadb_port": store.port, "db_pipeline_password": store.password}
-        given |= {f"db_{role}_password": Connection.get(USERS[role]).password for role in roles}
-        yield Work(load_settings(**given), f"{run.dag_id}/{run.run_id}", utc_now())
-    except NothingToDo as nothing:
-        raise AirflowSkipException(str(nothing)) from None
+        overrides = {"mariadb_host": store.host, "mariadb_port": store.port, "db_pipeline_password": store.password}
+        overrides |= {f"db_{role}_password": Connection.get(USERS[role]).password for role in roles}
+        yield Work(load_settings(**overrides), f"{run.dag_id}/{run.run_id}", utc_now())
+    except NothingToDo as error:
+        raise AirflowSkipException(str(error)) from None
     except Unreachable:
         raise
     except EvergreenError as error:
@@ -113,28 +113,28 @@ def step(*roles: str) -> Iterator[Work]:
 
 
 def address_of(connection: str | None) -> str | None:
-    """The database URL of one of Airflow's connections; None for none."""
+    """Return the database URL of an Airflow connection, or None without a connection."""
     return Connection.get(connection).get_uri() if connection else None
 
 
 def form() -> dict[str, Any]:
-    """What the run's form says, or its defaults; empty text is None."""
+    """Return the values of the run's form, or its defaults. Empty text becomes None."""
     return {name: value or None for name, value in get_current_context()["params"].items()}
 
 
 def run_type() -> str:
-    """What started the current run, as Airflow names it: `scheduled`, `asset_triggered`, `manual` and others."""
+    """Return the type of the current run in Airflow's words: `scheduled`, `asset_triggered`, `manual` and so on."""
     return str(get_current_context()["dag_run"].run_type.value)  # str() of the member is not its value
 
 
 def window_end() -> datetime:
-    """The form's window end, or else the instant the run stands for, UTC; a run started by an Asset has one, too."""
-    asked = form()["window_end"]
-    return parse_window_end(asked) if asked else as_utc(get_current_context()["dag_run"].run_after)
+    """Return the form's window end, or else the run's `run_after`, in UTC. Runs started by an Asset have one too."""
+    end = form()["window_end"]
+    return parse_window_end(end) if end else as_utc(get_current_context()["dag_run"].run_after)
 
 
 def state_of(run_id: str) -> str | None:
-    """Airflow's state of the run whose id in `Work` is `run_id`; None where there is no such run any more."""
+    """Return Airflow's state of the run with this `Work.run_id`, or None if the run no longer exists."""
     dag_id, _, name = run_id.partition("/")
     ti = get_current_context()["ti"]
     if not ti.get_dr_count(dag_id, run_ids=[name]):
@@ -143,7 +143,7 @@ def state_of(run_id: str) -> str | None:
 
 
 class MlflowLink(BaseOperatorLink):
-    """A button on the task that opens what the step made in MLflow."""
+    """A button on the task that opens the step's result in MLflow."""
 
     name = "MLflow"
 
@@ -152,12 +152,12 @@ class MlflowLink(BaseOperatorLink):
 
     @classmethod
     def show(cls, url: str | None) -> None:
-        """Let the current task's button open `url`; without one the button stays grey."""
+        """Let the current task's button open `url`. Without a URL the button stays grey."""
         if url:
             get_current_context()["ti"].xcom_push(key=cls.name, value=url)
 
 
-def with_link(made: Any) -> Any:
-    """Give a step its MLflow button."""
-    made.operator.operator_extra_links = (MlflowLink(),)
-    return made
+def with_link(result: Any) -> Any:
+    """Add the MLflow button to the step that returns `result`."""
+    result.operator.operator_extra_links = (MlflowLink(),)
+    return result

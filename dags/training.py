@@ -40,19 +40,19 @@ def claim(model: str) -> str:
         return run_id
 
 
-# One step of the run `claimed`; `part` counts the tasks that share a search.
+# One step of a run. `part` numbers the tasks that share a search.
 @task
-def do(name: str, claimed: str, part: int = 0) -> str:
+def do(name: str, run: str, part: int = 0) -> str:
     with step() as (settings, _, now):
-        done = training_steps.do(name, claimed, settings=settings, now=now)
-        MlflowLink.show(done.url)
-        return done.summary
+        result = training_steps.do(name, run, settings=settings, now=now)
+        MlflowLink.show(result.url)
+        return result.summary
 
 
 @task
-def announce(claimed: str) -> None:
+def announce(run: str) -> None:
     with step() as (settings, _, _):
-        verdict = training_runs.verdict(settings, claimed)
+        verdict = training_runs.verdict(settings, run)
     if verdict != "promote":
         raise AirflowSkipException(f"the verdict is {verdict}: nothing to deploy")
 
@@ -64,10 +64,10 @@ def release() -> None:
 
 
 def schedule_of(spec: ModelSpec) -> object:
-    """What monitoring decides wakes a training, and so does the model file's cron.
+    """Return the schedule: a decision of monitoring starts a training, and so does the model file's cron.
 
-    There is no start date: with one, Airflow would make up for the last missed time as soon as the DAG is unpaused. A
-    time that is `STILL_DUE` is not lost when the file is read again before the scheduler looks.
+    There is no start date. With one, Airflow would make up for the last missed time once the DAG is unpaused.
+    `STILL_DUE` keeps a time that passes while the DAG file is parsed again, before the scheduler reads it.
     """
     retrain = Asset(f"retrain/{spec.name}")
     if spec.retrain.schedule is None:
@@ -76,14 +76,14 @@ def schedule_of(spec: ModelSpec) -> object:
     return AssetOrTimeSchedule(timetable=cron, assets=retrain)
 
 
-def steps_of(claimed: Any) -> Iterator[Any]:
-    """Each step's task. Where several workers share the search, it is opened and each trial tried by one of them."""
+def steps_of(run: Any) -> Iterator[Any]:
+    """Yield the task of each step. If workers share the search, a task opens it and one task a worker runs trials."""
     workers = SETTINGS.search_tasks
     for name in training_steps.STEPS:
         if name == "search" and workers > 1:
-            yield with_link(do.override(task_id="open")("open", claimed))
-            yield do.override(task_id="explore").partial(name="explore", claimed=claimed).expand(part=[*range(workers)])
-        yield with_link(do.override(task_id=name)(name, claimed))
+            yield with_link(do.override(task_id="open")("open", run))
+            yield do.override(task_id="explore").partial(name="explore", run=run).expand(part=[*range(workers)])
+        yield with_link(do.override(task_id=name)(name, run))
 
 
 def training(spec: ModelSpec) -> None:
@@ -98,9 +98,9 @@ def training(spec: ModelSpec) -> None:
         max_active_runs=1,
         params=forms.training(spec),
     ):
-        claimed: Any = claim(spec.name)  # an XComArg, which stands for the value
-        steps = [*([pull(spec.name)] if spec.source.query else []), claimed, *steps_of(claimed)]
-        chain(*steps, announce.override(outlets=[Asset(f"candidate/{spec.name}")])(claimed))
+        run: Any = claim(spec.name)  # an XComArg, which stands for the value
+        steps = [*([pull(spec.name)] if spec.source.query else []), run, *steps_of(run)]
+        chain(*steps, announce.override(outlets=[Asset(f"candidate/{spec.name}")])(run))
         steps >> release()
 
 

@@ -1,1 +1,1 @@
-"""MariaDB: all that reads or writes it."""
+"""All code that reads or writes MariaDB."""

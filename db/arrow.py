@@ -1,4 +1,4 @@
-"""Rows of a query as an Arrow table, ten times faster than through a cursor."""
+"""Read the rows of a query into Arrow, ten times faster than through a cursor."""
 
 from typing import Any
 
@@ -13,16 +13,14 @@ from utils.settings import Settings
 
 
 def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.Table:
-    """The rows of `query`, ten times faster than through a cursor.
+    """Return the rows of `query` as an Arrow table.
 
     Its values are written into the statement, so they must be times, numbers or names that a model file allows.
     """
     address = settings.db_url("pipeline", database, scheme="mysql")
     try:
         rows: pa.Table = connectorx.read_sql(address, statement(query), return_type="arrow")
-    except (
-        BaseException
-    ) as error:  # connectorx panics with a BaseException of its own, and its messages hold the address
+    except BaseException as error:  # connectorx raises its own BaseException, and the message contains the address
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         _explain(settings, query)
@@ -33,11 +31,11 @@ def read_arrow(settings: Settings, query: Select[Any], *, database: str) -> pa.T
 
 
 def statement(query: Select[Any]) -> str:
-    """`query` with its values written into it: connectorx binds no parameters."""
+    """Return `query` as text with its values written into it, because connectorx binds no parameters."""
     return str(query.compile(dialect=pymysql.dialect(), compile_kwargs={"literal_binds": True}))
 
 
 def _explain(settings: Settings, query: Select[Any]) -> None:
-    """Ask again through the driver whose errors tell what is wrong; returns where nothing is."""
+    """Run the query again through the driver with clear error messages. Return if it finds no error."""
     with session(settings, "pipeline") as connection:
         connection.execute(query.limit(0))

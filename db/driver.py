@@ -1,7 +1,7 @@
-"""A service's own connection to MariaDB, over the driver itself.
+"""The connection of a prediction service to MariaDB. It uses the driver directly.
 
-An insert of 64 rows through SQLAlchemy costs several times what MariaDB takes for it. Timeouts are short, because a
-request waits behind every statement.
+SQLAlchemy needs several times as long for an insert of 64 rows as MariaDB itself. Timeouts are short, because a request
+waits for each statement.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from utils.settings import PLATFORM_DB, Settings
 
 logger = logging.getLogger(__name__)
 
-type Link = Connection[Any]  # generic in its type stubs only, so nothing may evaluate this
+type Link = Connection[Any]  # only the type stubs make it generic, so no code may evaluate this alias
 
-MARIADB_SECONDS = 1  # seconds to connect, and for MariaDB to take or give anything
-AT_ONCE = 200_000  # characters of a statement that are sent in one go: what the system keeps for a server that is late
+MARIADB_SECONDS = 1  # timeout in seconds to connect, to send and to receive
+AT_ONCE = 200_000  # characters of a statement that the socket takes at once, even if the server is slow
 
-# After one of these nothing is known about a statement's outcome, and the next one on the connection would fail too.
+# After one of these errors the outcome of a statement is unknown, and the connection is not usable any more.
 UNAVAILABLE = (
     AWAY
     | DENIED
@@ -38,7 +38,7 @@ UNAVAILABLE = (
         ER.QUERY_INTERRUPTED,
         ER.OPTION_PREVENTS_STATEMENT,  # read only
         1927,  # connection was killed
-        # The server's own troubles, which are no fault of the row.
+        # Troubles of the server. The row is not at fault.
         ER.DISK_FULL,
         ER.RECORD_FILE_FULL,
         ER.ERROR_ON_WRITE,
@@ -56,7 +56,7 @@ UNAVAILABLE = (
 
 
 class Client:
-    """One connection as the role `api`, for one thread: made when it is needed, and again after it was lost."""
+    """One connection as the role `api`, for one thread. It connects on first use and reconnects after a loss."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -64,30 +64,30 @@ class Client:
         self._away = False
 
     def run[T](self, work: Callable[[Link], T]) -> T:
-        """What `work` returns; each of its statements is committed at once.
+        """Return the result of `work`. Each of its statements is committed at once.
 
-        Raises: NotNow where MariaDB can't be used, and then it is unknown what it did; pymysql.Error for anything else.
+        Raises: NotNow: MariaDB is not available, and the outcome is unknown. pymysql.Error: any other error.
         """
-        with self._watching():
+        with self._checking():
             if self._link is None:
                 self._link = _connect(self._settings)
             return work(self._link)
 
     async def query_soon(self, statement: str) -> bool:
-        """Run `statement` while the event loop goes on; False, and nothing done, where only `run` can.
+        """Run `statement` without blocking the event loop. Return False, and do nothing, if only `run` can do it.
 
-        That is where there is no connection, and for more than the system takes at once from a sender.
-        Raises: as `run`.
+        Only `run` can connect, and only `run` can send a statement that is longer than the socket takes at once.
+        Raises: like `run`.
         """
         if self._link is None or len(statement) > AT_ONCE:
             return False
-        with self._watching():
+        with self._checking():
             await _query_soon(self._link, statement)
         return True
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Give up the connection where it can't be used. Raises: as `run`."""
+    def _checking(self) -> Iterator[None]:
+        """Close the connection if it is not usable any more. Raises: like `run`."""
         try:
             yield
         except (pymysql.Error, SettingMissing) as error:
@@ -95,22 +95,22 @@ class Client:
                 raise
             self.close()
             if not self._away:
-                logger.warning("MariaDB at %s is away: %s", self._settings.mariadb_address, error)
+                logger.warning("MariaDB at %s is not available: %s", self._settings.mariadb_address, error)
             self._away = True
             raise NotNow(reason="MariaDB is away") from None
         if self._away:
-            logger.warning("MariaDB at %s is back", self._settings.mariadb_address)
+            logger.warning("MariaDB at %s is available again", self._settings.mariadb_address)
         self._away = False
 
     def close(self) -> None:
-        """Drop the connection without a word to the server, which may be frozen."""
+        """Close the connection without notice to the server, which may be frozen."""
         link, self._link = self._link, None
         if link is not None:
             link._force_close()  # type: ignore[attr-defined]
 
 
 def is_away(error: pymysql.Error) -> bool:
-    """Whether it says nothing about the statement, which would fail or succeed another time."""
+    """Whether the error is about the server, so the same statement may succeed later."""
     return not error.args or error.args[0] in UNAVAILABLE
 
 
@@ -130,31 +130,31 @@ def _connect(settings: Settings) -> Link:
 
 
 async def _query_soon(connection: Link, statement: str) -> None:
-    """`connection.query(statement)`, but the event loop waits for the answer, not this thread.
+    """Run `connection.query(statement)`, but let the event loop wait for the answer.
 
-    The driver's two halves of a query, sending and reading, with the loop's own wait for a socket in between.
+    A query has two halves in the driver, sending and reading. The loop waits for the socket in between.
     Raises: pymysql.Error.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bool] = loop.create_future()
-    parts: Any = connection  # without a place in the driver's types
-    socket = parts._sock.fileno()
-    parts._execute_command(COMMAND.COM_QUERY, statement)
+    driver: Any = connection  # the driver's types lack these private parts
+    socket = driver._sock.fileno()
+    driver._execute_command(COMMAND.COM_QUERY, statement)
     loop.add_reader(socket, _settle, answer, True)
-    late = loop.call_later(MARIADB_SECONDS, _settle, answer, False)
+    timeout = loop.call_later(MARIADB_SECONDS, _settle, answer, False)
     try:
-        came = await answer
+        answered = await answer
     finally:
-        late.cancel()
+        timeout.cancel()
         loop.remove_reader(socket)
-    if not came:
+    if not answered:
         raise pymysql.OperationalError(CR.CR_SERVER_LOST, f"no answer within {MARIADB_SECONDS} s")
-    parts._read_query_result()
+    driver._read_query_result()
 
 
-def _settle(answer: "asyncio.Future[bool]", came: bool) -> None:
+def _settle(answer: "asyncio.Future[bool]", answered: bool) -> None:
     if not answer.done():
-        answer.set_result(came)
+        answer.set_result(answered)
 
 
 def ping(connection: Link) -> None:

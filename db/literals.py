@@ -1,7 +1,7 @@
-"""Many rows in one statement, five times faster than the driver puts them together, and as safe.
+"""Write many rows into one statement, five times faster than the driver and as safely.
 
-The driver looks at every character of every value. Here text goes into the statement as hexadecimal digits:
-whatever it says, and whatever the server's mode is, it can't end the literal that it stands in.
+The driver checks every character of every value. This module writes text as hexadecimal digits. Such text can't end
+its literal, whatever its content and whatever the server's mode.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,19 +9,19 @@ from datetime import datetime
 
 from pymysql.err import ProgrammingError
 
-LONGEST = 4_000_000  # characters of a statement; MariaDB takes 16 MB unless it is told otherwise
-REPEATED = 64  # characters up to which a text is likely to come again in the same column
+LONGEST = 4_000_000  # characters of a statement; MariaDB accepts 16 MB by default
+REPEATED = 64  # longest text, in characters, whose literal is cached, because short texts often repeat in a column
 
 Value = str | int | float | datetime | None
 
 
 def statements(before: str, rows: Sequence[Sequence[Value]], after: str) -> Iterator[str]:
-    """`before`, the rows as literals, `after`: one statement, or several where it would be longer than `LONGEST`."""
-    known: dict[Value, str] = {None: "NULL"}
+    """Yield `before`, the rows as literals and `after` as one statement. Above `LONGEST` characters, yield several."""
+    literals: dict[Value, str] = {None: "NULL"}
     parts: list[str] = []
     size = 0
     for row in rows:
-        part = "(" + ",".join([known.get(value) or _literal(value, known) for value in row]) + ")"
+        part = "(" + ",".join([literals.get(value) or _literal(value, literals) for value in row]) + ")"
         if parts and size + len(part) > LONGEST:
             yield f"{before}{','.join(parts)}{after}"
             parts, size = [], 0
@@ -31,19 +31,22 @@ def statements(before: str, rows: Sequence[Sequence[Value]], after: str) -> Iter
         yield f"{before}{','.join(parts)}{after}"
 
 
-def _literal(value: Value, known: dict[Value, str]) -> str:
-    """Raises: TypeError for another type than `Value` has; ProgrammingError, as the driver, for NaN and infinity."""
+def _literal(value: Value, literals: dict[Value, str]) -> str:
+    """Return `value` as SQL.
+
+    Raises: TypeError: the type is not in `Value`. ProgrammingError: NaN or infinity, like the driver.
+    """
     if isinstance(value, str):
         literal = f"_utf8mb4 x'{value.encode().hex()}'"
         if len(value) <= REPEATED:
-            known[value] = literal
+            literals[value] = literal
         return literal
     if isinstance(value, float):
         if value - value != 0:
             raise ProgrammingError("a number in a row is not finite")
         return float.__repr__(value)  # also of numpy's floats
     if isinstance(value, datetime):
-        literal = known[value] = f"'{value}'"
+        literal = literals[value] = f"'{value}'"
         return literal
     if type(value) is int:
         return repr(value)

@@ -1,4 +1,4 @@
-"""Making the next items while the last one is being used."""
+"""Iterators that compute the next items while the caller works on the current one."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -6,26 +6,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 def ahead[Item](items: Iterator[Item]) -> Generator[Item]:
-    """The same items in the same order, each made in a second thread while its predecessor is in use.
+    """Yield the same items in order. A second thread computes the next item while the caller works on the current one.
 
-    For items that wait for a server or for code outside Python's lock. One item is made ahead at most, so memory
-    stays bounded. An error in `items` is raised where its item would have come. Close it where not all are taken.
+    Use it for items that wait for a server, or for code that runs outside Python's lock. At most one item is computed
+    ahead, so memory stays bounded. An error in `items` is raised in place of its item. Close the generator if you do
+    not take all items.
     """
-    nothing = object()
+    end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        coming = thread.submit(next, items, nothing)
-        while (item := coming.result()) is not nothing:
-            coming = thread.submit(next, items, nothing)
+        future = thread.submit(next, items, end)
+        while (item := future.result()) is not end:
+            future = thread.submit(next, items, end)
             yield item  # type: ignore[misc]
 
 
-def map_ahead[Item, Made](make: Callable[[Item], Made], items: Iterator[Item], *, threads: int) -> Generator[Made]:
-    """`make(item)` for each item, in their order, by `threads` threads at a time; as many are made ahead at most."""
+def map_ahead[Item, Value](make: Callable[[Item], Value], items: Iterator[Item], *, threads: int) -> Generator[Value]:
+    """Yield `make(item)` for each item, in order. `threads` threads compute at most `threads` results ahead."""
     with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
-        coming: deque[Future[Made]] = deque()
+        futures: deque[Future[Value]] = deque()
         for item in items:
-            coming.append(pool.submit(make, item))
-            if len(coming) > threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            futures.append(pool.submit(make, item))
+            if len(futures) > threads:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()

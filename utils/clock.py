@@ -1,13 +1,13 @@
-"""The time, as everything here keeps it: UTC, naive, microseconds, as MariaDB's DATETIME(6) holds it."""
+"""The clock. All times in Evergreen are naive UTC with microseconds, like MariaDB's DATETIME(6)."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The current time in UTC without a time zone. Entry points call it; below them time is an argument."""
+    """Return the current time in UTC without a time zone. Only entry points call it and pass the time on."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def as_utc(moment: datetime) -> datetime:
-    """`moment` in UTC without a time zone; one without a zone is taken to be UTC already."""
+    """Return `moment` in UTC without a time zone. A time without a zone is taken as UTC."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -7,7 +7,7 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def duration(text: str) -> timedelta:
-    """The length that `text` spells.
+    """Parse `text` into a timedelta.
 
     Raises: ValueError.
     """
@@ -16,17 +16,20 @@ def duration(text: str) -> timedelta:
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
-def parse_duration(given: object) -> object:
-    """`90d`, `6h`, `10m`, `30s` as a timedelta; anything else is left for pydantic to refuse or take."""
-    if isinstance(given, str):
-        return duration(given)
-    if isinstance(given, int | float):
-        raise ValueError(f"expected a number and a unit like 90d, 6h, 10m or 30s, got {given!r}")
-    return given
+def parse_duration(value: object) -> object:
+    """Parse `90d`, `6h`, `10m` or `30s` into a timedelta. Pydantic checks values of other types.
+
+    Raises: ValueError.
+    """
+    if isinstance(value, str):
+        return duration(value)
+    if isinstance(value, int | float):
+        raise ValueError(f"expected a number and a unit like 90d, 6h, 10m or 30s, got {value!r}")
+    return value
 
 
 def show_duration(length: timedelta) -> str:
-    """The shortest spelling that `parse_duration` reads back."""
+    """Return the shortest text that `parse_duration` reads back."""
     seconds = int(length.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds % size == 0 and seconds:

@@ -1,4 +1,4 @@
-"""Every error Evergreen raises on purpose.
+"""All errors that Evergreen raises on purpose.
 
     EvergreenError
     ├── SettingMissing            a setting that this action needs is empty
@@ -6,7 +6,7 @@
     ├── UnknownModel              no model file has that name
     ├── Unreachable               MariaDB, MLflow or Airflow does not answer
     ├── AccessDenied              a server answered and refused the credentials
-    ├── DataRefused               data that can't be used as it is
+    ├── DataRefused               data can't be used as it is
     │   ├── MissingColumns
     │   ├── RowsRefused
     │   ├── RowContradicts
@@ -15,17 +15,17 @@
     │   └── ValidationFailed
     ├── NotFound                  a version, snapshot, prediction or row that does not exist
     │   └── UnknownEntities
-    ├── HeldBack                  maintenance left something as it is, to do no harm
+    ├── HeldBack                  maintenance skipped a change that could do harm
     ├── NothingToDo               there is no open decision or candidate to act on
     ├── DeploymentFailed          a version did not come up everywhere and was rolled back
     ├── IntegrityError            bytes or predictions are not what was recorded
-    ├── TooSlow                   a version takes too long to answer to take its place among those that serve
-    ├── NotNow                    a prediction can't be answered at this moment, but soon
-    ├── NotLogged                 MariaDB refuses a prediction's row, so it is not answered
+    ├── TooSlow                   a version answers too slowly to serve
+    ├── NotNow                    a prediction can't be answered now; the client should retry soon
+    ├── NotLogged                 MariaDB refuses a prediction's row, so the client gets no answer
     └── StackError                a part on this machine can't be started
-        └── GaveUp                something was waited for, and nothing moved any more
+        └── GaveUp                a wait ended because nothing made progress
 
-An error takes facts and builds its own one line: what was wrong, where, and what to do.
+Each error takes facts and builds a one-line message: what was wrong, where, and what to do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,20 +33,20 @@ from datetime import datetime
 from pathlib import Path
 
 
-def _some(names: Iterable[str], most: int = 8) -> str:
-    listed = list(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    all_names = list(names)
+    rest = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
+    return ", ".join(all_names[:limit]) + rest
 
 
 class EvergreenError(Exception):
-    """Base of the tree; the CLI prints its message as one line and exits with `exit_code`."""
+    """The base class. The CLI prints the message as one line and exits with `exit_code`."""
 
     exit_code = 1
 
     @property
     def without_values(self) -> str:
-        """The same line without values of rows, for logs that others read than those who sent the rows."""
+        """The message without values of rows. Readers of a log may not be allowed to see the rows."""
         return str(self)
 
 
@@ -56,23 +56,23 @@ class SettingMissing(EvergreenError):
 
 
 class SpecInvalid(EvergreenError):
-    """A model file that can't be used; `problems` are (path of the key, what was expected)."""
+    """A model file can't be used. `problems` are pairs of (path of the key, what was expected)."""
 
     exit_code = 2
 
     def __init__(self, *, file: str, problems: Sequence[tuple[str, str]]) -> None:
         self.file, self.problems = file, tuple(problems)
-        shown = "; ".join(f"{path}: {expected}" for path, expected in self.problems[:5])
+        first = "; ".join(f"{path}: {expected}" for path, expected in self.problems[:5])
         more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-        super().__init__(f"{file}: {shown}{more}")
+        super().__init__(f"{file}: {first}{more}")
 
 
 class UnknownModel(EvergreenError):
     exit_code = 2
 
     def __init__(self, *, model: str, available: Iterable[str]) -> None:
-        known = _some(sorted(available)) or "none"
-        super().__init__(f"there is no model named {model!r}: models are {known} (one YAML file each in models/)")
+        names = _some(sorted(available)) or "none"
+        super().__init__(f"there is no model named {model!r}: models are {names} (one YAML file each in models/)")
 
 
 class Unreachable(EvergreenError):
@@ -80,16 +80,16 @@ class Unreachable(EvergreenError):
 
     def __init__(self, *, service: str, address: str, reason: str = "") -> None:
         self.service, self.address = service, address
-        why = f" ({reason})" if reason else ""
-        super().__init__(f"{service} does not answer at {address}{why}: is it up? `make status` shows every part")
+        detail = f" ({reason})" if reason else ""
+        super().__init__(f"{service} does not answer at {address}{detail}: is it up? `make status` shows every part")
 
 
 class AccessDenied(EvergreenError):
     exit_code = 3
 
     def __init__(self, *, service: str, address: str, user: str, reason: str = "") -> None:
-        why = f" ({reason})" if reason else ""
-        super().__init__(f"{service} at {address} refuses user {user!r}{why}: check the password and grants")
+        detail = f" ({reason})" if reason else ""
+        super().__init__(f"{service} at {address} refuses user {user!r}{detail}: check the password and grants")
 
 
 class DataRefused(EvergreenError):
@@ -99,16 +99,21 @@ class DataRefused(EvergreenError):
 class MissingColumns(DataRefused):
     def __init__(self, *, source: str, missing: Iterable[str], available: Iterable[str]) -> None:
         listed = _some(available, 40)
-        has = f"it has {listed}" if listed else "its first line names none that the model file knows"
+        rest = f"it has {listed}" if listed else "its first line names none that the model file knows"
         super().__init__(
-            f"{source}: missing columns {_some(missing)}; {has} (rename with source.map in the model file, or --map)"
+            f"{source}: missing columns {_some(missing)}; {rest} (rename with source.map in the model file, or --map)"
         )
 
 
 class RowsRefused(DataRefused):
-    """`refused` of the `rows` read so far; `first`: line number in the file, column, value, reason.
+    """Rows of a file or a query were refused.
 
-    `undone` is what was not done with any row; `allowed` how many might have been refused; `file` lists them all.
+    refused: the number of refused rows.
+    rows: the number of rows read so far.
+    first: line number in the file, column, value and reason of the first refused row.
+    undone: the action that was not done with any row.
+    allowed: the most rows that may be refused.
+    file: the file that lists all refused rows.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class RowsRefused(DataRefused):
 
 
 class RowContradicts(DataRefused):
-    """Times are UTC."""
+    """Two rows have the same entity, event time and availability time, but other values. Times are UTC."""
 
     def __init__(self, *, source: str, entity: str, event_time: datetime, known_at: datetime) -> None:
         self.entity = entity
@@ -166,13 +171,13 @@ class MissingLabels(DataRefused):
 
 
 class ValidationFailed(DataRefused):
-    """`violations` are one line each, the worst first; `report` is where all of them can be read."""
+    """Training data breaks rules. `violations` are one line each, the worst first. `report` is the full report."""
 
     def __init__(self, *, model: str, violations: Sequence[str], report: str) -> None:
         self.violations = tuple(violations)
-        shown = "; ".join(self.violations[:3])
+        first = "; ".join(self.violations[:3])
         super().__init__(
-            f"{model}: training data breaks {len(self.violations)} rule(s): {shown}. Mend the source, or let "
+            f"{model}: training data breaks {len(self.violations)} rule(s): {first}. Mend the source, or let "
             f"`validation` in the model file make the rule a warning; all in validation/report.html: {report}"
         )
 
@@ -186,7 +191,7 @@ class NotFound(EvergreenError):
 
 
 class UnknownEntities(NotFound):
-    """`unknown` are (place in the request, id), the places counted from 0."""
+    """Entities are not in the feature store. `unknown` are pairs of (place in the request from 0, id)."""
 
     def __init__(self, *, model: str, entity: str, unknown: Sequence[tuple[int, str]]) -> None:
         self.unknown = tuple(unknown)
@@ -218,8 +223,8 @@ class DeploymentFailed(EvergreenError):
     exit_code = 7
 
     def __init__(self, *, model: str, version: int, reason: str, serving: int | None) -> None:
-        now = f"version {serving} serves on" if serving is not None else "no version serves"
-        super().__init__(f"{model}: version {version} was not deployed: {reason}; {now}")
+        serving_text = f"version {serving} serves on" if serving is not None else "no version serves"
+        super().__init__(f"{model}: version {version} was not deployed: {reason}; {serving_text}")
 
 
 class IntegrityError(EvergreenError):
@@ -237,7 +242,7 @@ class TooSlow(EvergreenError):
 
 
 class NotNow(EvergreenError):
-    """`retry_after` is in seconds; `cause`, one of `CAUSES`, is what it is counted under."""
+    """A prediction can't be answered now. `retry_after`: seconds. `cause`: the error's counter, one of `CAUSES`."""
 
     CAUSES = ("no model", "busy", "away", "spool")
 
@@ -256,8 +261,13 @@ class StackError(EvergreenError):
 
 
 class GaveUp(StackError):
-    """Seconds; `state`: what was seen last."""
+    """A wait ended without success.
+
+    waited: seconds of the whole wait.
+    still: seconds without progress.
+    state: the last observed state.
+    """
 
     def __init__(self, *, what: str, waited: float, still: float, state: object = None) -> None:
-        seen = "" if state is None else f"; last seen: {' | '.join(str(state).splitlines())}"
-        super().__init__(f"gave up on {what} after {waited:.0f} s, the last {still:.0f} s without any progress{seen}")
+        last = "" if state is None else f"; last seen: {' | '.join(str(state).splitlines())}"
+        super().__init__(f"gave up on {what} after {waited:.0f} s, the last {still:.0f} s without any progress{last}")

@@ -1,11 +1,11 @@
-"""One log format for every process: time in UTC, level, logger, message."""
+"""The log format of every process: time in UTC, level, logger, message."""
 
 import logging
 import time
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Send the root logger to standard error. Called once by each entry point, never by a library module."""
+    """Send all log lines to standard error. Each entry point calls it once. Library modules never call it."""
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()

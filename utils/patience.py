@@ -1,9 +1,11 @@
-"""Wait for something until it is there, or until nothing moves any more; not for as long as one machine once took.
+"""Wait until something is ready, or until nothing makes progress any more, instead of for a fixed time.
 
-On a machine four times slower, or a busy one, all takes four times longer and goes well. What tells whether it goes on
-is a sign: a value that changes while what is waited for comes nearer, as do the states of tasks, the rows that were
-written, the size of a log, the work of a process. It must be honest: a process that lives, or answers that it is well,
-or looks every second whether there is anything to do, may do so for ever.
+A fixed time fits only one machine. On a busy machine, or one that is four times slower, the same work takes four times
+longer and still succeeds. So a wait watches a sign: a value that changes with every step towards the goal. Examples are
+the states of tasks, the number of rows written, the size of a log, and the work of a process.
+
+The sign must show real progress. A process that is merely alive, reports good health, or polls for work every second
+does not count, because it can do so for ever.
 """
 
 import time
@@ -12,14 +14,18 @@ from math import inf
 
 from utils.errors import GaveUp
 
-LOOKS = 10  # at the sign while patience lasts; it may cost more than the question whether the thing is there
+LOOKS = 10  # times that the sign is read within the patience; reading it may cost more than the check for the goal
 
 
 class Patience:
-    """It ends once `sign` has been the same for `seconds`.
+    """A wait that ends with an error once `sign` has not changed for `seconds`.
 
-    `what` is waited for, as in "gave up on …". `longest`: seconds after which it ends in any case, for a sign that may
-    go on changing for ever. `state` says for the error how things stand, by default the sign itself does.
+    what: what is waited for, as in "gave up on …".
+    sign: returns a value that changes with progress.
+    seconds: the longest time without progress.
+    longest: seconds after which the wait ends in any case. Set it where the sign may change for ever.
+    state: returns the state for the error message. The default is `sign`.
+    clock, pause: the clock and the sleep, both in seconds.
     """
 
     def __init__(
@@ -35,26 +41,26 @@ class Patience:
     ) -> None:
         self._what, self._sign, self._seconds, self._longest = what, sign, seconds, longest
         self._state, self._clock, self._pause = state or sign, clock, pause
-        self._begun = self._moved = self._looked = clock()
-        self._seen = sign()
+        self._started_at = self._progress_at = self._read_at = clock()
+        self._last_sign = sign()
 
-    def until[Found](self, look: Callable[[], Found | None], *, every: float = 0.05) -> Found:
-        """The first true value of `look`, which is asked again after `every` seconds.
+    def until[Result](self, look: Callable[[], Result | None], *, every: float = 0.05) -> Result:
+        """Call `look` every `every` seconds and return its first true value.
 
-        Raises: GaveUp; and whatever `look` raises, as it should where it sees that the thing can't come any more.
+        Raises: GaveUp, and every error of `look`. `look` should raise once it sees that the goal can't be reached.
         """
-        while not (found := look()):
+        while not (result := look()):
             self.check()
             self._pause(every)
-        return found
+        return result
 
     def check(self) -> None:
-        """For a loop of one's own: return while it is worth to go on. Raises: GaveUp."""
+        """Return while there is progress. For callers with a loop of their own. Raises: GaveUp."""
         now = self._clock()
-        if now - self._looked >= self._seconds / LOOKS or now - self._moved >= self._seconds:
-            self._looked, before, self._seen = now, self._seen, self._sign()
-            if self._seen != before:
-                self._moved = now
-        waited, still = now - self._begun, now - self._moved
+        if now - self._read_at >= self._seconds / LOOKS or now - self._progress_at >= self._seconds:
+            self._read_at, before, self._last_sign = now, self._last_sign, self._sign()
+            if self._last_sign != before:
+                self._progress_at = now
+        waited, still = now - self._started_at, now - self._progress_at
         if still >= self._seconds or waited >= self._longest:
             raise GaveUp(what=self._what, waited=waited, still=still, state=self._state())

@@ -1,4 +1,4 @@
-"""The lowest priority there is."""
+"""The lowest priority of a process."""
 
 import os
 import time
@@ -11,12 +11,13 @@ NICE, ATTEMPTS = 19, 20
 def give_way(pid: int) -> None:
     """Let a process run only when nothing else wants the processor.
 
-    It should call `os.sched_yield` every millisecond while it computes. Else Linux may let it go on until its next tick
-    where somebody of another session woke up: on a kernel 6.18 with 250 ticks a second a request of 1.3 ms took 4 ms.
+    The process should call `os.sched_yield` every millisecond while it computes. Otherwise Linux may let it run until
+    the next tick although a process of another session woke up. On a kernel 6.18 with 250 ticks a second, a request of
+    1.3 ms took 4 ms.
 
-    It must be the first of a session: Linux shares the processor among sessions, and only then within each of them
-    (sched(7), "The autogroup feature"), so an idle process alone in its session's share would keep half a processor.
-    Nothing is raised where the system lets none of it be changed.
+    The process must be the leader of a session. Linux shares the processor first among sessions and then within each
+    session (sched(7), "The autogroup feature"), so an idle process alone in its session would keep half a processor.
+    No error is raised if the system forbids the change.
     """
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
@@ -25,9 +26,9 @@ def give_way(pid: int) -> None:
     for _ in range(ATTEMPTS):
         try:
             Path(f"/proc/{pid}/autogroup").write_text(str(NICE))
-        except BlockingIOError:  # the system takes ten a second, of all its users together
+        except BlockingIOError:  # Linux accepts ten changes a second, for all users together
             time.sleep(0.1)
             continue
-        except OSError:  # it has no such thing
+        except OSError:  # a system without autogroups
             pass
         return

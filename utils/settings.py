@@ -12,19 +12,19 @@ from utils.errors import SettingMissing
 from utils.version import ROOT
 
 Role = Literal["root", "admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance"]
-# Variables of the user's shell that programs started by Evergreen keep; everything else they are told explicitly.
+# Variables of the user's shell that Evergreen passes to the programs it starts. All other variables are set explicitly.
 INHERITED = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH"),
     *("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),  # of a team's own MLflow
-    "COVERAGE_PROCESS_CONFIG",  # set where `make coverage` measures what the programs run
+    "COVERAGE_PROCESS_CONFIG",  # set while `make coverage` measures the started programs
 )
 PLATFORM_DB, STORE_DB, MLFLOW_DB, OPTUNA_DB = "evergreen", "evergreen_store", "mlflow", "optuna"
 RESULTS_DB = "evergreen_results"
 
 
 class Settings(BaseSettings):
-    """Every variable is `EVERGREEN_` and the field's name; the process environment goes before `.env`."""
+    """A variable's name is `EVERGREEN_` and the field's name. The process environment takes precedence over `.env`."""
 
     model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
 
     @property
     def mariadb_address(self) -> str:
-        """`host:port` as the clients use it."""
+        """`host:port` for the clients."""
         return f"{self.mariadb_host or '127.0.0.1'}:{self.mariadb_port}"
 
     @property
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_pages_url(self) -> str:
-        """What a link for people begins with."""
+        """The start of every link to MLflow that people open."""
         return (self.mlflow_pages or self.mlflow_tracking_url).rstrip("/")
 
     @property
@@ -112,12 +112,12 @@ class Settings(BaseSettings):
 
     @property
     def rejects(self) -> Path:
-        """A folder a model, with the rows that its loads refused."""
+        """The folder with one folder a model, which holds the rows that loads refused."""
         return self.home / "rejects"
 
     @property
     def spool(self) -> Path:
-        """A folder a model, with what its services have answered and MariaDB has not taken yet."""
+        """The folder with one folder a model, which holds answered predictions that are not in MariaDB yet."""
         return self.home / "spool"
 
     @property
@@ -128,9 +128,9 @@ class Settings(BaseSettings):
         return self.mariadb_root_user if role == "root" else f"evergreen_{role}"
 
     def db_password(self, role: Role) -> str:
-        """Password of `role`'s database user.
+        """Return the password of `role`'s database user.
 
-        Raises: SettingMissing where it is not set, as in a process that was not given that role's secret.
+        Raises: SettingMissing: the password is not set. A process has only the secrets of the roles that it needs.
         """
         field = "mariadb_root_password" if role == "root" else f"db_{role}_password"
         secret: SecretStr = getattr(self, field)
@@ -141,28 +141,28 @@ class Settings(BaseSettings):
         return secret.get_secret_value()
 
     def db_url(self, role: Role, database: str = PLATFORM_DB, *, scheme: str = "mysql+pymysql") -> str:
-        """A database URL with `role`'s credentials in it; never log it."""
+        """Return a database URL with the credentials of `role`. Never log it."""
         user, password = quote(self.db_user(role), safe=""), quote(self.db_password(role), safe="")
         return f"{scheme}://{user}:{password}@{self.mariadb_address}/{database}"
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Settings from `overrides`, the environment and the `.env` file, in this order.
+    """Return the settings from `overrides`, the environment and the `.env` file, in this order.
 
-    The file is the one that `EVERGREEN_ENV_FILE` names, or `.env` at the top of the checkout; it may be absent.
+    `EVERGREEN_ENV_FILE` names the file. The default is `.env` at the top of the checkout. The file may be absent.
     """
     env_file = Path(str(overrides.get("env_file") or os.environ.get("EVERGREEN_ENV_FILE") or ROOT / ".env"))
     return Settings(_env_file=env_file, **{**overrides, "env_file": env_file})  # type: ignore[arg-type]
 
 
 def counters_folder() -> Path | None:
-    """Where the workers of a prediction service count for Prometheus; BentoML tells only them."""
+    """The folder in which workers of a prediction service count for Prometheus. BentoML sets it only for workers."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     return Path(folder) if folder else None
 
 
 def inherited_environment() -> dict[str, str]:
-    """The variables of this process that a program it starts may have; addresses of this machine skip any proxy."""
-    kept = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
-    here = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost")))
-    return {**kept, "NO_PROXY": here, "no_proxy": here}
+    """Return the variables that a started program inherits. Addresses of this machine bypass any proxy."""
+    environment = {name: os.environ[name] for name in INHERITED if os.environ.get(name)}
+    no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost")))
+    return {**environment, "NO_PROXY": no_proxy, "no_proxy": no_proxy}

@@ -1,4 +1,4 @@
-"""Which code this is: its release, and the commit that every model version and prediction can be traced back to."""
+"""The release and the commit of the running code. Every model version and prediction can be traced to the commit."""
 
 import hashlib
 import os
@@ -13,18 +13,18 @@ SOURCE_FOLDERS = ("api", "cli", "dags", "db", "pipelines", "stack", "utils")
 
 @cache
 def code_commit() -> str:
-    """The commit of the running code, found in this order:
+    """Return the commit of the running code, from the first of these sources:
 
     1. `EVERGREEN_COMMIT`, set while an image is built;
     2. git, with `-dirty` added when tracked files differ from the commit;
     3. `.git_archival.txt`, which `git archive` fills in;
-    4. `source-` and the first 40 digits of a SHA-256 over the Python files, where none of these is there.
+    4. `source-` and the first 40 digits of a SHA-256 over the Python files.
     """
-    if given := os.environ.get("EVERGREEN_COMMIT"):
-        return given
+    if commit := os.environ.get("EVERGREEN_COMMIT"):
+        return commit
     if (ROOT / ".git").exists():
         try:
-            # The owner check is git's protection against foreign hooks; reading a commit's name runs none.
+            # Git checks the folder's owner to protect against foreign hooks. These commands run no hooks.
             git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
             head = subprocess.run(
                 [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -40,12 +40,12 @@ def code_commit() -> str:
 
 
 def release() -> str:
-    """The version in pyproject.toml, the only place where it is written; the file is in images too."""
+    """Return the version from pyproject.toml, its only source. Images contain the file too."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def source_hash() -> str:
-    """SHA-256 in hex over the paths and bytes of all Python files of the product, in path order."""
+    """Return the SHA-256 in hex over the paths and bytes of all Python files of the product, in path order."""
     digest = hashlib.sha256()
     for path in sorted(p for folder in SOURCE_FOLDERS for p in (ROOT / folder).rglob("*.py")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

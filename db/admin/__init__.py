@@ -1,1 +1,1 @@
-"""What only an administrator does: databases, users and grants; retention; erasing an entity."""
+"""Work of an administrator: databases, users and grants, retention, and erasing an entity."""

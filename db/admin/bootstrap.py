@@ -1,4 +1,4 @@
-"""From an empty server to one the platform can run on: databases, users, tables, grants. Every step can be repeated."""
+"""Prepare an empty server for the platform: databases, users, tables and grants. Every step can be repeated."""
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -24,7 +24,7 @@ DATABASES = (PLATFORM_DB, STORE_DB, RESULTS_DB, MLFLOW_DB, OPTUNA_DB)
 USERS: tuple[Role, ...] = ("admin", "loader", "pipeline", "api", "reader", "mlflow", "maintenance")
 MIGRATION_LOCK, LOCK_SECONDS = "evergreen_migration", 60
 
-# Whole databases, given by root. The underscore is a wildcard in a database's name here, hence `_name`.
+# Grants on whole databases, given by root. `_name` escapes the underscore, a wildcard in grants.
 DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
     *(("admin", "ALL PRIVILEGES", database) for database in DATABASES),
     ("loader", "CREATE TEMPORARY TABLES", STORE_DB),
@@ -35,8 +35,8 @@ DATABASE_GRANTS: tuple[tuple[Role, str, str], ...] = (
     ("mlflow", "ALL PRIVILEGES", MLFLOW_DB),
     *(("maintenance", "SELECT, LOCK TABLES", database) for database in (PLATFORM_DB, STORE_DB)),
 )
-PARTITIONING = "ALTER, CREATE, INSERT, DROP"  # what MariaDB asks of who adds and drops partitions
-# Single tables, given by admin. ON DUPLICATE KEY UPDATE needs SELECT and UPDATE on the columns it names.
+PARTITIONING = "ALTER, CREATE, INSERT, DROP"  # the privileges that adding and dropping partitions requires
+# Grants on single tables, given by admin. ON DUPLICATE KEY UPDATE needs SELECT and UPDATE on the columns it names.
 TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
     ("loader", "SELECT, INSERT, UPDATE", ("load_batch",)),
     ("pipeline", "INSERT, UPDATE", ("retrain_decision", "training_run", "promotion_decision")),
@@ -59,7 +59,7 @@ TABLE_GRANTS: tuple[tuple[Role, str, tuple[str, ...]], ...] = (
 
 
 def create_databases_and_users(settings: Settings) -> None:
-    """Make the five databases and the seven users as root, and give the users the passwords of `settings`.
+    """Create the five databases and the seven users as root, with the passwords of `settings`.
 
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
@@ -69,17 +69,17 @@ def create_databases_and_users(settings: Settings) -> None:
                 text(f"CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4 COLLATE {COLLATION}")
             )
         for role in USERS:
-            who = {"user": settings.db_user(role), "password": settings.db_password(role)}
-            connection.execute(text("CREATE USER IF NOT EXISTS :user@'%' IDENTIFIED BY :password"), who)
-            connection.execute(text("ALTER USER :user@'%' IDENTIFIED BY :password"), who)
+            login = {"user": settings.db_user(role), "password": settings.db_password(role)}
+            connection.execute(text("CREATE USER IF NOT EXISTS :user@'%' IDENTIFIED BY :password"), login)
+            connection.execute(text("ALTER USER :user@'%' IDENTIFIED BY :password"), login)
         for role, privileges, database in DATABASE_GRANTS:
             _grant(connection, settings, role, privileges, f"{_name(database)}.*", pass_on=role == "admin")
 
 
 def upgrade(settings: Settings, *, today: date | None = None) -> list[str]:
-    """Bring database `evergreen` to the newest revision, and say so; [] when it is there already.
+    """Migrate the database `evergreen` to the newest revision. Return the changes, or [] if it is up to date.
 
-    `today` is the first day that a newly made `prediction_log` has a partition for; it defaults to the current UTC day.
+    `today` is the first day that a new `prediction_log` has a partition for. The default is the current UTC day.
     """
     with session(settings, "admin") as connection:
         before = _revision(connection)
@@ -91,7 +91,7 @@ def upgrade(settings: Settings, *, today: date | None = None) -> list[str]:
 
 
 def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
-    """Give each user what it needs on the platform's tables and on those of `models`."""
+    """Give each user the privileges that it needs on the platform's tables and on the tables of `models`."""
     with session(settings, "admin") as connection:
         for role, privileges, tables in TABLE_GRANTS:
             for table in tables:
@@ -107,10 +107,11 @@ def grant(settings: Settings, models: Iterable[StoreSchema]) -> None:
 def plan(
     settings: Settings, schemas: Iterable[StoreSchema], *, drop: Mapping[str, set[str]] | None = None
 ) -> list[Change]:
-    """What `migrate` would do, and with action `refuse` what it would not; changes nothing.
+    """Return the changes that `migrate` would make. Changes with action `refuse` are refused. Nothing is changed.
 
-    `drop`: model to the columns whose values may be lost. Raises: Unreachable, AccessDenied, SettingMissing; NotFound,
-    SpecInvalid where a column named in `drop` is not there or in use.
+    `drop`: model to the columns whose values may be lost.
+    Raises: NotFound, SpecInvalid: a column in `drop` does not exist or is in use. Unreachable, AccessDenied,
+    SettingMissing.
     """
     with session(settings, "admin") as connection:
         before, newest = _revision(connection), ScriptDirectory.from_config(_migrations()).get_current_head()
@@ -128,50 +129,51 @@ def migrate(
     drop: Mapping[str, set[str]] | None = None,
     show: Callable[[list[Change]], None] | None = None,
 ) -> list[str]:
-    """Upgrade the platform's tables, bring those of `schemas` up to date, give the grants; say what was done.
+    """Migrate the platform's tables and the tables of `schemas`, and give the grants. Return the changes, or [].
 
-    `show` is told the plan before anything is done. Two at a time take turns. Returns [] when nothing was missing.
-    Raises: Unreachable, AccessDenied, SettingMissing, StackError; SpecInvalid, NotFound where a change would lose data
-    that `drop` (model to columns) does not name: nothing is done then.
+    `show` receives the plan before the first change. Only one migration runs at a time.
+    Raises: SpecInvalid, NotFound: a change would lose data that `drop` (model to columns) does not name, so nothing was
+    changed. Unreachable, AccessDenied, SettingMissing, StackError.
     """
     models, day = list(schemas), today or utc_now().date()
     with session(settings, "admin") as connection:
-        taken = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), _LOCK)
-        if taken != 1:
+        locked = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), _LOCK)
+        if locked != 1:
             raise StackError(f"another migration has been running for {LOCK_SECONDS} s: wait for it and try again")
-        planned = plan(settings, models, drop=drop)
+        changes = plan(settings, models, drop=drop)
         if show:
-            show(planned)
-        _refuse(planned)
-        done = upgrade(settings, today=day)
+            show(changes)
+        _check_refusals(changes)
+        messages = upgrade(settings, today=day)
         for schema in models:
-            done += apply_model(settings, schema, [c for c in planned if c.model == schema.model], today=day)
-        done += _coming(settings, models, today=day)
+            messages += apply_model(settings, schema, [c for c in changes if c.model == schema.model], today=day)
+        messages += _make_partitions(settings, models, today=day)
         grant(settings, models)
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), _LOCK)
-    return done
+    return messages
 
 
-def _coming(settings: Settings, models: Iterable[StoreSchema], *, today: date) -> list[str]:
-    """Partitions that maintenance would have made, had the stack not been down: before the first rows need them."""
-    made: list[str] = []
-    for table in (PREDICTIONS, *(each for schema in models for each in store_partitions(schema))):
+def _make_partitions(settings: Settings, models: Iterable[StoreSchema], *, today: date) -> list[str]:
+    """Make the partitions that maintenance could not make while the stack was down, before rows need them."""
+    messages: list[str] = []
+    for table in (PREDICTIONS, *(table for schema in models for table in store_partitions(schema))):
         try:
             names = add_partitions(settings, table, today=today, role="admin", pauses=())
-        except HeldBack:  # it can wait: rows go to p_later until maintenance, which tells people, can do it
+        except HeldBack:  # not urgent: rows go to p_later until maintenance makes the partitions or reports the failure
             continue
-        made += [f"made {len(names)} partitions of {table.database}.{table.name} up to {names[-1]}"] if names else []
-    return made
+        if names:
+            messages.append(f"made {len(names)} partitions of {table.database}.{table.name} up to {names[-1]}")
+    return messages
 
 
-def _refuse(planned: Iterable[Change]) -> None:
-    """Raises: SpecInvalid for the first model whose plan has changes that are refused."""
+def _check_refusals(changes: Iterable[Change]) -> None:
+    """Check that no change is refused. Raises: SpecInvalid for the first model with refused changes."""
     problems: dict[str, list[tuple[str, str]]] = {}
-    for change in planned:
+    for change in changes:
         if change.action == "refuse":
             problems.setdefault(change.model, []).append((change.column, change.what))
-    for model, found in problems.items():
-        raise SpecInvalid(file=f"{model}.yaml", problems=found)
+    for model, model_problems in problems.items():
+        raise SpecInvalid(file=f"{model}.yaml", problems=model_problems)
 
 
 _LOCK = {"name": MIGRATION_LOCK, "seconds": LOCK_SECONDS}
@@ -198,5 +200,5 @@ def _name(database: str) -> str:
 def _grant(
     connection: Connection, settings: Settings, role: Role, privileges: str, where: str, *, pass_on: bool = False
 ) -> None:
-    further = " WITH GRANT OPTION" if pass_on else ""
-    connection.execute(text(f"GRANT {privileges} ON {where} TO :user@'%'{further}"), {"user": settings.db_user(role)})
+    option = " WITH GRANT OPTION" if pass_on else ""
+    connection.execute(text(f"GRANT {privileges} ON {where} TO :user@'%'{option}"), {"user": settings.db_user(role)})

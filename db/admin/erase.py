@@ -1,7 +1,7 @@
-"""Forgetting an entity: its rows in every table, and the tombstone that keeps them from being loaded again.
+"""Forget an entity: delete its rows in every table, and set a tombstone so that they are not loaded again.
 
-A tombstone holds a hash of the entity and never its id. It is written before anything is deleted, and every deletion
-can be repeated, so who comes back after a crash finishes the work.
+A tombstone holds a hash of the entity and never its id. It is written before the first deletion. Every deletion can be
+repeated, so a second call finishes the work after a crash.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,23 +19,23 @@ from db.tombstones import entity_sha256
 from utils.errors import StackError
 from utils.settings import RESULTS_DB, Settings
 
-CHUNK = 50_000  # rows of the log that one statement looks at: a reader must not keep partition maintenance waiting
-DELETE_ROWS = 1_000  # rows that one statement deletes, and holds locks on until it is done
-TURN_SECONDS = 3600  # how long to wait for loads of the same model
+CHUNK = 50_000  # rows of the log that one statement reads; a long read would block partition maintenance
+DELETE_ROWS = 1_000  # rows that one statement deletes and locks
+TURN_SECONDS = 3600  # seconds to wait for loads of the same model
 
-Progress = Callable[[int], None]  # told how many rows of the log have been looked at
+Progress = Callable[[int], None]  # called with the number of log rows read so far
 
 
 @contextmanager
 def deleting(settings: Settings) -> Iterator[Connection]:
-    """A connection as `evergreen_admin` on which every statement is a transaction of its own, its locks short.
+    """Provide a connection as `evergreen_admin` in autocommit mode, so that locks are short.
 
     Raises: Unreachable, AccessDenied, SettingMissing, NotFound.
     """
     bound = engine(settings, "admin")
     try:
         with bound.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            # No locks on the gaps between rows: others insert there meanwhile.
+            # No locks on the gaps between rows, because services insert there meanwhile.
             connection.execute(text("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"))
             yield connection
     except DBAPIError as error:
@@ -46,9 +46,9 @@ def deleting(settings: Settings) -> Iterator[Connection]:
 
 @contextmanager
 def turn(connection: Connection, model: str) -> Iterator[None]:
-    """Keep loads of `model` waiting: one that has looked for tombstones before may yet add rows.
+    """Block loads of `model`. A load that read the tombstones before this one was set could still add rows.
 
-    Raises: StackError where a load keeps its turn for an hour.
+    Raises: StackError: a load runs for more than an hour.
     """
     with _locked(connection, load_lock(model)):
         yield
@@ -68,91 +68,93 @@ def _locked(connection: Connection, name: str) -> Iterator[None]:
 def open_tombstone(
     connection: Connection, *, model: str, entity_id: str, places: Sequence[str], caused_by: str, now: datetime
 ) -> tuple[int, dict[str, int]]:
-    """The id of an entity's tombstone and what was found so far: a new one, or one whose work was left undone.
+    """Return the id of an entity's tombstone and the counts so far. An unfinished tombstone is continued.
 
-    The work is done once `found` names all `places`. `now` (UTC) is when the entity is forgotten, in both cases.
+    The work is finished once `found` has all `places`. The entity is forgotten at `now` (UTC), also if the tombstone is
+    continued.
     """
-    with _locked(connection, drain_lock(model)):  # else a service could yet log a spooled row without having seen it
-        return _opened(connection, model, entity_id, places, caused_by, now)
+    with _locked(connection, drain_lock(model)):  # so that no service logs a spooled row without seeing the tombstone
+        return _open_tombstone(connection, model, entity_id, places, caused_by, now)
 
 
-def _opened(
+def _open_tombstone(
     connection: Connection, model: str, entity_id: str, places: Sequence[str], caused_by: str, now: datetime
 ) -> tuple[int, dict[str, int]]:
     digest = entity_sha256(model, entity_id)
-    mine = (forgotten.c.model == model) & (forgotten.c.entity_sha256 == digest)
-    newest = select(forgotten.c.id, forgotten.c.found).where(mine).order_by(forgotten.c.id.desc()).limit(1)
-    known = connection.execute(newest).first()
-    if known is not None and not set(places) <= set(known.found):
-        connection.execute(update(forgotten).where(forgotten.c.id == known.id).values(forgotten_at=now))
-        return known.id, dict(known.found)
+    same_entity = (forgotten.c.model == model) & (forgotten.c.entity_sha256 == digest)
+    newest = select(forgotten.c.id, forgotten.c.found).where(same_entity).order_by(forgotten.c.id.desc()).limit(1)
+    tombstone = connection.execute(newest).first()
+    if tombstone is not None and not set(places) <= set(tombstone.found):
+        connection.execute(update(forgotten).where(forgotten.c.id == tombstone.id).values(forgotten_at=now))
+        return tombstone.id, dict(tombstone.found)
     row = {"model": model, "entity_sha256": digest, "found": {}, "caused_by": caused_by, "forgotten_at": now}
     return int(connection.execute(insert(forgotten).values(**row)).lastrowid), {}
 
 
 def record_found(connection: Connection, tombstone: int, found: dict[str, int]) -> None:
-    """Write what was found so far, by place, to a tombstone."""
+    """Record the counts so far, by place, in a tombstone."""
     connection.execute(update(forgotten).where(forgotten.c.id == tombstone).values(found=found))
 
 
 def in_table(connection: Connection, column: "Column[str]", entity_id: str, *, delete: bool) -> int:
-    """How many rows of the column's table are the entity's; with `delete` they are gone then."""
+    """Count the entity's rows in the column's table. With `delete`, delete them."""
     table = column.table
     if not delete:
         return int(connection.scalar(select(func.count()).select_from(table).where(column == entity_id)) or 0)
-    some = table.delete().where(column == entity_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
-    gone = 0
-    while count := connection.execute(some).rowcount:
-        gone += count
-    return gone
+    chunk = table.delete().where(column == entity_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
+    total = 0
+    while count := connection.execute(chunk).rowcount:
+        total += count
+    return total
 
 
 def in_log(
     connection: Connection, model: str, entity_id: str, *, delete: bool, progress: Progress | None = None
 ) -> tuple[int, int]:
-    """How many predictions of the entity are logged, and how much feedback on them; with `delete` both are gone then.
+    """Count the entity's logged predictions and their feedback. With `delete`, delete both.
 
-    The log has no index on the entity, for every insert would pay for it: it is read once, in the order of its key.
+    The log has no index on the entity, because it would slow down every insert. So the whole log is read once, in the
+    order of its key.
     """
     key, feedback_key = prediction_log.c.prediction_id, prediction_feedback.c.prediction_id
-    mine = (prediction_log.c.model == model) & (prediction_log.c.entity_id == entity_id)
-    predictions = feedback = looked = 0
+    same_entity = (prediction_log.c.model == model) & (prediction_log.c.entity_id == entity_id)
+    predictions = feedback = rows_read = 0
     start = None
     while True:
-        ahead = select(key) if start is None else select(key).where(key > start)
-        end = connection.scalar(ahead.order_by(key).limit(1).offset(CHUNK - 1))
-        chunk = select(key).where(mine) if start is None else select(key).where(mine, key > start)
+        next_keys = select(key) if start is None else select(key).where(key > start)
+        end = connection.scalar(next_keys.order_by(key).limit(1).offset(CHUNK - 1))
+        chunk = select(key).where(same_entity) if start is None else select(key).where(same_entity, key > start)
         ids = connection.scalars(chunk if end is None else chunk.where(key <= end)).all()
         for first in range(0, len(ids), DELETE_ROWS):
-            some = ids[first : first + DELETE_ROWS]
-            about = feedback_key.in_(some)
-            if delete:  # feedback first: the log's rows lead to it
-                feedback += connection.execute(prediction_feedback.delete().where(about)).rowcount
-                predictions += connection.execute(prediction_log.delete().where(key.in_(some))).rowcount
+            some_ids = ids[first : first + DELETE_ROWS]
+            same_ids = feedback_key.in_(some_ids)
+            if delete:  # feedback first, because it is found through the log's rows
+                feedback += connection.execute(prediction_feedback.delete().where(same_ids)).rowcount
+                predictions += connection.execute(prediction_log.delete().where(key.in_(some_ids))).rowcount
             else:
-                feedback += int(connection.scalar(select(func.count(prediction_feedback.c.id)).where(about)) or 0)
-                predictions += len(some)
+                feedback += int(connection.scalar(select(func.count(prediction_feedback.c.id)).where(same_ids)) or 0)
+                predictions += len(some_ids)
         if end is None:
             return predictions, feedback
-        start, looked = end, looked + CHUNK
+        start, rows_read = end, rows_read + CHUNK
         if progress:
-            progress(looked)
+            progress(rows_read)
 
 
 def in_dead_letters(connection: Connection, model: str, entity_id: str, *, delete: bool) -> int:
-    """How many rows that the log refused are the entity's; with `delete` they are gone then."""
-    mine = (dead_letter.c.model == model) & (dead_letter.c.entity_id == entity_id)
+    """Count the entity's dead letters. With `delete`, delete them."""
+    same_entity = (dead_letter.c.model == model) & (dead_letter.c.entity_id == entity_id)
     if delete:
-        return int(connection.execute(dead_letter.delete().where(mine)).rowcount)
-    return int(connection.scalar(select(func.count(dead_letter.c.id)).where(mine)) or 0)
+        return int(connection.execute(dead_letter.delete().where(same_entity)).rowcount)
+    return int(connection.scalar(select(func.count(dead_letter.c.id)).where(same_entity)) or 0)
 
 
 def results_columns(connection: Connection, model: str) -> list["Column[str]"]:
-    """The column with the entity, the first one, of each table of `evergreen_results` with results of `model`."""
+    """Return the entity column, the first one, of each table in `evergreen_results` with results of `model`."""
     query = text(
         "SELECT table_name AS name, column_name AS entity FROM information_schema.tables"
         " JOIN information_schema.columns USING (table_schema, table_name)"
         " WHERE table_schema = :database AND table_comment = :comment AND ordinal_position = 1 ORDER BY table_name"
     )
-    found = connection.execute(query, {"database": RESULTS_DB, "comment": f"results of {model}"}).all()
-    return [Table(row.name, MetaData(), Column(row.entity), schema=RESULTS_DB).c[row.entity] for row in found]
+    rows = connection.execute(query, {"database": RESULTS_DB, "comment": f"results of {model}"}).all()
+    return [Table(row.name, MetaData(), Column(row.entity), schema=RESULTS_DB).c[row.entity] for row in rows]

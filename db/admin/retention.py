@@ -1,9 +1,9 @@
-"""Partitions made ahead of time and dropped when they are old, without keeping inserts waiting.
+"""Make partitions ahead of time and drop old ones, without blocking inserts.
 
-A change of partitions waits for every open reader of the table, and every insert queues behind it; a plain ALTER TABLE
-waits twice. So the table is locked first, for at most `WAIT` seconds a try: with a reader open that gives up, inserts
-go on, and it is tried again after a pause. Under the lock the change itself takes milliseconds, for `p_later` is empty:
-partitions are made before rows need them. What is dropped is a row of `retention` first.
+A change of partitions waits for every open reader of the table, and every insert waits behind it. A plain ALTER TABLE
+waits twice. So the table is locked first. Each try waits at most `WAIT` seconds. If a reader is open, the try ends,
+inserts continue, and the next try follows after a pause. Under the lock the change takes milliseconds, because
+partitions are made before rows need them and `p_later` is empty. Each drop is recorded in `retention` first.
 """
 
 import time
@@ -35,17 +35,18 @@ from utils.errors import HeldBack
 from utils.settings import PLATFORM_DB, STORE_DB, Role, Settings
 
 DAYS_AHEAD, MONTHS_AHEAD = 14, 3
-WAIT = 1  # seconds a try for the lock may keep inserts waiting
+WAIT = 1  # seconds that a try for the lock may block inserts
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 60.0)  # seconds between two tries
-TURN_SECONDS = 600  # one change of partitions at a time: two that wait in a row would keep inserts waiting twice
+# Seconds to wait for another change of partitions. Two changes at once would block inserts twice as long.
+TURN_SECONDS = 600
 LOCK_TIMEOUT = 1205
-MOVABLE = 10_000  # rows of p_later that are sorted in while inserts wait: under a second (docs/maintenance.md)
+MOVABLE = 10_000  # rows of p_later that may be moved while inserts wait, in under a second (docs/maintenance.md)
 DELETED_AT_ONCE = 5_000  # rows of one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class Partitioned:
-    """A table with a partition for each day of the UUIDv7 in `column`, or for each month of the time in it."""
+    """A table with a partition for each day of the UUIDv7 in `column`, or for each month of the time in `column`."""
 
     database: str
     name: str
@@ -69,14 +70,14 @@ PREDICTIONS = Partitioned(PLATFORM_DB, "prediction_log", "prediction_id", daily=
 
 
 def store_partitions(schema: StoreSchema) -> list[Partitioned]:
-    """The features and the labels table of a model; none for data without time."""
+    """Return the features and the labels table of a model, or [] for data without time."""
     names = (schema.features_table, schema.labels_table) if schema.timed else ()
     return [Partitioned(STORE_DB, name, "event_time", daily=False, model=schema.model) for name in names]
 
 
 def cuts(connection: Connection, table: Partitioned) -> list[Cut]:
-    """The partitions of `table` in their order, without `p_later`; [] for a table without any."""
-    found = connection.execute(
+    """Return the partitions of `table` in order, without `p_later`, or [] for a table without partitions."""
+    rows = connection.execute(
         text(
             "SELECT partition_name AS name, partition_description AS bound FROM information_schema.partitions"
             " WHERE table_schema = :database AND table_name = :name AND partition_name <> :later"
@@ -84,7 +85,7 @@ def cuts(connection: Connection, table: Partitioned) -> list[Cut]:
         ),
         {"database": table.database, "name": table.name, "later": LATER},
     )
-    return [Cut(row.name, table.moment(row.bound.strip("'"))) for row in found]
+    return [Cut(row.name, table.moment(row.bound.strip("'"))) for row in rows]
 
 
 def add_partitions(
@@ -97,13 +98,13 @@ def add_partitions(
     pauses: Sequence[float] = PAUSES,
     dry_run: bool = False,
 ) -> list[str]:
-    """Make the partitions up to 14 days, or 3 months, after `today` (UTC); returns the names of those made.
+    """Make the partitions up to 14 days, or 3 months, after `today` (UTC). Return the names of the new partitions.
 
-    Rows that are in `p_later` end in the partition of their time; from the oldest one on each day or month gets one.
-    Raises: HeldBack where `p_later` holds more than `most` rows, for sorting those in would hold inserts up, or where a
-    reader kept the table open over all tries. What was made by then stays.
+    Rows in `p_later` move to the partition of their time. Each day or month from the oldest such row on gets one.
+    Raises: HeldBack: `p_later` has more than `most` rows, and moving them would block inserts, or a reader kept the
+    table open during all tries. Partitions made before the error stay.
     """
-    with _turn(settings, table, role) as connection:
+    with _exclusive(settings, table, role) as connection:
         present = cuts(connection, table)
         if not present:
             return []
@@ -111,7 +112,7 @@ def add_partitions(
         missing = table.wanted(present[-1].before, oldest=oldest, today=today)
         for cut in missing if not dry_run else ():
             with _locked(connection, table, pauses):
-                _refuse_many(connection, table, most)
+                _check_movable(connection, table, most)
                 connection.execute(text(f"ALTER TABLE {table.name} {split_later(cut.name, table.bound(cut))}"))
     return [cut.name for cut in missing]
 
@@ -126,11 +127,11 @@ def drop_partitions(
     pauses: Sequence[float] = PAUSES,
     dry_run: bool = False,
 ) -> list[str]:
-    """Drop the partitions of `table` that hold nothing from `before` (UTC) on, oldest first; returns their names.
+    """Drop the partitions of `table` whose rows are all earlier than `before` (UTC), oldest first. Return their names.
 
-    Each is recorded in `retention` before it goes. Raises: HeldBack where a reader kept the table open over all tries.
+    Each drop is recorded in `retention` first. Raises: HeldBack: a reader kept the table open during all tries.
     """
-    with _turn(settings, table, "maintenance") as connection:
+    with _exclusive(settings, table, "maintenance") as connection:
         old = [cut for cut in cuts(connection, table) if cut.before <= before]
         for cut in old if not dry_run else ():
             with _locked(connection, table, pauses):
@@ -140,37 +141,37 @@ def drop_partitions(
 
 
 def delete_feedback(settings: Settings, *, before: datetime) -> int:
-    """Delete the ground truth of predictions made before `before` (UTC), in short transactions; returns the rows."""
+    """Delete the feedback on predictions made before `before` (UTC), in short transactions. Return the row count."""
     old = prediction_feedback.delete().where(text("prediction_id < :bound").bindparams(bound=str(first_id_of(before))))
-    some, deleted = old.with_dialect_options(mariadb_limit=DELETED_AT_ONCE), 0
+    chunk, deleted = old.with_dialect_options(mariadb_limit=DELETED_AT_ONCE), 0
     while True:
         with session(settings, "maintenance") as connection:
-            count = connection.execute(some).rowcount
+            count = connection.execute(chunk).rowcount
         deleted += count
         if count < DELETED_AT_ONCE:
             return deleted
 
 
 @contextmanager
-def _turn(settings: Settings, table: Partitioned, role: Role) -> Iterator[Connection]:
-    """A connection that nobody else changes partitions beside. Raises: HeldBack, Unreachable, AccessDenied."""
+def _exclusive(settings: Settings, table: Partitioned, role: Role) -> Iterator[Connection]:
+    """Provide a connection with the lock for changes of partitions. Raises: HeldBack, Unreachable, AccessDenied."""
     bound = engine(settings, role, table.database)
     try:
         with bound.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            taken = connection.scalar(text(f"SELECT GET_LOCK('evergreen_partitions', {TURN_SECONDS})"))
-            if taken != 1:
+            locked = connection.scalar(text(f"SELECT GET_LOCK('evergreen_partitions', {TURN_SECONDS})"))
+            if locked != 1:
                 raise HeldBack(what=f"the partitions of {table.name}", reason="others are being changed all the time")
             connection.execute(text(f"SET SESSION lock_wait_timeout = {WAIT}"))
             yield connection
     except DBAPIError as error:
         raise explained(error, settings=settings, role=role) from error
     finally:
-        bound.dispose()  # the session ends, and its locks with it
+        bound.dispose()  # ends the session and its locks
 
 
 @contextmanager
 def _locked(connection: Connection, table: Partitioned, pauses: Sequence[float]) -> Iterator[None]:
-    """The table locked for the block. Raises: HeldBack where none of the tries got it within `WAIT` seconds."""
+    """Lock the table for the block. Raises: HeldBack: no try got the lock within `WAIT` seconds."""
     for pause in (*pauses, None):
         try:
             connection.execute(text(f"LOCK TABLES {table.name} WRITE"))
@@ -188,9 +189,9 @@ def _locked(connection: Connection, table: Partitioned, pauses: Sequence[float])
         connection.execute(text("UNLOCK TABLES"))
 
 
-def _refuse_many(connection: Connection, table: Partitioned, most: int | None) -> None:
-    some = f"SELECT 1 FROM {table.name} PARTITION ({LATER}) LIMIT {(most or 0) + 1}"  # noqa: S608 - our own names
-    if most is not None and int(connection.scalar(text(f"SELECT COUNT(*) FROM ({some}) rows_later")) or 0) > most:  # noqa: S608
+def _check_movable(connection: Connection, table: Partitioned, most: int | None) -> None:
+    rows_query = f"SELECT 1 FROM {table.name} PARTITION ({LATER}) LIMIT {(most or 0) + 1}"  # noqa: S608 - our own names
+    if most is not None and int(connection.scalar(text(f"SELECT COUNT(*) FROM ({rows_query}) rows_later")) or 0) > most:  # noqa: S608
         raise HeldBack(
             what=f"the partitions of {table.name}",
             reason=f"more than {most:,} rows are in {LATER}, and sorting them in keeps inserts waiting meanwhile: "
@@ -199,13 +200,13 @@ def _refuse_many(connection: Connection, table: Partitioned, most: int | None) -
 
 
 def _oldest_later(connection: Connection, table: Partitioned) -> date | None:
-    """The day of the oldest row of `p_later`, or None where it is empty."""
+    """Return the day of the oldest row in `p_later`, or None if it is empty."""
     oldest = connection.scalar(text(f"SELECT MIN({table.column}) FROM {table.name} PARTITION ({LATER})"))  # noqa: S608
     return None if oldest is None else table.moment(str(oldest)).date()
 
 
 def _record(settings: Settings, table: Partitioned, cut: Cut, *, caused_by: str, now: datetime) -> None:
-    """Row first: a drop that then fails has its row already, and a row too many only sends `verify` to the file."""
+    """Record a drop before it happens. If the drop fails, the extra row only makes `verify` read the file."""
     same = select(retention.c.id).where(
         retention.c.table_name == table.name,
         retention.c.dropped_before == cut.before,

@@ -1,4 +1,4 @@
-"""What people must hear of and have not heard yet."""
+"""Alerts that have not been sent yet."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,8 +12,8 @@ from db.tables import (
 
 
 def unsent_alerts(connection: Connection, model: str) -> list[RowMapping]:
-    waiting = retrain_decision.c.alert.is_not(None) & retrain_decision.c.alerted_at.is_(None)
-    rows = select(retrain_decision).where(retrain_decision.c.model == model, waiting)
+    unsent = retrain_decision.c.alert.is_not(None) & retrain_decision.c.alerted_at.is_(None)
+    rows = select(retrain_decision).where(retrain_decision.c.model == model, unsent)
     return list(connection.execute(rows.order_by(retrain_decision.c.id)).mappings())
 
 
@@ -23,9 +23,9 @@ def mark_alerted(connection: Connection, decision_id: int, *, now: datetime) -> 
 
 
 def unheard_dead_letters(connection: Connection, model: str) -> list[RowMapping]:
-    """`id` and `error` of the log's refused rows that nobody was told of yet."""
-    mine = (dead_letter.c.model == model) & dead_letter.c.alerted_at.is_(None)
-    return list(connection.execute(select(dead_letter.c.id, dead_letter.c.error).where(mine)).mappings())
+    """Return `id` and `error` of the dead letters that have not been alerted yet."""
+    unsent = (dead_letter.c.model == model) & dead_letter.c.alerted_at.is_(None)
+    return list(connection.execute(select(dead_letter.c.id, dead_letter.c.error).where(unsent)).mappings())
 
 
 def mark_dead_letters(connection: Connection, ids: Sequence[int], *, now: datetime) -> None:

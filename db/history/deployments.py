@@ -1,4 +1,4 @@
-"""Rows that say what should serve and what came of it, which services are alive, and what is in the shadow."""
+"""Rows of deployments and their outcomes, of living workers, and of the shadow."""
 
 from datetime import datetime, timedelta
 
@@ -10,21 +10,21 @@ from db.tables import (
     shadow,
 )
 
-DESIRING = ("deploy", "rollback")
+DESIRED_ACTIONS = ("deploy", "rollback")
 
-ALIVE = timedelta(seconds=15)  # a worker's heartbeat comes every second or two
+ALIVE = timedelta(seconds=15)  # a worker sends a heartbeat every second or two
 
 
 def desired_row(connection: Connection, model: str) -> RowMapping | None:
-    """The newest deployment row that says what should serve, or None before the first."""
-    rows = select(deployment).where(deployment.c.model == model, deployment.c.action.in_(DESIRING))
+    """Return the newest row that defines the version to serve, or None before the first deployment."""
+    rows = select(deployment).where(deployment.c.model == model, deployment.c.action.in_(DESIRED_ACTIONS))
     return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
 
 
 def champion(connection: Connection, model: str) -> RowMapping | None:
-    """The desired version's row, unless that version failed to come up; None where nothing has been deployed well.
+    """Return the row of the desired version, or None without a deployment or after its rollout failed.
 
-    A version that is being rolled out counts: a candidate that beats the one before it is not yet shown to beat it.
+    A version during its rollout counts as champion. A candidate that beats the previous version may not beat this one.
     """
     row = desired_row(connection, model)
     if row is None:
@@ -38,38 +38,38 @@ def champion(connection: Connection, model: str) -> RowMapping | None:
     return None if connection.execute(failed.limit(1)).first() else row
 
 
-def refusal(connection: Connection, wanted: RowMapping) -> RowMapping | None:
-    """The newest row that says why services did not take the version of `wanted`, a deployment row; or None."""
+def refusal(connection: Connection, desired: RowMapping) -> RowMapping | None:
+    """Return the newest row that says why services refused the version of `desired`, a deployment row, or None."""
     rows = select(deployment).where(
-        deployment.c.model == wanted["model"],
+        deployment.c.model == desired["model"],
         deployment.c.action == "refused",
-        deployment.c.version == wanted["version"],
-        deployment.c.id > wanted["id"],
+        deployment.c.version == desired["version"],
+        deployment.c.id > desired["id"],
     )
     return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
 
 
 def live(connection: Connection, model: str) -> RowMapping | None:
-    """The newest deployment row whose version came up everywhere, or None."""
+    """Return the newest row of a version that went live on all workers, or None."""
     rows = select(deployment).where(deployment.c.model == model, deployment.c.action == "live")
     return connection.execute(rows.order_by(deployment.c.id.desc()).limit(1)).mappings().one_or_none()
 
 
 def instances(connection: Connection, model: str) -> list[RowMapping]:
-    """Workers of `model` whose heartbeat is fresh by the database's own clock, the oldest first."""
+    """Return the workers of `model` with a fresh heartbeat by the database's clock, oldest first."""
     fresh = instance.c.heartbeat_at > func.utc_timestamp(6) - text(f"INTERVAL {int(ALIVE.total_seconds())} SECOND")
     rows = select(instance).where(instance.c.model == model, fresh).order_by(instance.c.started_at)
     return list(connection.execute(rows).mappings())
 
 
 def shadowing(connection: Connection, model: str) -> RowMapping | None:
-    """The newest shadow row of a model, or None; its version is None where the shadow was ended."""
+    """Return the newest shadow row of a model, or None. Its version is None if the shadow was ended."""
     rows = select(shadow).where(shadow.c.model == model).order_by(shadow.c.id.desc()).limit(1)
     return connection.execute(rows).mappings().one_or_none()
 
 
 def last_shadow(connection: Connection, model: str, *, version: int | None) -> RowMapping | None:
-    """The row that last put `version`, or any one, into the shadow; None where none did."""
+    """Return the last row that put `version`, or any version, into the shadow, or None."""
     rows = select(shadow).where(shadow.c.model == model, shadow.c.version.is_not(None))
     rows = rows if version is None else rows.where(shadow.c.version == version)
     return connection.execute(rows.order_by(shadow.c.id.desc()).limit(1)).mappings().one_or_none()
@@ -77,5 +77,5 @@ def last_shadow(connection: Connection, model: str, *, version: int | None) -> R
 
 def first_deployment(connection: Connection, model: str) -> datetime | None:
     earliest = select(func.min(deployment.c.created_at)).where(deployment.c.model == model)
-    found: datetime | None = connection.scalar(earliest)
-    return found
+    moment: datetime | None = connection.scalar(earliest)
+    return moment

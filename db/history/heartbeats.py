@@ -1,4 +1,4 @@
-"""What a worker of a prediction service reads and writes about once a second: what to serve, and how it is."""
+"""Statements that each worker of a prediction service runs about once a second: the version to serve and heartbeats."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ DESIRED = (
     "SELECT version, artifact_sha256, created_at FROM deployment"
     " WHERE model = %s AND action IN ('deploy', 'rollback') ORDER BY id DESC LIMIT 1"
 )
-# What should serve and what should shadow it, in one round trip a second.
+# The version to serve and the version in the shadow, in one round trip a second.
 FOLLOWED = (
     f"(SELECT 'champion', {DESIRED.removeprefix('SELECT ')})"  # noqa: S608 - constants only
     " UNION ALL (SELECT 'shadow', version, artifact_sha256, created_at FROM shadow"
@@ -39,7 +39,7 @@ REJECTS = (
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What should serve. `since` is when it was decided, UTC."""
+    """A version to serve. `since` is the time of its row, UTC."""
 
     version: int
     sha256: str
@@ -48,7 +48,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """One worker process of a prediction service as others see it; times UTC."""
+    """The state of one worker process of a prediction service. Times are UTC."""
 
     instance_id: UUID
     model: str
@@ -67,15 +67,15 @@ class Heartbeat:
 
 
 def followed(connection: Link, model: str) -> tuple[Deployment | None, Deployment | None]:
-    """The version that services of `model` should serve, and the one that should shadow it; each may be None."""
+    """Return the version that services of `model` should serve, and the version in the shadow. Each may be None."""
     with connection.cursor() as cursor:
         cursor.execute(FOLLOWED, (model, model))
-        found = {role: Deployment(*row) for role, *row in cursor.fetchall() if row[0] is not None}
-    return found.get("champion"), found.get("shadow")
+        by_role = {role: Deployment(*row) for role, *row in cursor.fetchall() if row[0] is not None}
+    return by_role.get("champion"), by_role.get("shadow")
 
 
 def deployment_to_follow(connection: Link, model: str) -> Deployment | None:
-    """The version that services of `model` should serve, or None before the first deployment."""
+    """Return the version that services of `model` should serve, or None before the first deployment."""
     with connection.cursor() as cursor:
         cursor.execute(DESIRED, (model,))
         row = cursor.fetchone()
@@ -83,9 +83,9 @@ def deployment_to_follow(connection: Link, model: str) -> Deployment | None:
 
 
 def wanted_versions(connection: Link, model: str) -> list[int]:
-    """The version that services of `model` should serve, the one to roll back to and the one in the shadow.
+    """Return the version that services of `model` should serve, the previous version and the version in the shadow.
 
-    [] before the first deployment.
+    Return [] before the first deployment.
     """
     with connection.cursor() as cursor:
         cursor.execute(DESIRED.replace("version,", "version, previous_version,", 1), (model,))
@@ -96,7 +96,7 @@ def wanted_versions(connection: Link, model: str) -> list[int]:
 
 
 def beat(connection: Link, heartbeat: Heartbeat) -> None:
-    """Write a worker's row, or freshen it; the time is the database's own."""
+    """Insert or update a worker's row. The time is the database's own."""
     values = [getattr(heartbeat, name) for name in Heartbeat.__slots__]
     with connection.cursor() as cursor:
         cursor.execute(HEARTBEAT, [str(value) if isinstance(value, UUID) else value for value in values])
@@ -109,7 +109,7 @@ def is_spooling(connection: Link, model: str) -> bool:
 
 
 def add_rejects(connection: Link, model: str, counts: Mapping[tuple[str, str], int]) -> None:
-    """Add refused requests to today's counts; `counts` is by (field, reason)."""
+    """Add refused requests to today's counts. `counts` is by (field, reason)."""
     with connection.cursor() as cursor:
         cursor.executemany(
             REJECTS, [(model, field, reason, requests) for (field, reason), requests in sorted(counts.items())]

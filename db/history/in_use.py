@@ -1,4 +1,4 @@
-"""What is still needed: versions that serve, served or may come to serve, and the trainings behind them."""
+"""Versions in use (they serve, served, or may serve later) and their training runs and snapshots."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,20 +12,20 @@ decision, run = promotion_decision.c, training_run.c
 
 
 def models(connection: Connection) -> list[str]:
-    """Every name that a training was recorded under, replays included."""
+    """Return every model name with a recorded training, replays included."""
     return sorted(connection.scalars(select(run.model).distinct()))
 
 
 def champions(connection: Connection, model: str) -> set[int]:
-    """The version that serves and the one to roll back to."""
+    """Return the version that serves and the previous one, for a rollback."""
     row = deployments.desired_row(connection, model)
     return _numbers([row["version"], row["previous_version"]]) if row else set()
 
 
 def versions_in_use(connection: Connection, model: str, *, since: datetime) -> set[int]:
-    """Versions that serve, that served at any time after `since`, that wait to be deployed, and the newest candidate.
+    """Return versions that serve, that served after `since` or that wait for deployment, and the newest candidate.
 
-    With a final fit the version that was judged in its place is among them.
+    The candidate of a final fit is included too.
     """
     served = select(deployment.c.version, deployment.c.previous_version).where(
         deployment.c.model == model, deployment.c.created_at >= since
@@ -45,44 +45,44 @@ def versions_in_use(connection: Connection, model: str, *, since: datetime) -> s
 
 
 def runs_behind(connection: Connection, model: str, versions: Iterable[int]) -> dict[int, str]:
-    """The training run that made each of `versions`, where one is known."""
-    found: dict[int, str] = {}
-    made = select(decision.candidate_version, decision.promoted_version, decision.run_id).where(decision.model == model)
-    for row in connection.execute(made):
-        found |= dict.fromkeys(_numbers([row.candidate_version, row.promoted_version]), row.run_id)
+    """Return the training run of each of `versions` that has a recorded one."""
+    runs: dict[int, str] = {}
+    judged = select(decision.candidate_version, decision.promoted_version, decision.run_id)
+    for row in connection.execute(judged.where(decision.model == model)):
+        runs |= dict.fromkeys(_numbers([row.candidate_version, row.promoted_version]), row.run_id)
     undecided = select(run.candidate_version, run.run_id).where(run.model == model, run.candidate_version.is_not(None))
-    found |= {row.candidate_version: row.run_id for row in connection.execute(undecided)}
-    return {version: found[version] for version in versions if version in found}
+    runs |= {row.candidate_version: row.run_id for row in connection.execute(undecided)}
+    return {version: runs[version] for version in versions if version in runs}
 
 
 def snapshots_in_use(connection: Connection, *, since: datetime) -> set[str]:
-    """Ids of the snapshots of versions in use, of trainings under way, and of all that were made after `since`."""
+    """Return ids of the snapshots of versions in use and of running trainings, and of all newer than `since`."""
     recent = select(snapshot.c.snapshot_id).where(snapshot.c.created_at >= since)
-    at_work = select(run.snapshot_id).where(or_(run.state == "running", run.started_at >= since))
-    used = {str(found) for query in (recent, at_work) for found in connection.scalars(query) if found}
+    running = select(run.snapshot_id).where(or_(run.state == "running", run.started_at >= since))
+    used = {str(snapshot_id) for query in (recent, running) for snapshot_id in connection.scalars(query) if snapshot_id}
     for model in models(connection):
-        behind = runs_behind(connection, model, versions_in_use(connection, model, since=since))
-        ids = select(run.snapshot_id).where(run.run_id.in_(behind.values()))
-        used |= {str(found) for found in connection.scalars(ids) if found}
+        runs = runs_behind(connection, model, versions_in_use(connection, model, since=since))
+        ids = select(run.snapshot_id).where(run.run_id.in_(runs.values()))
+        used |= {str(snapshot_id) for snapshot_id in connection.scalars(ids) if snapshot_id}
     return used
 
 
 def rejected(connection: Connection, model: str, *, before: datetime) -> set[int]:
-    """Candidates that were refused, or superseded, before `before` and never served."""
+    """Return candidates that were rejected or superseded before `before` and never served."""
     superseded = and_(decision.deployment_run_id.is_not(None), decision.promoted_version.is_(None))
     refused = select(decision.candidate_version).where(
         decision.model == model, decision.decided_at < before, or_(decision.verdict != "promote", superseded)
     )
     served = select(deployment.c.version, deployment.c.previous_version).where(deployment.c.model == model)
-    ever = _numbers(n for row in connection.execute(served) for n in row)
-    return _numbers(connection.scalars(refused)) - ever - versions_in_use(connection, model, since=before)
+    ever_served = _numbers(n for row in connection.execute(served) for n in row)
+    return _numbers(connection.scalars(refused)) - ever_served - versions_in_use(connection, model, since=before)
 
 
 def reading(connection: Connection, model: str) -> list[str]:
-    """Trainings of `model` that have not written their snapshot yet: they may be reading the store."""
-    at_work = select(run.run_id).where(run.model == model, run.state == "running", run.snapshot_id.is_(None))
-    return list(connection.scalars(at_work))
+    """Return running trainings of `model` without a snapshot. They may still read the store."""
+    running = select(run.run_id).where(run.model == model, run.state == "running", run.snapshot_id.is_(None))
+    return list(connection.scalars(running))
 
 
-def _numbers(found: Iterable[int | None]) -> set[int]:
-    return {int(number) for number in found if number is not None}
+def _numbers(versions: Iterable[int | None]) -> set[int]:
+    return {int(number) for number in versions if number is not None}

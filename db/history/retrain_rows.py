@@ -1,4 +1,4 @@
-"""Rows of every kind that a decision to retrain goes by. One session reads them all, so they are of one moment."""
+"""The rows that a decision on retraining is based on. One session reads all of them, so they are consistent."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,15 +11,19 @@ from db.tables import drift_result, performance_result, window_profile
 
 @dataclass(frozen=True, slots=True)
 class RetrainRows:
-    """What is recorded of a model. Where nothing serves, nothing else is read.
+    """The recorded rows of a model. If no version serves, all other fields are empty.
 
-    serving: the deployment of the version that serves. finished, started, running: the newest training that finished,
-    the newest in any state, the newest that is still running. verdict: on the candidate of `finished`. waiting: the
-    oldest decision to retrain that no training has claimed. decided: the last decisions, newest first.
-
-    drift: what the version's newest windows showed, oldest first. profiled: counts of the version's windows from the
-    first of those that drifted to the last, oldest first. performance: the version's newest result. recent: end, rows
-    and quality of the model's newest windows, of any version, oldest first.
+    serving: the deployment of the version that serves.
+    finished: the newest finished training.
+    started: the newest training in any state.
+    running: the newest training that still runs.
+    verdict: the verdict on the candidate of `finished`.
+    waiting: the oldest decision to retrain that no training has claimed.
+    decided: the last decisions, newest first.
+    drift: the drift results of the version's newest windows, oldest first.
+    profiled: the counts of the version's windows from the first to the last drifted one, oldest first.
+    performance: the version's newest performance result.
+    recent: end, rows and quality of the model's newest windows, of any version, oldest first.
     """
 
     serving: RowMapping | None
@@ -35,19 +39,19 @@ class RetrainRows:
     recent: tuple[RowMapping, ...] = ()
 
     def profiled_in(self, window: RowMapping) -> list[RowMapping]:
-        """Those of `profiled` that were put together for `window`, a row of `drift`."""
+        """Return the rows of `profiled` that were merged into `window`, a row of `drift`."""
         return [row for row in self.profiled if window["window_start"] < row["window_end"] <= window["window_end"]]
 
 
 def read_rows(connection: Connection, model: str, *, drift: int, recent: int, decided_since: datetime) -> RetrainRows:
-    """`drift` and `recent` are how many rows there are of each at most. Decisions were made after `decided_since`."""
+    """Read the rows of a model: at most `drift` and `recent` rows of each, and decisions after `decided_since`."""
     serving = deployments.champion(connection, model)
     if serving is None:
         return RetrainRows(serving=None)
     version = int(serving["version"])
     finished = _newest_training(connection, model, state="finished")
-    compared = window_rows.newest_windows(connection, drift_result, model=model, version=version, most=drift)
-    measured = window_rows.newest_windows(connection, performance_result, model=model, version=version, most=1)
+    drift_rows = window_rows.newest_windows(connection, drift_result, model=model, version=version, most=drift)
+    performance_rows = window_rows.newest_windows(connection, performance_result, model=model, version=version, most=1)
     return RetrainRows(
         serving=serving,
         finished=finished,
@@ -56,9 +60,9 @@ def read_rows(connection: Connection, model: str, *, drift: int, recent: int, de
         verdict=decisions.find_verdict(connection, finished["run_id"]) if finished else None,
         waiting=decisions.open_retraining(connection, model),
         decided=tuple(decisions.last_decisions(connection, model=model, since=decided_since)),
-        drift=tuple(compared),
-        profiled=_profiled(connection, model, version, [row for row in compared if row["drifted"]]),
-        performance=measured[-1] if measured else None,
+        drift=tuple(drift_rows),
+        profiled=_profiled(connection, model, version, [row for row in drift_rows if row["drifted"]]),
+        performance=performance_rows[-1] if performance_rows else None,
         recent=tuple(window_rows.last_windows(connection, model=model, most=recent)),
     )
 

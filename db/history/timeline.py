@@ -1,4 +1,4 @@
-"""What the histories tell people: what served when and why, and which decisions were the last."""
+"""Histories for people: which versions served when and why, and the last decisions."""
 
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,8 @@ from db.tables import (
     training_run,
 )
 
-# A `deploy` or `rollback` row says what shall serve until the next one does; `live` or `failed` says what came of it.
-# A version belongs to one promotion decision: it is that one's candidate, or the candidate's final fit.
+# A `deploy` or `rollback` row defines the version to serve until the next such row. `live` or `failed` is the outcome.
+# A version belongs to one promotion decision: it is the candidate of the decision, or the candidate's final fit.
 SERVED = """
 WITH wanted AS (
   SELECT d.*, LEAD(d.id) OVER (ORDER BY d.id) AS next_id, LEAD(d.created_at) OVER (ORDER BY d.id) AS until
@@ -39,7 +39,7 @@ LEFT JOIN training_run r ON r.run_id = p.run_id
 ORDER BY w.id DESC
 """
 
-MOMENTS = {  # what a row tells of, and the column that says when
+MOMENTS = {  # kind of event to its time column
     "drift": drift_result.c.measured_at,
     "performance": performance_result.c.measured_at,
     "retraining": retrain_decision.c.decided_at,
@@ -51,12 +51,12 @@ MOMENTS = {  # what a row tells of, and the column that says when
 
 
 def served(connection: Connection, model: str) -> list[RowMapping]:
-    """What should serve from `since` to `until` (None: still), why and by whom; the newest first. Times are UTC."""
+    """Return the versions to serve from `since` to `until` (None: still), with reasons, newest first. Times are UTC."""
     return list(connection.execute(text(SERVED), {"model": model}).mappings())
 
 
 def last_retraining(connection: Connection, model: str, *, action: str | None = None) -> RowMapping | None:
-    """The newest decision to retrain or not to, or the newest that was `action`; with the state of its run."""
+    """Return the newest decision on retraining, optionally only with `action`, with the state of its run."""
     rows = select(retrain_decision, training_run.c.state.label("run_state")).join_from(
         retrain_decision, training_run, training_run.c.run_id == retrain_decision.c.run_id, isouter=True
     )
@@ -65,7 +65,7 @@ def last_retraining(connection: Connection, model: str, *, action: str | None = 
 
 
 def last_promotion(connection: Connection, model: str) -> RowMapping | None:
-    """The newest verdict on a candidate, with what it was trained on and why."""
+    """Return the newest verdict on a candidate, with its training data and the reason of its training."""
     run, data = training_run.c, snapshot.c
     rows = (
         select(
@@ -84,27 +84,27 @@ def last_promotion(connection: Connection, model: str) -> RowMapping | None:
 
 
 def events(connection: Connection, model: str, *, since: datetime) -> list[tuple[datetime, str, RowMapping]]:
-    """What the rows of `model` tell from `since` (UTC) on, oldest first: when, a key of `MOMENTS`, the row."""
-    found = [
+    """Return the events of `model` from `since` (UTC) on, oldest first: time, key of `MOMENTS`, row."""
+    unsorted = [
         (row[moment.name], kind, row)
         for kind, moment in MOMENTS.items()
         for row in connection.execute(
             select(moment.table).where(moment.table.c.model == model, moment >= since)
         ).mappings()
     ]
-    return sorted(found, key=lambda event: event[0])
+    return sorted(unsorted, key=lambda event: event[0])
 
 
 def first_answer(connection: Connection, model: str, *, version: int, since: datetime) -> datetime | None:
-    """When `version` first answered a request from `since` (UTC) on; what it did in the shadow answered nobody."""
+    """Return when `version` first answered a request from `since` (UTC) on. Predictions in the shadow do not count."""
     log = prediction_log.c
-    mine = (log.model == model) & (log.version == version) & (log.role == "champion")
-    asked = select(func.min(log.created_at)).where(mine, log.created_at >= since)
-    found: datetime | None = connection.scalar(asked)
-    return found
+    answered = (log.model == model) & (log.version == version) & (log.role == "champion")
+    earliest = select(func.min(log.created_at)).where(answered, log.created_at >= since)
+    moment: datetime | None = connection.scalar(earliest)
+    return moment
 
 
 def _newest(connection: Connection, rows: Any, table: Table, model: str) -> RowMapping | None:
     newest = rows.where(table.c.model == model).order_by(table.c.id.desc()).limit(1)
-    found: RowMapping | None = connection.execute(newest).mappings().one_or_none()
-    return found
+    row: RowMapping | None = connection.execute(newest).mappings().one_or_none()
+    return row

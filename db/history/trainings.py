@@ -1,4 +1,4 @@
-"""Rows of trainings and their snapshots, and from a prediction back to both."""
+"""Rows of trainings and snapshots, and the lineage of a prediction."""
 
 from datetime import datetime
 from typing import Any
@@ -39,38 +39,38 @@ def find_snapshot(connection: Connection, snapshot_id: str) -> RowMapping | None
 
 
 def snapshots(connection: Connection, model: str, *, limit: int) -> list[RowMapping]:
-    """The newest snapshots of a model, the last first."""
+    """Return the newest snapshots of a model, newest first."""
     rows = select(snapshot).where(snapshot.c.model == model).order_by(snapshot.c.created_at.desc()).limit(limit)
     return list(connection.execute(rows).mappings())
 
 
 def run_of_snapshot(connection: Connection, snapshot_id: str) -> str | None:
-    """A run that was trained on the snapshot; all of them read the same rows."""
+    """Return the first run that was trained on the snapshot, or None. All of its runs read the same rows."""
     runs = select(training_run.c.run_id).where(training_run.c.snapshot_id == snapshot_id)
     return connection.scalar(runs.order_by(training_run.c.started_at).limit(1))
 
 
 def run_of_version(connection: Connection, model: str, version: int) -> str | None:
-    """The training run that made a version: a candidate, or its final fit; None where none is recorded."""
+    """Return the training run of a version, a candidate or its final fit, or None."""
     decision = promotion_decision.c
-    mine = (decision.candidate_version == version) | (decision.promoted_version == version)
-    return connection.scalar(select(decision.run_id).where(decision.model == model, mine).limit(1))
+    same_version = (decision.candidate_version == version) | (decision.promoted_version == version)
+    return connection.scalar(select(decision.run_id).where(decision.model == model, same_version).limit(1))
 
 
 def dropped_before(connection: Connection, table_name: str) -> datetime | None:
-    """Up to when retention has dropped rows of a table, by event time; None where it dropped none."""
+    """Return the event time before which retention has dropped rows of a table, or None."""
     newest = select(func.max(retention.c.dropped_before)).where(retention.c.table_name == table_name)
-    found: datetime | None = connection.scalar(newest)
-    return found
+    moment: datetime | None = connection.scalar(newest)
+    return moment
 
 
 def lineage(connection: Connection, prediction_id: str) -> RowMapping | None:
-    """From a prediction to its version, run, snapshot and commit in one query; None where none is logged by that id."""
+    """Return version, run, snapshot and commit of a prediction, or None if the id is not logged."""
     return connection.execute(text(LINEAGE), {"prediction_id": prediction_id}).mappings().one_or_none()
 
 
 def trainings(connection: Connection, *, model: str, state: str | None = None) -> list[RowMapping]:
-    """The trainings of `model`, newest first; only those in `state` where it is given. Without their specs."""
+    """Return the trainings of `model` in `state`, newest first, or only the newest in any state. Without specs."""
     columns = [column for column in training_run.c if column.name not in {"spec", "best_params"}]
     rows = select(*columns).where(training_run.c.model == model).order_by(training_run.c.started_at.desc())
     return list(connection.execute(rows.where(training_run.c.state == state) if state else rows.limit(1)).mappings())

@@ -10,18 +10,18 @@ from db.tables import training_run, validation_report
 
 
 def save(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Write the report of a run; a second one of the same run takes its place."""
-    mine = validation_report.c.run_id == row["run_id"]
-    if connection.execute(select(validation_report.c.run_id).where(mine)).first():
-        connection.execute(update(validation_report).where(mine).values(**row))
+    """Write the report of a run. A second report of the same run replaces the first."""
+    same_run = validation_report.c.run_id == row["run_id"]
+    if connection.execute(select(validation_report.c.run_id).where(same_run)).first():
+        connection.execute(update(validation_report).where(same_run).values(**row))
     else:
         connection.execute(insert(validation_report).values(**row))
 
 
 def last_trained(connection: Connection, *, model: str, run_id: str, window_end: datetime) -> RowMapping | None:
-    """run_id, window_end and report of the newest finished training whose window ended no later; None before the first.
+    """Return run_id, window_end and report of the newest finished training whose window ended no later, or None.
 
-    Of a training that failed nobody knows whether its data was right, so it is no measure for others.
+    Failed trainings are left out, because their data may have been wrong.
     """
     both = validation_report.join(training_run, training_run.c.run_id == validation_report.c.run_id)
     rows = (

@@ -1,1 +1,1 @@
-"""The prediction log: ids, what services write into it, and reading it back."""
+"""The prediction log: ids, writing by the services, and reading."""

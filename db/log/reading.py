@@ -1,4 +1,4 @@
-"""Reading the prediction log back: a window at a time, in short chunks, by ranges of the UUIDv7 that is its key."""
+"""Read the prediction log: one window at a time, in short chunks, by ranges of its key, the UUIDv7."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,12 +14,12 @@ from db.partitions import first_id_of, moment_of
 from db.tables import prediction_feedback, prediction_log
 from utils.settings import PLATFORM_DB, Settings
 
-CHUNK = 50_000  # rows of one statement: a reader must not keep partition maintenance waiting, and inserts behind it
+CHUNK = 50_000  # rows of one statement; a long read would block partition maintenance, and the inserts behind it
 KEY: ColumnClause[str] = literal_column("prediction_id")
 
 
 def predictions(settings: Settings, model: str, *, start: datetime, end: datetime) -> Iterator[pa.Table]:
-    """What the champions of `model` predicted in [start, end), oldest first, in tables of at most `CHUNK` rows.
+    """Yield what the champions of `model` predicted in [start, end), oldest first, in tables of at most `CHUNK` rows.
 
     Columns: prediction_id (text), version, entity_id, features (JSON text), prediction, probabilities (JSON text),
     warnings (JSON text), created_at, latency_ms. Raises: Unreachable, AccessDenied.
@@ -52,9 +52,9 @@ def predictions(settings: Settings, model: str, *, start: datetime, end: datetim
 def pairs(
     settings: Settings, model: str, *, version: int, start: datetime, end: datetime
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Chunks of `predictions` without their warnings, each with what `version` said in the shadow at the same time.
+    """Yield chunks of `predictions` without warnings, each with the predictions of `version` in the shadow.
 
-    Both have a column `shadow_id` that joins them. The second has prediction, probabilities and latency_ms, too.
+    The column `shadow_id` joins both frames. The second frame also has prediction, probabilities and latency_ms.
     """
     log = prediction_log.c
     key = cast(log.prediction_id, String(36)).label("shadow_id")
@@ -63,22 +63,23 @@ def pairs(
     )
     for chunk in predictions(settings, model, start=start, end=end):
         answered = chunk.drop(["warnings"]).to_pandas()
-        ids = [UUID(each) for each in answered["prediction_id"]]
+        ids = [UUID(prediction_id) for prediction_id in answered["prediction_id"]]
         since, until = moment_of(ids[0]), moment_of(ids[-1]) + timedelta(milliseconds=1)
-        found = read_arrow(settings, rows.where(_id(since) <= KEY, _id(until) > KEY), database=PLATFORM_DB)
-        yield answered.assign(shadow_id=[str(shadow_id(each, version)) for each in ids]), found.to_pandas()
+        shadow_rows = read_arrow(settings, rows.where(_id(since) <= KEY, _id(until) > KEY), database=PLATFORM_DB)
+        shadow_ids = [str(shadow_id(prediction_id, version)) for prediction_id in ids]
+        yield answered.assign(shadow_id=shadow_ids), shadow_rows.to_pandas()
 
 
 def feedback(settings: Settings, model: str, *, start: datetime, end: datetime) -> pa.Table:
-    """The ground truth that clients reported for predictions of [start, end), the last report of each.
+    """Return the ground truth that clients reported for predictions in [start, end): the last report of each.
 
     Columns: prediction_id (text), truth. Raises: Unreachable, AccessDenied.
     """
-    told = prediction_feedback.c
+    report = prediction_feedback.c
     rows = (
-        select(cast(told.prediction_id, String(36)).label("prediction_id"), told.actual.label("truth"))
-        .where(told.model == model, _id(start) <= KEY, _id(end) > KEY)
-        .order_by(told.id)
+        select(cast(report.prediction_id, String(36)).label("prediction_id"), report.actual.label("truth"))
+        .where(report.model == model, _id(start) <= KEY, _id(end) > KEY)
+        .order_by(report.id)
     )
     reports = read_arrow(settings, rows, database=PLATFORM_DB).to_pandas()
     return pa.Table.from_pandas(reports.drop_duplicates("prediction_id", keep="last"), preserve_index=False)
@@ -89,5 +90,5 @@ def _id(moment: datetime) -> ColumnClause[str]:
 
 
 def _literal(prediction_id: object) -> ColumnClause[str]:
-    # SQLAlchemy would write a UUID as 32 digits, which is another text and prunes no partition.
+    # SQLAlchemy would write a UUID as 32 digits without hyphens, which prunes no partition.
     return literal_column(f"'{prediction_id}'")

@@ -1,4 +1,4 @@
-"""Alembic's entry point. `db.admin.bootstrap.upgrade` calls it with a connection; there is no alembic.ini."""
+"""The entry point of Alembic. `db.admin.bootstrap.upgrade` calls it with a connection. There is no alembic.ini."""
 
 from alembic import context
 

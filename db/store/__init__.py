@@ -1,1 +1,1 @@
-"""The feature store: its tables, loads into it, and reading it as it was known at a time."""
+"""The feature store: its tables, loads, and point-in-time reading."""

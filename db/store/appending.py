@@ -1,9 +1,9 @@
-"""Appending to the store: a load is one batch, visible whole or not at all.
+"""Append to the store. A load is one batch: all of its rows become visible, or none of them.
 
-Rows enter a temporary table first (`db.store.staging`); there they are compared with what the store already says, and
-only what is new is added (`db.store.batch`). Loads of one model take turns under a lock of the server, which gives it
-up when the loader dies: whoever holds the lock knows that every other open batch of the model is dead, and removes its
-rows. Rows of forgotten entities (`db.tombstones`) are left out.
+Rows enter a temporary table first (`db.store.staging`). There they are compared with the store, and only new rows are
+added (`db.store.batch`). Loads of one model hold a lock of the server, so they run one after another. The server
+releases the lock when the loader dies. So the lock's holder knows that every other open batch of the model is dead, and
+removes its rows. Rows of forgotten entities (`db.tombstones`) are left out.
 """
 
 import tempfile
@@ -27,15 +27,15 @@ from db.tables import load_batch
 from utils.errors import StackError
 from utils.settings import Settings
 
-TURN_SECONDS = 3600  # how long a load waits for another one of the same model
-DELETE_ROWS = 50_000  # rows of a dead batch that one transaction removes
+TURN_SECONDS = 3600  # seconds that a load waits for another load of the same model
+DELETE_ROWS = 50_000  # rows of a dead batch that one transaction deletes
 
 
 @contextmanager
 def open_batch(settings: Settings, schema: StoreSchema, origin: Origin) -> Iterator[Batch]:
-    """A batch to `add` to and to `commit` at the end; what was added without a commit is removed again.
+    """Provide a batch for `add` and a final `commit`. Without a commit its rows are removed.
 
-    Raises: StackError where another load of the model keeps its turn for an hour; Unreachable, AccessDenied.
+    Raises: StackError: another load of the model runs for more than an hour. Unreachable, AccessDenied.
     """
     bound = engine(settings, "loader", local_infile=True)
     try:
@@ -52,7 +52,7 @@ def open_batch(settings: Settings, schema: StoreSchema, origin: Origin) -> Itera
                     finally:
                         batch.close()
             finally:
-                with suppress(DBAPIError):  # the server is gone: the next load removes what is left
+                with suppress(DBAPIError):  # the connection is lost: the next load removes the rows
                     connection.rollback()
                     _remove_dead(connection, schema, lock)
                     connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)
@@ -75,9 +75,9 @@ def append(
     available_at_given: bool,
     rejects: int = 0,
 ) -> LoadReport:
-    """Load frames as one batch; `now` (UTC) is when its corrections become known.
+    """Load frames as one batch. `now` (UTC) is the availability time of its corrections.
 
-    Columns: entity_id, event_time (not for data without time), available_at (only where it is given), and the
+    Columns: entity_id, event_time (not for data without time), available_at (only with `available_at_given`), and the
     schema's features or label. Raises: DataRefused, StackError, Unreachable, AccessDenied.
     """
     started = time.monotonic()
@@ -97,9 +97,9 @@ def _arrow(frame: pd.DataFrame | None) -> pa.Table | None:
 
 
 def remove_dead(settings: Settings, schema: StoreSchema) -> int | None:
-    """Remove what killed loads of the model left behind; returns how many they were.
+    """Remove the rows of killed loads of the model. Return the number of these loads.
 
-    None where a load is under way: it did so itself before its first row. Raises: Unreachable, AccessDenied.
+    Return None if a load is running. That load removed them before its first row. Raises: Unreachable, AccessDenied.
     """
     bound, lock = engine(settings, "maintenance"), {"name": f"evergreen_load_{schema.model}", "seconds": 0}
     try:
@@ -110,20 +110,20 @@ def remove_dead(settings: Settings, schema: StoreSchema) -> int | None:
     except DBAPIError as error:
         raise explained(error, settings=settings, role="maintenance") from error
     finally:
-        bound.dispose()  # the session ends, and its turn with it
+        bound.dispose()  # ends the session and its lock
 
 
 def _remove_dead(connection: Connection, schema: StoreSchema, lock: Mapping[str, object]) -> int:
-    """Remove the rows of open batches and mark them abandoned; the caller's turn proves that nobody works on them."""
+    """Remove the rows of open batches and mark the batches abandoned. The caller's lock proves that they are dead."""
     tables = store_tables(schema)
     if not connection.scalar(text("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()"), lock):
-        return 0  # reconnected: it may be somebody else's turn
+        return 0  # reconnected: another load may hold the lock
     unfinished = select(load_batch.c.batch_id).where(load_batch.c.model == schema.model, load_batch.c.state == "open")
     batches = connection.scalars(unfinished).all()
     for batch_id in batches:
         for table in (tables.features, tables.labels):
-            some = table.delete().where(table.c.batch_id == batch_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
-            while connection.execute(some).rowcount:
+            chunk = table.delete().where(table.c.batch_id == batch_id).with_dialect_options(mariadb_limit=DELETE_ROWS)
+            while connection.execute(chunk).rowcount:
                 connection.commit()
         connection.execute(update(load_batch).where(load_batch.c.batch_id == batch_id).values(state="abandoned"))
     connection.commit()

@@ -1,8 +1,7 @@
-"""An open load: rows are staged, compared with what the store says, and added where they are new.
+"""An open load: rows are staged, compared with the store, and added if they are new.
 
-A second connection fills its temporary table while the first adds from its own, for MariaDB works for one connection
-with one thread; the parts are added in their order, by turns. `db.store.appending` opens a batch and says what becomes
-of it.
+MariaDB uses one thread for each connection. So a second connection fills its temporary table while the first one adds
+rows from its own. The parts are added in order, alternating connections. `db.store.appending` opens and ends batches.
 """
 
 from collections.abc import Mapping
@@ -21,15 +20,19 @@ from db.tables import load_batch
 from db.tombstones import leave_out, tombstones
 from utils.errors import StackError
 
-ISOLATION = "READ COMMITTED"  # comparing with the store must not lock its rows
+ISOLATION = "READ COMMITTED"  # a comparison with the store must not lock its rows
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did. `rows` were read; the other counts are rows of the features and the labels table together.
+    """The result of a load. Counts without a table's name are rows of both tables together.
 
-    `forgotten` rows were left out, for their entity was forgotten.
-    `batch_id` and `commit_seq` are None where nothing was new: such a load leaves no trace in the database.
+    rows: the rows that were read.
+    unchanged: rows that the store already has.
+    corrections: rows that correct a row of the store.
+    rejects: refused rows, with their counts in `reasons` and their list in `rejects_file`.
+    forgotten: rows left out because their entity was forgotten.
+    batch_id, commit_seq: None if nothing was new. Then the load leaves no trace in the database.
     """
 
     model: str
@@ -52,10 +55,11 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the rows of a load come from. `now` is the moment from which its corrections are known (UTC).
+    """The origin of a load's rows.
 
-    `available_at_given`: the rows carry their own times of availability; otherwise they hold when a new row was known.
-    `dry_run`: rows are compared with the store, and none is added.
+    now: the availability time of corrections, UTC.
+    available_at_given: the rows carry their own availability times. Otherwise `available_at` counts for new rows only.
+    dry_run: rows are compared with the store, but not added.
     """
 
     source: str
@@ -69,7 +73,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`count` rows of a table, staged and ready to be added. `left_out`: those of forgotten entities."""
+    """`count` staged rows of a table, ready to be added. `left_out` counts rows of forgotten entities."""
 
     connection: Connection
     stage: Stage
@@ -78,12 +82,12 @@ class Prepared:
 
 
 class Batch:
-    """An open load. `add` may be called many times; nothing is visible before `open_batch` ends well."""
+    """An open load. `add` may be called many times. Readers see nothing before `commit`."""
 
     def __init__(self, connection: Connection, schema: StoreSchema, origin: Origin, folder: Path) -> None:
         self._connection, self._schema, self._origin, self._folder = connection, schema, origin, folder
         self._tables = store_tables(schema)
-        # Whoever forgets an entity now waits for this load's turn to end, and deletes what it brought.
+        # `forget` waits for the end of this load and then deletes its rows too.
         self._tombstones = tombstones(connection, schema.model)
         self._owner = connection.scalar(text("SELECT CONNECTION_ID()"))
         self._lanes: list[tuple[Connection, dict[Table, Stage]]] = [(connection, {})]
@@ -91,21 +95,21 @@ class Batch:
         self._report = LoadReport(schema.model, origin.source, rejects=origin.rejects, dry_run=origin.dry_run)
 
     def prepare(self, *, features: pa.Table | None = None, labels: pa.Table | None = None) -> dict[Table, Prepared]:
-        """Stage rows for `add`, with the columns entity_id, event_time, available_at and those of the schema.
+        """Stage rows for `add`, with the columns entity_id, event_time, available_at and the columns of the schema.
 
-        A second thread may prepare the next part while one is added, but not the part after that: there are two lanes.
-        Raises: DataRefused where MariaDB would change a value.
+        A second thread may prepare the next part while one is added, but no further part, because there are two lanes.
+        Raises: DataRefused: MariaDB would change a value.
         """
         connection, stages = self._lane(self._prepared % 2)
         self._prepared += 1
         prepared = {}
         for table, rows in ((self._tables.features, features), (self._tables.labels, labels)):
             if rows is not None and rows.num_rows:
-                stays, left_out = leave_out(self._tombstones, self._schema.model, rows)
+                remaining, left_out = leave_out(self._tombstones, self._schema.model, rows)
                 if table not in stages:
                     stages[table] = Stage(connection, table)
-                stages[table].load(stays, self._folder)
-                prepared[table] = Prepared(connection, stages[table], stays.num_rows, left_out)
+                stages[table].load(remaining, self._folder)
+                prepared[table] = Prepared(connection, stages[table], remaining.num_rows, left_out)
         return prepared
 
     def _lane(self, number: int) -> tuple[Connection, dict[Table, Stage]]:
@@ -115,45 +119,48 @@ class Batch:
         return self._lanes[number]
 
     def close(self) -> None:
-        """Give up what the second connection has not committed; until then nobody could remove the batch's rows."""
+        """Close the second connection and discard its uncommitted rows. Their locks would block the batch's removal."""
         for connection, _ in self._lanes[1:]:
             connection.close()
 
     def add(self, prepared: Mapping[Table, Prepared]) -> None:
         """Append rows in one transaction.
 
-        (entity_id, event_time, available_at) is unique in each table. A row is left out where the store says the same;
-        where it says something else the row is a correction, available from the load on unless its time was given.
-        Raises: DataRefused where a row contradicts one of this load, or one with the same given time of availability.
+        (entity_id, event_time, available_at) is unique in each table. A row with the same values as the store is left
+        out. A row with other values is a correction. It is available from the load on, or at its own availability time.
+        Raises: DataRefused: a row contradicts a row of this load, or a row with the same own availability time.
         """
         report = replace(self._report, rows=self._report.rows + max((p.count for p in prepared.values()), default=0))
         for table, rows in prepared.items():
             added, same, changed = self._append(rows)
-            counted = "features_added" if table is self._tables.features else "labels_added"
-            report = _plus(report, unchanged=same, corrections=changed, forgotten=rows.left_out, **{counted: added})
+            count_name = "features_added" if table is self._tables.features else "labels_added"
+            report = _plus(report, unchanged=same, corrections=changed, forgotten=rows.left_out, **{count_name: added})
         for connection in {rows.connection for rows in prepared.values()}:
-            self._check_turn(connection)
+            self._check_lock(connection)
             connection.commit()
         self._report = replace(report, batch_id=self._report.batch_id)
 
-    def _check_turn(self, connection: Connection) -> None:
-        """That the first connection, which holds the lock, lives. Whoever got the lock after it waits for these rows
-        until they are committed, and then removes them."""
+    def _check_lock(self, connection: Connection) -> None:
+        """Check that the first connection still holds the lock.
+
+        Another load that got the lock waits until these rows are committed, and then removes them.
+        Raises: StackError.
+        """
         lock = {"name": load_lock(self._schema.model), "owner": self._owner}
         if connection.scalar(text("SELECT IS_USED_LOCK(:name) = :owner"), lock) != 1:
             connection.rollback()
             raise StackError(f"{self._schema.model}: the load lost its connection, and with it its turn: run it again")
 
     def _append(self, rows: Prepared) -> tuple[int, int, int]:
-        given, batch_id = self._origin.available_at_given, self._report.batch_id
-        same, changed = rows.stage.compare(given=given, batch_id=batch_id, source=self._origin.source)
+        own_times, batch_id = self._origin.available_at_given, self._report.batch_id
+        same, changed = rows.stage.compare(own_times=own_times, batch_id=batch_id, source=self._origin.source)
         if same == rows.count or self._origin.dry_run:
             return rows.count - same, same, changed
         batch_id = batch_id or self._open(rows.connection)
-        return rows.stage.insert(batch_id=batch_id, now=self._origin.now, given=given), same, changed
+        return rows.stage.insert(batch_id=batch_id, now=self._origin.now, own_times=own_times), same, changed
 
     def _open(self, connection: Connection) -> int:
-        """Record the batch, at its first new row."""
+        """Record the batch at its first new row."""
         origin = self._origin
         opened = insert(load_batch).values(
             model=self._schema.model,
@@ -168,15 +175,15 @@ class Batch:
         self._report = replace(self._report, batch_id=batch_id)
         return batch_id
 
-    def record(self, **found: object) -> None:
-        """Write down what is known at the end only: `rejects`, `content_sha256`."""
+    def record(self, **values: object) -> None:
+        """Record values that are known only at the end: `rejects`, `content_sha256`."""
         self._connection.execute(
-            update(load_batch).where(load_batch.c.batch_id == self._report.batch_id).values(**found)
+            update(load_batch).where(load_batch.c.batch_id == self._report.batch_id).values(**values)
         )
         self._connection.commit()
 
     def commit(self) -> LoadReport:
-        """Make the batch visible, the online store with it; where nothing was new there is nothing to do."""
+        """Make the batch visible and update the online store. Do nothing if no row is new."""
         report, model = self._report, self._schema.model
         if report.batch_id is None:
             return report

@@ -1,4 +1,4 @@
-"""What the committed loads of a model brought."""
+"""The rows that committed loads of a model added."""
 
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from utils.settings import Settings
 
 
 def labels_since(connection: Connection, *, model: str, commit_seq: int) -> int:
-    """Rows of labels that loads after `commit_seq` brought."""
+    """Count the labels that loads after `commit_seq` added."""
     loaded = (
         (load_batch.c.model == model) & (load_batch.c.state == "committed") & (load_batch.c.commit_seq > commit_seq)
     )
@@ -22,7 +22,7 @@ def labels_since(connection: Connection, *, model: str, commit_seq: int) -> int:
 def feature_times(
     connection: Connection, schema: StoreSchema, *, after: datetime, until: datetime, commit_seq: int
 ) -> list[datetime]:
-    """The newest event time of each day with feature rows in (after, until], as known at `until`; oldest first."""
+    """Return the newest event time of each day with feature rows in (after, until], known at `until`, oldest first."""
     table, batch = store_tables(schema).features, load_batch.c
     rows = table.c
     newest = (
@@ -36,7 +36,7 @@ def feature_times(
 
 
 def latest_commit_seq(settings: Settings, model: str) -> int:
-    """The number of the newest load of `model` that is visible; 0 before the first."""
+    """Return the `commit_seq` of the newest committed load of `model`, or 0 before the first."""
     newest = select(func.coalesce(func.max(load_batch.c.commit_seq), 0)).where(load_batch.c.model == model)
     with session(settings, "pipeline") as connection:
         return int(connection.scalar(newest) or 0)

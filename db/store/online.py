@@ -1,4 +1,4 @@
-"""The online store: each entity's newest feature row, in `<model>_latest`, written with the batch that brings it."""
+"""The online store: each entity's newest feature row, in `<model>_latest`. Each batch updates it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,9 +15,9 @@ from utils.settings import STORE_DB
 
 
 def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
-    """Bring the newest row of each entity of a batch into the online store, once a connection."""
+    """Write the newest row of each entity in a batch to the online store. Call it once for each connection."""
     features, latest = tables.features, tables.latest
-    # A table of its own, for as a subquery MariaDB works it out anew for every row of the batch: 26 times slower.
+    # A temporary table, because MariaDB evaluates a subquery again for every row of the batch: 26 times slower.
     newest = Table(
         f"newest_{features.name}",
         MetaData(),
@@ -30,14 +30,14 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
         mariadb_collate=latest.dialect_options["mariadb"]["collate"],
     )
     connection.execute(CreateTable(newest))
-    mine = (
+    batch_times = (
         select(features.c.entity_id, func.max(features.c.event_time))
-        .prefix_with("SQL_BIG_RESULT")  # by sorting: a temporary table with a key takes six times as long
+        .prefix_with("SQL_BIG_RESULT")  # sorts; a temporary table with a key would take six times as long
         .with_hint(features, f"FORCE INDEX ({features.name}_by_batch)", "mariadb")
         .where(features.c.batch_id == batch_id)
         .group_by(features.c.entity_id)
     )
-    connection.execute(insert(newest).from_select(["entity_id", "event_time"], mine))
+    connection.execute(insert(newest).from_select(["entity_id", "event_time"], batch_times))
     names = [column.name for column in latest.columns]
     same_row = and_(
         features.c.entity_id == newest.c.entity_id,
@@ -51,17 +51,17 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
         .with_hint(features, "FORCE INDEX (PRIMARY)", "mariadb")
     )
     statement = upsert(latest).from_select(names, rows)
-    given = statement.inserted
-    newer = or_(
-        given.event_time > latest.c.event_time,
-        and_(given.event_time == latest.c.event_time, given.available_at >= latest.c.available_at),
+    new_row = statement.inserted
+    is_newer = or_(
+        new_row.event_time > latest.c.event_time,
+        and_(new_row.event_time == latest.c.event_time, new_row.available_at >= latest.c.available_at),
     )
-    # MariaDB assigns from left to right: the times that `newer` looks at come last.
+    # MariaDB assigns from left to right, so the times that `is_newer` compares come last.
     ordered = [name for name in names if name not in {"entity_id", "available_at", "event_time"}]
-    assignments = [(n, func.if_(newer, given[n], latest.c[n])) for n in (*ordered, "available_at")]
+    assignments = [(name, func.if_(is_newer, new_row[name], latest.c[name])) for name in (*ordered, "available_at")]
     connection.execute(
         statement.on_duplicate_key_update(
-            [*assignments, ("event_time", func.greatest(given.event_time, latest.c.event_time))]
+            [*assignments, ("event_time", func.greatest(new_row.event_time, latest.c.event_time))]
         )
     )
 
@@ -69,12 +69,12 @@ def refresh(connection: Connection, tables: StoreTables, batch_id: int) -> None:
 def latest(
     link: Link, schema: StoreSchema, entity_ids: Sequence[str], *, at: datetime
 ) -> dict[str, tuple[Any, ...] | None]:
-    """The newest feature values of each entity that the store knows, in the order of the model file; None is missing.
+    """Return the newest feature values of each known entity, in the order of the model file. A missing value is None.
 
-    An entity whose newest row a training would not use for a label at `at` (UTC) has None instead of its values: the
-    row is older than `max_age`, or not true or not known yet (`db.store.point_in_time.as_known` has the same rule).
+    The values are None if a training would not use the row for a label at `at` (UTC): the row is older than `max_age`,
+    or its event time or availability time is later (`db.store.point_in_time.as_known` has the same rule).
 
-    It reads as `evergreen_api`, over the driver itself: through SQLAlchemy one entity takes twice as long.
+    It reads as `evergreen_api` and uses the driver directly. Through SQLAlchemy one entity takes twice as long.
     """
     if not entity_ids:
         return {}

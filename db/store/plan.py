@@ -1,7 +1,8 @@
-"""What a changed model file asks of its store tables: planned first, then applied; nothing is lost unless named.
+"""Change store tables after a change of the model file: plan, then apply. Data is lost only if the caller names it.
 
-A snapshot is read again by the spec it was made with. So a column may come, and a category may become text, which holds
-the same words; but a column whose values would be read as another kind, or not at all, is refused or dropped by name.
+A snapshot is read again by the spec it was made with. So a column may be added, and a category may become text, which
+stores the same values. But a column whose values would be read as another kind, or could not be read, is refused, or
+dropped by name.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,16 +34,18 @@ DONE: Mapping[Action, str] = {
 }
 STORED_AS: Mapping[Kind, str] = {"number": "double", "category": "varchar", "text": "text"}  # in information_schema
 KINDS = {stored: kind for kind, stored in STORED_AS.items()}
-WAIT_SECONDS = 60  # for a load to end, and for readers of a table that changes
+WAIT_SECONDS = 60  # seconds to wait for the end of a load, and for readers of a changing table
 LOCK_TIMEOUT = 1205
+KEEP_NAME = "keep that name (source.map gives a file's column it)"
 OTHER_NAME = "or give the model another name"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A line of a plan. `what` is the rest of the sentence that `action` begins.
+    """A line of a plan.
 
-    `column` is empty for whole tables; of what is refused it is the key of the model file.
+    column: empty for whole tables. For a refused change, the key in the model file.
+    what: the rest of the sentence that `action` begins.
     """
 
     model: str
@@ -64,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A table of the store as it is: name to data type of its columns, and whose rows it says it holds."""
+    """An existing table of the store. `columns` maps names to data types. `note` names the entity of the rows."""
 
     columns: Mapping[str, str]
     partitioned: bool
@@ -72,9 +75,9 @@ class Stored:
 
 
 def plan_model(connection: Connection, schema: StoreSchema, *, drop: Collection[str] = ()) -> list[Change]:
-    """What `schema` asks of the store; changes of action `refuse` say what it can't have. Reads only.
+    """Return the changes that `schema` requires. Changes with action `refuse` are not possible. It only reads.
 
-    Raises: NotFound, SpecInvalid where a column of `drop` is not there, or is one that the model file still uses.
+    Raises: NotFound: a column of `drop` does not exist. SpecInvalid: the model file still uses the column.
     """
     tables = store_tables(schema)
     changes: list[Change] = []
@@ -92,81 +95,82 @@ def plan_model(connection: Connection, schema: StoreSchema, *, drop: Collection[
 
 
 def _table_changes(schema: StoreSchema, table: Table, stored: Stored, *, drop: Collection[str]) -> Iterator[Change]:
-    """The changes of one table that is there."""
+    """Yield the changes of one existing table."""
     if table.name == schema.labels_table:
         yield from _identity_changes(schema, table, stored)
         yield from _label_changes(schema, table, stored)
         return
-    if table.name == schema.features_table:  # the rows of `latest` come from it
+    if table.name == schema.features_table:  # the rows of `latest` are copies of its rows
         yield from _identity_changes(schema, table, stored)
     for column in schema.features:
         yield from _feature_changes(schema, table, column, stored.columns.get(column.name), drop=drop)
-    named = RESERVED_COLUMNS | {column.name for column in schema.features}
-    for name in (name for name in stored.columns if name not in named):
-        of_table = f"column {name} of {table.fullname}"
+    spec_names = RESERVED_COLUMNS | {column.name for column in schema.features}
+    for name in (name for name in stored.columns if name not in spec_names):
+        column_text = f"column {name} of {table.fullname}"
         if name in drop:
-            yield Change(schema.model, "drop", table.name, name, of_table)
+            yield Change(schema.model, "drop", table.name, name, column_text)
         elif table.name == schema.features_table:
-            why = f"the model file no longer names it (`--drop {schema.model}.{name}` removes its values)"
-            yield Change(schema.model, "keep", table.name, name, f"{of_table}: {why}")
+            reason = f"the model file no longer names it (`--drop {schema.model}.{name}` removes its values)"
+            yield Change(schema.model, "keep", table.name, name, f"{column_text}: {reason}")
 
 
 def _feature_changes(
     schema: StoreSchema, table: Table, column: SchemaColumn, present: str | None, *, drop: Collection[str]
 ) -> Iterator[Change]:
-    """The changes of one feature's column, whose stored data type is `present`."""
+    """Yield the changes of one feature's column, whose stored data type is `present`."""
 
     def change(action: Action, what: str) -> Change:
         return Change(schema.model, action, table.name, column.name, what)
 
-    of_table = f"column {column.name} of {table.fullname}"
+    column_text = f"column {column.name} of {table.fullname}"
     if present is None:
         yield change("add", f"column {column.name} to {table.fullname}")
     elif column.kind == "text" and present == STORED_AS["category"]:
-        yield change("widen", f"{of_table} from category to text")
+        yield change("widen", f"{column_text} from category to text")
     elif not _fits(column, present) and column.name in drop:
-        yield change("drop", of_table)
+        yield change("drop", column_text)
         yield change("add", f"column {column.name} to {table.fullname}")
     elif not _fits(column, present):
-        why = (  # the same for both tables that have the column
-            f"{_held(column, present)}, and snapshots of it must stay readable: give it another name,"
+        reason = (  # the same text for both tables with the column
+            f"{_kinds_text(column, present)}, and snapshots of it must stay readable: give it another name,"
             f" or drop what is stored by `evergreen migrate --drop {schema.model}.{column.name}`"
         )
-        yield Change(schema.model, "refuse", schema.features_table, f"features.columns.{column.name}", why)
+        yield Change(schema.model, "refuse", schema.features_table, f"features.columns.{column.name}", reason)
 
 
 def _label_changes(schema: StoreSchema, table: Table, stored: Stored) -> Iterator[Change]:
     present = stored.columns.get(schema.label.name)
     if present is None:
-        held = ", ".join(name for name in stored.columns if name not in RESERVED_COLUMNS)
-        why = f"the store holds the label as {held}: keep that name (source.map gives a file's column it), {OTHER_NAME}"
-        yield Change(schema.model, "refuse", table.name, "label.column", why)
+        names = ", ".join(name for name in stored.columns if name not in RESERVED_COLUMNS)
+        reason = f"the store holds the label as {names}: {KEEP_NAME}, {OTHER_NAME}"
+        yield Change(schema.model, "refuse", table.name, "label.column", reason)
     elif not _fits(schema.label, present):
-        why = f"the label {schema.label.name}: {_held(schema.label, present)}: undo the change of task, {OTHER_NAME}"
-        yield Change(schema.model, "refuse", table.name, "task", why)
+        kinds = _kinds_text(schema.label, present)
+        reason = f"the label {schema.label.name}: {kinds}: undo the change of task, {OTHER_NAME}"
+        yield Change(schema.model, "refuse", table.name, "task", reason)
 
 
 def _identity_changes(schema: StoreSchema, table: Table, stored: Stored) -> Iterator[Change]:
-    """What says which rows these are: whose, and with time or without."""
+    """Yield the changes of the rows' meaning: their entity, and whether they have a time."""
     note = entity_note(schema.entity)
     if note and not stored.note:
         yield Change(schema.model, "note", table.name, "", f"{note} at {table.fullname}")
     elif note and stored.note != note:
-        was = str(stored.note).removeprefix("entity: ")
-        why = f"the store's rows are those of {was}: keep that name (source.map gives a file's column it), {OTHER_NAME}"
-        yield Change(schema.model, "refuse", table.name, "entity", why)
+        entity = str(stored.note).removeprefix("entity: ")
+        reason = f"the store's rows are those of {entity}: {KEEP_NAME}, {OTHER_NAME}"
+        yield Change(schema.model, "refuse", table.name, "entity", reason)
     if stored.partitioned != schema.timed:
-        has, without = ("a time", "no time") if stored.partitioned else ("no time", "one")
-        why = f"the store's rows have {has}, and with {without} they would mean something else: undo that, {OTHER_NAME}"
-        yield Change(schema.model, "refuse", table.name, "source.event_time", why)
+        old, new = ("a time", "no time") if stored.partitioned else ("no time", "one")
+        reason = f"the store's rows have {old}, and with {new} they would mean something else: undo that, {OTHER_NAME}"
+        yield Change(schema.model, "refuse", table.name, "source.event_time", reason)
 
 
 def _fits(column: SchemaColumn, present: str) -> bool:
-    """Whether a stored column holds the values as they are; one for text holds categories as well."""
+    """Whether a stored column can hold the values unchanged. A text column can hold categories too."""
     return STORED_AS[column.kind] == present or (column.kind == "category" and present == STORED_AS["text"])
 
 
-def _held(column: SchemaColumn, present: str) -> str:
+def _kinds_text(column: SchemaColumn, present: str) -> str:
     return f"the store already holds it as {KINDS.get(present, present)}, not as {column.kind}"
 
 
@@ -176,54 +180,55 @@ def _check_named(schema: StoreSchema, changes: Sequence[Change], drop: Collectio
         if name in RESERVED_COLUMNS or name in {schema.label.name, *(column.name for column in schema.features)}:
             problem = (f"--drop {schema.model}.{name}", "the model file uses it as the store holds it: nothing to drop")
             raise SpecInvalid(file=f"{schema.model}.yaml", problems=[problem])
-        kept = ", ".join(change.column for change in changes if change.action == "keep") or "none"
-        raise NotFound(what=f"column {name}", where=schema.features_table, hint=f"columns that may be dropped: {kept}")
+        droppable = ", ".join(change.column for change in changes if change.action == "keep") or "none"
+        hint = f"columns that may be dropped: {droppable}"
+        raise NotFound(what=f"column {name}", where=schema.features_table, hint=hint)
 
 
 def _with_losses(connection: Connection, schema: StoreSchema, change: Change) -> Change:
-    """The change with what goes with it, counted."""
+    """Return the change with a count of the lost values and snapshots."""
     if change.table != schema.features_table:
         return change
     column = store_column(connection, change)
     rows = connection.scalar(text(f"SELECT COUNT({column}) FROM {STORE_DB}.{change.table}"))  # noqa: S608  quoted
-    used = text(
+    query = text(
         "SELECT COUNT(DISTINCT snapshot_id) FROM training_run WHERE model = :model AND JSON_EXISTS(spec, :path)"
     )
-    found = {"model": change.model, "path": f'$.features.columns."{change.column}"'}
-    snapshots = connection.scalar(used, found) or 0
-    lost = f": {rows:,} rows hold a value of it" if rows else ": no row holds a value of it"
+    parameters = {"model": change.model, "path": f'$.features.columns."{change.column}"'}
+    snapshots = connection.scalar(query, parameters) or 0
+    losses = f": {rows:,} rows hold a value of it" if rows else ": no row holds a value of it"
     if snapshots:
-        lost += (
+        losses += (
             f"; {snapshots:,} {'snapshot' if snapshots == 1 else 'snapshots'} used it and can no longer be"
             " read again from the store, only from their files"
         )
-    return Change(change.model, change.action, change.table, change.column, change.what + lost)
+    return Change(change.model, change.action, change.table, change.column, change.what + losses)
 
 
 def store_column(connection: Connection, change: Change) -> str:
-    """The name of the column as SQL writes it."""
+    """Return the quoted name of the column."""
     return connection.dialect.identifier_preparer.quote(change.column)
 
 
 def _stored(connection: Connection, table: Table) -> Stored | None:
-    where = {"database": STORE_DB, "name": table.name}
-    found = connection.execute(
+    parameters = {"database": STORE_DB, "name": table.name}
+    facts = connection.execute(
         text(
             "SELECT create_options AS options, table_comment AS note FROM information_schema.tables"
             " WHERE table_schema = :database AND table_name = :name"
         ),
-        where,
+        parameters,
     ).one_or_none()
-    if found is None:
+    if facts is None:
         return None
     columns = connection.execute(
         text(
             "SELECT column_name AS name, data_type AS type FROM information_schema.columns"
             " WHERE table_schema = :database AND table_name = :name ORDER BY ordinal_position"
         ),
-        where,
+        parameters,
     )
-    return Stored({row.name: row.type for row in columns}, "partitioned" in found.options, found.note or None)
+    return Stored({row.name: row.type for row in columns}, "partitioned" in facts.options, facts.note or None)
 
 
 def _holds_rows(connection: Connection, schema: StoreSchema) -> bool:
@@ -233,44 +238,44 @@ def _holds_rows(connection: Connection, schema: StoreSchema) -> bool:
 
 
 def apply_model(settings: Settings, schema: StoreSchema, changes: Sequence[Change], *, today: date) -> list[str]:
-    """Do the changes of a plan and say what was done: all those of a table at once, so that none is left half done.
+    """Apply the changes of a plan and return them as text. Column changes of a table are one statement, all or none.
 
-    `today` places the partitions of new tables (18 months back, 6 ahead).
-    Raises: StackError where a load of the model, or a reader of a table that changes, keeps it for a minute.
+    `today` places the partitions of new tables (`MONTHS_BACK` months back, `MONTHS_AHEAD` months ahead).
+    Raises: StackError: a load of the model or a reader of a changing table blocks it for a minute.
     """
     tables = store_tables(schema, first_days=months(today, back=MONTHS_BACK, ahead=MONTHS_AHEAD))
-    todo = [change for change in changes if change.action != "keep"]
-    anew = any(change.action == "remake" for change in todo)
-    if not todo:
+    to_apply = [change for change in changes if change.action != "keep"]
+    remake = any(change.action == "remake" for change in to_apply)
+    if not to_apply:
         return []
     try:
         with session(settings, "admin", STORE_DB) as connection:
             connection.execute(text("SET SESSION lock_wait_timeout = :seconds"), {"seconds": WAIT_SECONDS})
-            if anew or any(change.action == "drop" for change in todo):
-                _take_turn(connection, schema)
-            if anew and _holds_rows(connection, schema):  # loaded since the plan
+            if remake or any(change.action == "drop" for change in to_apply):
+                _lock_loads(connection, schema)
+            if remake and _holds_rows(connection, schema):  # rows were loaded after the plan
                 raise StackError(f"{schema.model}: rows were loaded meanwhile: run `evergreen migrate` again")
             for table in (tables.features, tables.labels, tables.latest):
-                if anew:
+                if remake:
                     connection.execute(DropTable(table, if_exists=True))
-                _apply_table(connection, table, [change for change in todo if change.table == table.name], anew=anew)
+                _apply_table(connection, table, [c for c in to_apply if c.table == table.name], remake=remake)
     except DBAPIError as error:
         if error.orig and error.orig.args[0] == LOCK_TIMEOUT:
             raise StackError(
                 f"{schema.model}: a table is in use for more than {WAIT_SECONDS} s: try again later"
             ) from error
         raise
-    return [change.done for change in todo]
+    return [change.done for change in to_apply]
 
 
-def _take_turn(connection: Connection, schema: StoreSchema) -> None:
-    turn = {"name": load_lock(schema.model), "seconds": WAIT_SECONDS}
-    if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), turn) != 1:
+def _lock_loads(connection: Connection, schema: StoreSchema) -> None:
+    lock = {"name": load_lock(schema.model), "seconds": WAIT_SECONDS}
+    if connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), lock) != 1:
         raise StackError(f"{schema.model}: a load has been running for {WAIT_SECONDS} s: try again after it")
 
 
-def _apply_table(connection: Connection, table: Table, changes: Sequence[Change], *, anew: bool) -> None:
-    if anew or any(change.action == "make" for change in changes):
+def _apply_table(connection: Connection, table: Table, changes: Sequence[Change], *, remake: bool) -> None:
+    if remake or any(change.action == "make" for change in changes):
         connection.execute(CreateTable(table))
         for index in table.indexes:
             index.create(connection)
@@ -287,5 +292,5 @@ def _clause(connection: Connection, table: Table, change: Change) -> str:
     column = store_column(connection, change)
     if change.action == "drop":
         return f"DROP COLUMN {column}"
-    how = "MODIFY" if change.action == "widen" else "ADD"
-    return f"{how} COLUMN {column} {table.c[change.column].type.compile(connection.dialect)} NULL"
+    verb = "MODIFY" if change.action == "widen" else "ADD"
+    return f"{verb} COLUMN {column} {table.c[change.column].type.compile(connection.dialect)} NULL"

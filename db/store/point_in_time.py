@@ -1,4 +1,4 @@
-"""Reading the store: labels with the features that were known at their time, at any past state of the store."""
+"""Read the store: labels with the features that were known at their time, from any past state of the store."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -21,8 +21,8 @@ from utils.settings import STORE_DB, Settings
 
 Int64s = NDArray[np.int64]
 MICROSECOND = timedelta(microseconds=1)
-CHUNK_LABELS = 50_000  # their feature rows are read and joined together
-READERS = 4  # one waits for the disk while the other one's rows are taken
+CHUNK_LABELS = 50_000  # labels whose feature rows are read and joined at once
+READERS = 4  # threads; one waits for the disk while another transfers rows
 
 
 def training_rows(
@@ -34,14 +34,14 @@ def training_rows(
     window_end: datetime,
     commit_seq: int,
 ) -> Iterator[pa.Table]:
-    """One row for each label with start < event_time <= until, as the store stood at `commit_seq`.
+    """Yield one row for each label with start < event_time <= until, from the store's state at `commit_seq`.
 
-    Of several versions of a label the newest that was available at `window_end` counts. Each label has the features
-    known at its event time (for data without time: at `window_end`); a label without features stays, with missing
-    values. Columns: entity_id, event_time (UTC), the label, the features; sorted by entity_id and event_time.
+    If a label has several versions, the newest one available at `window_end` counts. Each label has the features known
+    at its event time (for data without time: at `window_end`). A label without features stays, with missing values.
+    Columns: entity_id, event_time (UTC), the label, the features. Rows are sorted by entity_id and event_time.
 
-    The rows come in tables of about `CHUNK_LABELS`; the first has the columns even where there are no rows. All labels
-    are held in memory, about 100 bytes each, but the features of four tables only.
+    The rows come in tables of about `CHUNK_LABELS` rows. The first table has the columns even if it has no rows. All
+    labels are in memory, about 100 bytes each, but the features of only four tables at a time.
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
     visible = _visible_batches(settings, schema.model, commit_seq)
@@ -54,37 +54,37 @@ def training_rows(
         )
 
     for part, features in map_ahead(read, _parts(labels), threads=READERS):
-        yield _joined(part, features, schema, window_end)
+        yield _join_features(part, features, schema, window_end)
 
 
 def training_queries(
     schema: StoreSchema, *, start: datetime | None, until: datetime, window_end: datetime
 ) -> tuple[Select[Any], Select[Any]]:
-    """The label rows and the feature rows that `training_rows` needs, whatever batch they came with."""
+    """Return the queries for the label rows and feature rows of `training_rows`, from all batches."""
     tables = store_tables(schema)
     if not schema.timed:
-        start, until = None, window_end  # every row has the same event time; what counts is when it was known
+        start, until = None, window_end  # all rows have the same event time; only the availability time counts
     oldest = start - schema.max_age - MICROSECOND if start and schema.max_age else None
     labels = _rows(tables.labels, after=start, until=until, known_by=window_end)
     return labels, _rows(tables.features, after=oldest, until=until, known_by=until)
 
 
 def training_frame(settings: Settings, schema: StoreSchema, **window: Any) -> pd.DataFrame:
-    """All of `training_rows` at once."""
+    """Return all of `training_rows` as one frame."""
     frame: pd.DataFrame = pa.concat_tables(training_rows(settings, schema, **window)).to_pandas()
     return frame
 
 
 def _newest_labels(settings: Settings, schema: StoreSchema, query: Select[Any], visible: Int64s) -> pa.Table:
-    """The newest version of each label, sorted by entity and event time."""
+    """Return the newest version of each label, sorted by entity and event time."""
     labels = _read(settings, query, visible)
     (entities,) = _ranks(labels["entity_id"])
-    kept = newest_versions(entities, _micros(labels["event_time"]), _micros(labels["available_at"]))
-    return labels.select(["entity_id", "event_time", schema.label.name]).take(kept).combine_chunks()
+    newest = newest_versions(entities, _micros(labels["event_time"]), _micros(labels["available_at"]))
+    return labels.select(["entity_id", "event_time", schema.label.name]).take(newest).combine_chunks()
 
 
 def _parts(labels: pa.Table) -> Iterator[pa.Table]:
-    """`labels`, which are sorted by entity, in parts of about `CHUNK_LABELS` that share no entity; one at least."""
+    """Yield `labels`, sorted by entity, in at least one part of about `CHUNK_LABELS` rows. Parts share no entity."""
     entities, first = labels["entity_id"], 0
     while True:
         last = min(first + CHUNK_LABELS, len(labels))
@@ -97,16 +97,16 @@ def _parts(labels: pa.Table) -> Iterator[pa.Table]:
 
 
 def _between(entity_id: ColumnElement[str], entities: pa.ChunkedArray) -> list[ColumnElement[bool]]:
-    """That a row is of one of `entities`, which are sorted, or lies between them. No row where there are none."""
+    """Return the condition that an entity lies within the sorted `entities`. If there are none, no row matches."""
     if not len(entities):
         return [false()]
-    # An id is any text at all, so it goes into the statement as hexadecimal digits.
+    # An id may be any text, so it is written as hexadecimal digits.
     low, high = (f"_utf8mb4 x'{entities[end].as_py().encode().hex()}'" for end in (0, -1))
     return [entity_id >= literal_column(low), entity_id <= literal_column(high)]
 
 
-def _joined(labels: pa.Table, features: pa.Table, schema: StoreSchema, window_end: datetime) -> pa.Table:
-    """`labels` with the features that were known at their times."""
+def _join_features(labels: pa.Table, features: pa.Table, schema: StoreSchema, window_end: datetime) -> pa.Table:
+    """Return `labels` with the features that were known at their times."""
     label_entities, feature_entities = _ranks(labels["entity_id"], features["entity_id"])
     times = _micros(labels["event_time"])
     winners = as_known(
@@ -117,19 +117,19 @@ def _joined(labels: pa.Table, features: pa.Table, schema: StoreSchema, window_en
         times if schema.timed else np.full_like(times, (window_end - TIMELESS) // MICROSECOND),
         max_age=schema.max_age // MICROSECOND if schema.max_age else None,
     )
-    found = features.take(pa.array(winners, mask=winners < 0))
+    matched = features.take(pa.array(winners, mask=winners < 0))
     for column in schema.features:
-        labels = labels.append_column(column.name, found[column.name])
+        labels = labels.append_column(column.name, matched[column.name])
     return labels
 
 
 def labels_between(
     settings: Settings, schema: StoreSchema, *, after: datetime, until: datetime, known_by: datetime
 ) -> pd.DataFrame:
-    """The newest version of each label with after <= event_time <= until that was available at `known_by`.
+    """Return the newest version of each label with after <= event_time <= until that was available at `known_by`.
 
-    For data without time every label counts. Columns: entity_id, event_time, truth, and commit_seq: the load that first
-    told of the label. Sorted by entity_id and event_time. Raises: Unreachable, AccessDenied, SettingMissing.
+    For data without time every label counts. Columns: entity_id, event_time, truth, and commit_seq, the load that first
+    added the label. Rows are sorted by entity_id and event_time. Raises: Unreachable, AccessDenied, SettingMissing.
     """
     table = store_tables(schema).labels
     query = select(
@@ -156,7 +156,7 @@ def labels_between(
 
 
 def newest_versions(entities: Int64s, event_times: Int64s, available_at: Int64s) -> Int64s:
-    """Indices of the row with the greatest `available_at` of each (entity, event time), in their order."""
+    """Return the index of the row with the greatest `available_at` for each (entity, event time), in order."""
     order = np.lexsort((available_at, event_times, entities))
     entity, event_time = entities[order], event_times[order]
     last = np.ones(len(order), dtype=bool)
@@ -173,12 +173,14 @@ def as_known(
     *,
     max_age: int | None,
 ) -> Int64s:
-    """For each label the index of the feature row that was known at its time; -1 where there is none.
+    """Return for each label the index of the feature row that was known at its time, or -1.
 
-    Times and `max_age` are integers of one unit. A feature row serves a label at t if event_time <= t, available_at
-    <= t and t - event_time <= max_age; the greatest (event_time, available_at) wins. Every row is usable from
-    u = max(event_time, available_at) on, so with rows ranked by (entity, event_time, available_at) and merged with the
-    labels in the order of (entity, u or t), the winner is the running maximum of the rank. O(n log n).
+    Times and `max_age` are integers of one unit. A feature row fits a label at t if event_time <= t, available_at <= t
+    and t - event_time <= max_age. The row with the greatest (event_time, available_at) wins.
+
+    A row is usable from u = max(event_time, available_at) on. The rows are ranked by (entity, event_time, available_at)
+    and merged with the labels in the order of (entity, u or t). Then the winner is the running maximum of the rank.
+    O(n log n).
     """
     by_rank = _order(feature_entities, event_times, available_at)
     usable_from = np.maximum(event_times, available_at)[by_rank]
@@ -190,38 +192,38 @@ def as_known(
     best = np.empty(len(entities), dtype=np.int64)
     best[merged] = np.maximum.accumulate(ranks[merged]) if len(merged) else ranks
     winner = best[is_label]
-    found = winner >= 0
-    rows = by_rank[winner[found]]
-    fits = feature_entities[rows] == label_entities[found]
+    has_winner = winner >= 0
+    rows = by_rank[winner[has_winner]]
+    is_valid = feature_entities[rows] == label_entities[has_winner]
     if max_age is not None:
-        fits &= label_times[found] - event_times[rows] <= max_age
+        is_valid &= label_times[has_winner] - event_times[rows] <= max_age
     result = np.full(len(label_entities), -1, dtype=np.int64)
-    result[np.flatnonzero(found)[fits]] = rows[fits]
+    result[np.flatnonzero(has_winner)[is_valid]] = rows[is_valid]
     return result
 
 
 def _order(entities: Int64s, times: Int64s, last: Int64s) -> Int64s:
-    """The order of rows by entity, then time, then `last`; whole numbers, the entities from 0 on.
+    """Return the order of rows by entity, then time, then `last`. All are integers, and entities count from 0.
 
-    One sort of a number made of the first two is ten times faster than a sort by three keys, where it fits 63 bits
-    and `last` has nothing to decide.
+    Entity and time are combined into one number if it fits into 63 bits and `last` does not matter. Sorting it is ten
+    times faster than sorting by three keys.
     """
     if len(times):
         first, span = int(times.min()), int(times.max()) - int(times.min()) + 1
         if (int(entities.max()) + 1) * span < 2**62:
-            both = entities * span + (times - first)
-            order = np.argsort(both)
-            ordered = both[order]
-            same = ordered[1:] == ordered[:-1]
-            if not same.any() or not (last[order[1:]] != last[order[:-1]])[same].any():
+            combined = entities * span + (times - first)
+            order = np.argsort(combined)
+            ordered = combined[order]
+            ties = ordered[1:] == ordered[:-1]
+            if not ties.any() or not (last[order[1:]] != last[order[:-1]])[ties].any():
                 return order
     return np.lexsort((last, times, entities))
 
 
 def _visible_batches(settings: Settings, model: str, commit_seq: int) -> Int64s:
-    """Ids of the batches that a reader at `commit_seq` sees.
+    """Return ids of the batches that a reader at `commit_seq` sees.
 
-    Asked first, it also proves the credentials: connectorx takes 30 s over a wrong password.
+    It is the first query, so it also checks the credentials. connectorx needs 30 s to report a wrong password.
     """
     committed = select(load_batch.c.batch_id).where(
         load_batch.c.model == model, load_batch.c.state == "committed", load_batch.c.commit_seq <= commit_seq
@@ -236,18 +238,18 @@ def _rows(table: Table, *, after: datetime | None, until: datetime, known_by: da
 
 
 def _read(settings: Settings, query: Select[Any], visible: Int64s) -> pa.Table:
-    """The rows of `query` that came with one of the `visible` batches, which no later load can change."""
+    """Return the rows of `query` from one of the `visible` batches. No later load can change them."""
     rows = read_arrow(settings, query, database=STORE_DB)
-    seen = pc.is_in(rows["batch_id"], pa.array(visible))
-    return rows if pc.all(seen).as_py() is not False else rows.filter(seen)
+    is_visible = pc.is_in(rows["batch_id"], pa.array(visible))
+    return rows if pc.all(is_visible).as_py() is not False else rows.filter(is_visible)
 
 
 def _ranks(*columns: pa.ChunkedArray) -> list[Int64s]:
-    """Each column of names as integers in the names' order, the same name the same integer in all."""
+    """Return each column of names as integers in the names' order. A name has the same integer in all columns."""
     chunks = [chunk for column in columns for chunk in column.cast(pa.large_string()).chunks]
-    coded = pa.chunked_array(chunks, pa.large_string()).combine_chunks().dictionary_encode()
-    order = pc.rank(coded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
-    codes = order[coded.indices.to_numpy()] if len(coded) else np.array([], dtype=np.int64)
+    encoded = pa.chunked_array(chunks, pa.large_string()).combine_chunks().dictionary_encode()
+    order = pc.rank(encoded.dictionary, tiebreaker="dense").to_numpy().astype(np.int64)
+    codes = order[encoded.indices.to_numpy()] if len(encoded) else np.array([], dtype=np.int64)
     return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
 
 

@@ -1,7 +1,7 @@
-"""The tables that batch scoring adds its results to. Whoever scores names one, and the first batch makes it.
+"""Tables for the results of batch scoring. The caller chooses the name, and the first batch creates the table.
 
-They have a database of their own, `evergreen_results`, so that no name can meet a table of the store or the platform,
-and the user that makes and fills them gets no further right on those.
+They have their own database, `evergreen_results`. So a name can't collide with a table of the store or the platform,
+and the user that creates and fills them needs no further privileges there.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ from db.store.store_tables import TABLE_OPTIONS
 from utils.errors import DataRefused
 from utils.settings import RESULTS_DB, Settings
 
-KEY = ("batch_id", "prediction_id")  # a batch is written, and mostly read, as a whole
+KEY = ("batch_id", "prediction_id")  # a batch is written, and usually read, as a whole
 TYPES: Mapping[pa.DataType, TypeEngine[Any]] = {
     pa.string(): String(CATEGORY_LENGTH),
     pa.float64(): Double(),
     pa.int64(): BigInteger(),
     pa.timestamp("us"): DATETIME(fsp=6),
 }
-# A class or an entity is named as no column can be: too long, with a space at its end, or like another one in capitals.
+# A class or an entity has a name that no column can have: too long, with a final space, or a duplicate but for case.
 NO_COLUMNS = {ER.TOO_LONG_IDENT, ER.WRONG_COLUMN_NAME, ER.DUP_FIELDNAME, ER.TOO_MANY_FIELDS, ER.TOO_BIG_ROWSIZE}
 TYPES_BY_NAME: Mapping[str, TypeEngine[Any]] = {"prediction_id": UUID(as_uuid=False), "warnings": Text()}
 
@@ -38,20 +38,21 @@ TYPES_BY_NAME: Mapping[str, TypeEngine[Any]] = {"prediction_id": UUID(as_uuid=Fa
 def appended(
     settings: Settings, name: str, *, model: str, columns: pa.Schema
 ) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """What adds rows to the table `name`, which is made where it is missing; they are seen at the end, all or none.
+    """Provide a function that adds rows to the table `name`. The table is created if it does not exist.
 
-    A row has a `batch_id` and its `columns`; one that it lacks is NULL.
+    All rows become visible at the end, or none of them. A row has a `batch_id` and the `columns`. A missing value is
+    NULL.
 
-    Raises: DataRefused where the table holds anything but results of `model` with these columns, or where it can't be
-    made with them; Unreachable, AccessDenied.
+    Raises: DataRefused: the table does not hold results of `model` with these columns, or can't have these columns.
+    Unreachable, AccessDenied.
     """
     table = _table(name, model=model, columns=columns)
     with session(settings, "pipeline", RESULTS_DB) as connection:
-        found = _found(connection, table)
-        if found is None:
-            _make(connection, table)
-            found = _found(connection, table)  # another batch may have been faster
-        _refuse_other(table, found, model=model)
+        existing = _existing(connection, table)
+        if existing is None:
+            _create(connection, table)
+            existing = _existing(connection, table)  # another batch may have created it first
+        _check_same(table, existing, model=model)
         insert = table.insert()
 
         def append(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -73,8 +74,8 @@ def _table(name: str, *, model: str, columns: pa.Schema) -> Table:
     )
 
 
-def _found(connection: Connection, table: Table) -> tuple[str, set[str]] | None:
-    """Comment and columns of the table of that name; None where there is none."""
+def _existing(connection: Connection, table: Table) -> tuple[str, set[str]] | None:
+    """Return comment and columns of the existing table, or None."""
     query = text(
         "SELECT table_comment AS said, column_name AS name FROM information_schema.tables"
         " JOIN information_schema.columns USING (table_schema, table_name)"
@@ -84,7 +85,7 @@ def _found(connection: Connection, table: Table) -> tuple[str, set[str]] | None:
     return (rows[0].said, {row.name for row in rows}) if rows else None
 
 
-def _make(connection: Connection, table: Table) -> None:
+def _create(connection: Connection, table: Table) -> None:
     try:
         connection.execute(CreateTable(table, if_not_exists=True))
     except DBAPIError as error:
@@ -95,9 +96,9 @@ def _make(connection: Connection, table: Table) -> None:
         ) from None
 
 
-def _refuse_other(table: Table, found: tuple[str, set[str]] | None, *, model: str) -> None:
-    said, names = found or ("", set())
-    if said != table.comment:
+def _check_same(table: Table, existing: tuple[str, set[str]] | None, *, model: str) -> None:
+    comment, names = existing or ("", set())
+    if comment != table.comment:
         raise DataRefused(f"{table.fullname} is no table of results of {model}: give another name")
     if changed := sorted(names ^ set(table.columns.keys())):
         raise DataRefused(

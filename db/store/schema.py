@@ -1,4 +1,4 @@
-"""The shape of one model's store tables; `pipelines.spec` makes it from a model file."""
+"""The schema of one model's store tables. `pipelines.spec` derives it from the model file."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ CATEGORY_LENGTH = 128  # characters; MariaDB counts four bytes each against a ro
 TEXT_LENGTH = 4000  # characters
 ENTITY_LENGTH = 64  # characters
 RESERVED_COLUMNS = frozenset({"entity_id", "event_time", "available_at", "batch_id"})
-TIMELESS = datetime(1970, 1, 1)  # the event time of every row of data that has none
+TIMELESS = datetime(1970, 1, 1)  # the event time of all rows of data without time
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class StoreSchema:
-    """`timed` is False for data without time: every row then has the event time `TIMELESS`.
+    """The schema of one model's store tables.
 
-    `entity` says whose rows these are; the store notes it, so that rows of something else can't be mixed in later.
+    timed: False for data without time. Every row then has the event time `TIMELESS`.
+    max_age: the greatest age of a feature row for a label. None: no limit.
+    entity: the name of the entity. The store records it, so that rows of another entity can't be mixed in later.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""A temporary table that rows enter before the store: bulk-loaded, compared with the store in SQL, then inserted."""
+"""A temporary table for rows before the store. Rows are bulk-loaded, compared with the store in SQL, and inserted."""
 
 import tempfile
 from datetime import datetime
@@ -37,7 +37,7 @@ ESCAPES = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"))  # the backslash first
 
 
 class Stage:
-    """Rows on their way into `target`, a features or labels table. The table goes with its connection."""
+    """Staged rows for `target`, a features or labels table. The temporary table ends with its connection."""
 
     def __init__(self, connection: Connection, target: Table) -> None:
         self._connection, self._target = connection, target
@@ -46,11 +46,11 @@ class Stage:
             f"staged_{target.name}",
             MetaData(),
             *(Column(name, target.c[name].type, nullable=name not in KEY) for name in self._names),
-            Column("known_at", DATETIME(fsp=6)),  # available_at of the store's row that this one is compared with
-            Column("same", SmallInteger),  # null where the store has no such row
+            Column("known_at", DATETIME(fsp=6)),  # available_at of the store's row that is compared with this row
+            Column("same", SmallInteger),  # null if the store has no row to compare with
             schema=target.schema,
             prefixes=["TEMPORARY"],
-            mariadb_engine="Aria",  # nothing here outlives the connection, so nothing needs a redo log
+            mariadb_engine="Aria",  # the table ends with the connection, so it needs no redo log
             mariadb_charset="utf8mb4",
             mariadb_collate=target.dialect_options["mariadb"]["collate"],
         )
@@ -59,11 +59,11 @@ class Stage:
         self._path = connection.dialect.identifier_preparer.format_table(self._staged)
 
     def load(self, rows: pa.Table, folder: Path) -> None:
-        """Replace what is staged by `rows`, which pass through a file of `folder`; they have the columns of the target.
+        """Replace the staged rows by `rows`, through a file in `folder`. They have the columns of the target.
 
-        Raises: DataRefused where the server warns of anything: it would store something else than what it was given.
+        Raises: DataRefused: the server gave a warning, so it would change a value.
         """
-        file = _written(rows, self._target, folder)
+        file = _write_tsv(rows, self._target, folder)
         self._connection.execute(text(f"TRUNCATE TABLE {self._path}"))
         columns = ", ".join(self._connection.dialect.identifier_preparer.quote(name) for name in self._names)
         statement = text(
@@ -76,86 +76,85 @@ class Stage:
             first = self._connection.execute(text("SHOW WARNINGS")).fetchone()
             raise DataRefused(f"{self._target.name}: MariaDB would change a value: {first[-1] if first else 'unknown'}")
 
-    def compare(self, *, given: bool, batch_id: int | None, source: str) -> tuple[int, int]:
-        """Hold each staged row against the store; returns (rows that are there already, rows that change one).
+    def compare(self, *, own_times: bool, batch_id: int | None, source: str) -> tuple[int, int]:
+        """Compare each staged row with the store. Return the counts (unchanged rows, rows that change a row).
 
-        With `given` times of availability the row to compare with is the one known at that time, else the newest. What
-        says the same at a later given time is not there already: a row between the two may still come.
-        Raises: DataRefused where this load, or the same time of availability, has said something else before.
+        A row with its own availability time (`own_times`) is compared with the row known at that time, else with the
+        newest row. The same values at a later own time count as new, because a row between the two may still come.
+        Raises: DataRefused: this load, or a row with the same own availability time, has other values.
         """
-        staged, known, older = self._staged, self._target, self._target.alias("older")
-        # New data is the rule, and for that this alone costs half of what follows.
-        meets = select(literal(1)).join_from(
-            staged, known, and_(known.c.entity_id == staged.c.entity_id, known.c.event_time == staged.c.event_time)
+        staged, stored, older = self._staged, self._target, self._target.alias("older")
+        # Most loads bring only new rows. For them this query alone is enough, and costs half as much as the comparison.
+        match = select(literal(1)).join_from(
+            staged, stored, and_(stored.c.entity_id == staged.c.entity_id, stored.c.event_time == staged.c.event_time)
         )
-        self._all_new = self._connection.scalar(meets.prefix_with("STRAIGHT_JOIN").limit(1)) is None
+        self._all_new = self._connection.scalar(match.prefix_with("STRAIGHT_JOIN").limit(1)) is None
         if self._all_new:
             return 0, 0
         newest = select(func.max(older.c.available_at)).where(
             older.c.entity_id == staged.c.entity_id, older.c.event_time == staged.c.event_time
         )
-        if given:
+        if own_times:
             newest = newest.where(older.c.available_at <= staged.c.available_at)
-        same = and_(*(known.c[name].is_not_distinct_from(staged.c[name]) for name in self._names if name not in KEY))
+        same = and_(*(stored.c[name].is_not_distinct_from(staged.c[name]) for name in self._names if name not in KEY))
         self._connection.execute(
             update(staged)
-            .values({staged.c.known_at: known.c.available_at, staged.c.same: same})
+            .values({staged.c.known_at: stored.c.available_at, staged.c.same: same})
             .where(
-                known.c.entity_id == staged.c.entity_id,
-                known.c.event_time == staged.c.event_time,
-                known.c.available_at == newest.scalar_subquery(),
+                stored.c.entity_id == staged.c.entity_id,
+                stored.c.event_time == staged.c.event_time,
+                stored.c.available_at == newest.scalar_subquery(),
             )
         )
-        self._refuse_contradictions(given=given, batch_id=batch_id, source=source)
-        there = case((staged.c.known_at == staged.c.available_at, staged.c.same), else_=0) if given else staged.c.same
-        counts = select(func.coalesce(func.sum(there), 0), func.coalesce(func.sum(1 - staged.c.same), 0))
+        self._refuse_contradictions(own_times=own_times, batch_id=batch_id, source=source)
+        same_time = staged.c.known_at == staged.c.available_at
+        is_stored = case((same_time, staged.c.same), else_=0) if own_times else staged.c.same
+        counts = select(func.coalesce(func.sum(is_stored), 0), func.coalesce(func.sum(1 - staged.c.same), 0))
         unchanged, changed = self._connection.execute(counts).one()
         return int(unchanged), int(changed)
 
-    def _refuse_contradictions(self, *, given: bool, batch_id: int | None, source: str) -> None:
-        staged, known = self._staged, self._target
+    def _refuse_contradictions(self, *, own_times: bool, batch_id: int | None, source: str) -> None:
+        staged, stored = self._staged, self._target
         query = (
             select(staged.c.entity_id, staged.c.event_time, staged.c.known_at)
             .join_from(
                 staged,
-                known,
+                stored,
                 and_(
-                    known.c.entity_id == staged.c.entity_id,
-                    known.c.event_time == staged.c.event_time,
-                    known.c.available_at == staged.c.known_at,
+                    stored.c.entity_id == staged.c.entity_id,
+                    stored.c.event_time == staged.c.event_time,
+                    stored.c.available_at == staged.c.known_at,
                 ),
             )
             .where(staged.c.same == 0)
-            .where(staged.c.known_at == staged.c.available_at if given else known.c.batch_id == batch_id)
+            .where(staged.c.known_at == staged.c.available_at if own_times else stored.c.batch_id == batch_id)
             .limit(1)
         )
-        if (found := self._connection.execute(query).one_or_none()) is not None:
-            entity, event_time, known_at = found
+        if (row := self._connection.execute(query).one_or_none()) is not None:
+            entity, event_time, known_at = row
             raise RowContradicts(source=source, entity=entity, event_time=event_time, known_at=known_at)
 
-    def insert(self, *, batch_id: int, now: datetime, given: bool) -> int:
-        """Move what is new into the store and return how many rows that were."""
+    def insert(self, *, batch_id: int, now: datetime, own_times: bool) -> int:
+        """Insert the new rows into the store and return their number."""
         staged = self._staged
-        # A correction is known from this load on, and always later than what it corrects.
+        # A correction is available from this load on, and always later than the corrected row.
         after = func.timestampadd(text("MICROSECOND"), 1, staged.c.known_at)
         corrected = case((staged.c.known_at.is_(None), staged.c.available_at), else_=func.greatest(now, after))
         values: dict[str, ColumnElement[object]] = {name: staged.c[name] for name in self._names}
         values["batch_id"] = literal(batch_id)
         if self._all_new:
-            fresh = select(*values.values())
-        elif given:
-            told_otherwise = or_(
-                staged.c.same.is_(None), staged.c.same == 0, staged.c.known_at != staged.c.available_at
-            )
-            fresh = select(*values.values()).where(told_otherwise)
+            new_rows = select(*values.values())
+        elif own_times:
+            changed = or_(staged.c.same.is_(None), staged.c.same == 0, staged.c.known_at != staged.c.available_at)
+            new_rows = select(*values.values()).where(changed)
         else:
             values["available_at"] = corrected
-            fresh = select(*values.values()).where(func.coalesce(staged.c.same, 0) == 0)
-        return self._connection.execute(insert(self._target).from_select(list(values), fresh)).rowcount
+            new_rows = select(*values.values()).where(func.coalesce(staged.c.same, 0) == 0)
+        return self._connection.execute(insert(self._target).from_select(list(values), new_rows)).rowcount
 
 
-def _written(rows: pa.Table, target: Table, folder: Path) -> Path:
-    """`rows` as LOAD DATA reads them, in the key's order: the store takes them fastest in that order."""
+def _write_tsv(rows: pa.Table, target: Table, folder: Path) -> Path:
+    """Write `rows` to a file for LOAD DATA, in the key's order, the fastest for the store."""
     names = [column.name for column in target.columns if column.name != "batch_id"]
     shape = pa.schema([(name, _arrow_type(target.c[name].type)) for name in names])
     ordered = rows.select(names).cast(shape).sort_by([(name, "ascending") for name in KEY]).combine_chunks()
@@ -166,10 +165,10 @@ def _written(rows: pa.Table, target: Table, folder: Path) -> Path:
 
 
 def as_tsv(rows: pa.RecordBatch) -> memoryview:
-    r"""`rows` as LOAD DATA reads them: tabs between values, `\N` for null; numbers in their shortest exact form."""
+    r"""Return `rows` for LOAD DATA: tabs between values, `\N` for null, numbers in their shortest exact form."""
     *columns, last = [_as_text(rows.column(name)) for name in rows.schema.names]
-    ended = pc.binary_join_element_wise(last, _text(""), _text("\n"))
-    lines = pc.binary_join_element_wise(*columns, ended, _text("\t"))
+    line_ends = pc.binary_join_element_wise(last, _text(""), _text("\n"))
+    lines = pc.binary_join_element_wise(*columns, line_ends, _text("\t"))
     _, offsets, content = lines.buffers()
     return memoryview(content)[: memoryview(offsets).cast("q")[len(lines)]]
 

@@ -1,7 +1,7 @@
-"""The platform's tables (database `evergreen`). Alembic makes them; a test holds the two against each other.
+"""The platform's tables (database `evergreen`). Alembic creates them. A test compares both definitions.
 
-Histories are append-only, one row an event with who or what caused it and why; a decision is a row first and an action
-second. Times are UTC in DATETIME(6). The per-model store tables are made from the model files by `db.store`.
+Histories are append-only: one row an event, with its cause and reason. A decision is recorded before it is acted on.
+Times are UTC in DATETIME(6). `db.store` makes the store tables of each model from its model file.
 """
 
 from db.tables.common import metadata

@@ -1,4 +1,4 @@
-"""What the platform's tables have in common."""
+"""Types and columns that the platform's tables share."""
 
 from sqlalchemy import BigInteger, Column, MetaData, String
 from sqlalchemy.dialects.mysql import DATETIME
@@ -10,5 +10,5 @@ RUN_ID = String(250)
 
 
 def id_column() -> Column[int]:
-    """A key that counts rows."""
+    """Return an auto-increment key."""
     return Column("id", BigInteger, primary_key=True, autoincrement=True)

@@ -1,11 +1,11 @@
-"""What is loaded, and what a training reads of it."""
+"""Tables of loads, snapshots, validation, retention and forgotten entities."""
 
 from sqlalchemy import JSON, BigInteger, Column, Index, Integer, String, Table, UniqueConstraint
 from sqlalchemy.dialects.mysql import ENUM
 
 from db.tables.common import MODEL, RUN_ID, Moment, id_column, metadata
 
-# One load of a file. Its rows are read only once it is committed; `commit_seq` counts a model's commits from 1.
+# One load of a file. Readers see its rows only once it is committed. `commit_seq` counts a model's commits from 1.
 load_batch = Table(
     "load_batch",
     metadata,
@@ -26,8 +26,8 @@ load_batch = Table(
 )
 
 
-# An immutable Parquet file; (spec_hash, window_end, commit_seq) defines its content. Where entities in it were
-# forgotten since, `redacted_sha256` is the hash of the rows that are left, and `redacted_rows` counts those gone.
+# An immutable Parquet file. (spec_hash, window_end, commit_seq) defines its content. If entities were forgotten since,
+# `redacted_rows` counts the removed rows, and `redacted_sha256` is the hash of the remaining rows.
 snapshot = Table(
     "snapshot",
     metadata,
@@ -45,7 +45,7 @@ snapshot = Table(
 )
 
 
-# What a training's data was found to be before anything was learned from it.
+# The result of validating a training's data before the training.
 validation_report = Table(
     "validation_report",
     metadata,
@@ -59,7 +59,7 @@ validation_report = Table(
 )
 
 
-# Rows that retention has dropped: those of `table_name` with a time before `dropped_before`.
+# Dropped rows: retention dropped the rows of `table_name` with a time before `dropped_before`.
 retention = Table(
     "retention",
     metadata,
@@ -73,7 +73,7 @@ retention = Table(
 )
 
 
-# Tombstones of entities whose rows were deleted everywhere; `found` counts them by place. The id itself is not kept.
+# Tombstones of entities whose rows were deleted everywhere. `found` counts the rows by place. The id is not stored.
 forgotten = Table(
     "forgotten",
     metadata,

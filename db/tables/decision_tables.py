@@ -1,31 +1,33 @@
-"""Trainings, and every decision from the wish to train to the version that serves."""
+"""Tables of trainings and decisions, from the decision to retrain to the version that serves."""
 
 from sqlalchemy import JSON, BigInteger, Column, Index, Integer, String, Table, UniqueConstraint
 from sqlalchemy.dialects.mysql import ENUM
 
 from db.tables.common import MODEL, RUN_ID, Moment, id_column, metadata
 
-# Why a training should run or should not. Open while action is `retrain` and run_id is empty.
+# A decision to retrain or to hold. It is open while action is `retrain` and run_id is empty.
 retrain_decision = Table(
     "retrain_decision",
     metadata,
     id_column(),
     Column("model", MODEL, nullable=False),
     Column("action", ENUM("retrain", "hold"), nullable=False),
-    Column("cause", String(32), nullable=False),  # schedule, manual, drift, performance, new_labels, age; or why not
+    Column(
+        "cause", String(32), nullable=False
+    ),  # schedule, manual, drift, performance, new_labels, age; or the cause to hold
     Column("reason", String(1000), nullable=False),
     Column("evidence", JSON, nullable=False),
     Column("caused_by", String(250), nullable=False),
     Column("decided_at", Moment, nullable=False),
     Column("run_id", RUN_ID),
     Column("claimed_at", Moment),
-    Column("alert", String(1000)),  # what people must hear of; sent while alerted_at is empty
+    Column("alert", String(1000)),  # the text of an alert; it is sent while alerted_at is empty
     Column("alerted_at", Moment),
     Index("open_retrain_decisions", "model", "run_id"),
 )
 
 
-# What the first try of a run fixed, so that a retry does the same work; then what its steps made.
+# A run of training. The first try fixes the inputs, so a retry does the same work. The steps add their results.
 training_run = Table(
     "training_run",
     metadata,
@@ -49,7 +51,7 @@ training_run = Table(
 )
 
 
-# The verdict on a candidate. A `promote` row without deployment_run_id waits to be deployed.
+# The verdict on a candidate. A `promote` row without deployment_run_id waits for deployment.
 promotion_decision = Table(
     "promotion_decision",
     metadata,
@@ -71,8 +73,8 @@ promotion_decision = Table(
 )
 
 
-# The newest `deploy` or `rollback` row of a model says which version its services should serve;
-# `live`, `failed` and `refused` say what came of it.
+# The newest `deploy` or `rollback` row of a model defines the version that its services should serve.
+# The rows `live`, `failed` and `refused` record the outcome.
 deployment = Table(
     "deployment",
     metadata,
@@ -90,7 +92,7 @@ deployment = Table(
 )
 
 
-# The challenger that services score off the client's path; the newest row of a model rules, a version of null ends it.
+# The challenger that services score after the answer. The newest row of a model counts. A version of null ends it.
 shadow = Table(
     "shadow",
     metadata,

@@ -1,4 +1,4 @@
-"""What the prediction services write."""
+"""Tables that the prediction services write."""
 
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, String, Table, UniqueConstraint
 from sqlalchemy.dialects.mysql import DATETIME, ENUM
@@ -6,7 +6,7 @@ from sqlalchemy.types import UUID
 
 from db.tables.common import MODEL, Moment, id_column, metadata
 
-# One row a worker process of a prediction service, kept fresh by its heartbeat.
+# One row a worker process of a prediction service. Its heartbeat updates the row.
 instance = Table(
     "instance",
     metadata,
@@ -29,7 +29,7 @@ instance = Table(
 )
 
 
-# One row a prediction, acknowledged before the answer leaves. Partitioned by the time in the UUIDv7.
+# One row a prediction, acknowledged before the client gets the answer. Partitioned by the time in the UUIDv7.
 prediction_log = Table(
     "prediction_log",
     metadata,
@@ -50,7 +50,7 @@ prediction_log = Table(
 )
 
 
-# Rows of answered predictions that MariaDB refuses when a spool is drained; `log_row` holds all their values.
+# Dead letters: rows of answered predictions that MariaDB refuses when a spool is drained. `log_row` has all values.
 dead_letter = Table(
     "dead_letter",
     metadata,
@@ -68,7 +68,7 @@ dead_letter = Table(
 )
 
 
-# Ground truth that a client reports for a prediction; the first report of a value stays, a correction is a later row.
+# Ground truth that a client reports for a prediction. Rows are never changed; a correction is a later row.
 prediction_feedback = Table(
     "prediction_feedback",
     metadata,
@@ -81,7 +81,7 @@ prediction_feedback = Table(
 )
 
 
-# Refused requests, counted: a source that breaks shows here although nothing of it is logged.
+# Counts of refused requests. They reveal a broken source, although its requests are not logged.
 request_reject = Table(
     "request_reject",
     metadata,

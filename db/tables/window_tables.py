@@ -1,10 +1,10 @@
-"""What monitoring found in the windows of the log."""
+"""Tables of monitoring results, by window of the log."""
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, Index, Integer, String, Table, UniqueConstraint
 
 from db.tables.common import MODEL, Moment, id_column, metadata
 
-# What one version predicted in one window of the log, counted over the bins of its profile. A window is read once.
+# Counts of one version's rows in one window of the log, over the bins of its profile. A window is read once.
 window_profile = Table(
     "window_profile",
     metadata,
@@ -14,7 +14,7 @@ window_profile = Table(
     Column("window_start", Moment, nullable=False),
     Column("window_end", Moment, nullable=False),
     Column("row_count", BigInteger, nullable=False),
-    Column("distinct_count", BigInteger, nullable=False),  # without an entity's repetitions of the same features
+    Column("distinct_count", BigInteger, nullable=False),  # an entity with the same features counts once
     Column("counts", JSON, nullable=False),
     Column("quality", JSON, nullable=False),
     Column("measured_at", Moment, nullable=False),
@@ -23,7 +23,7 @@ window_profile = Table(
 )
 
 
-# Whether the rows of a version's window differ from what it was fitted on; windows with few rows are merged.
+# Whether the rows of a version's window differ from its training rows. Windows with few rows are merged.
 drift_result = Table(
     "drift_result",
     metadata,
@@ -41,7 +41,7 @@ drift_result = Table(
 )
 
 
-# How good a version's predictions were, once their labels were mature.
+# The quality of a version's predictions, measured once their labels are mature.
 performance_result = Table(
     "performance_result",
     metadata,
@@ -55,7 +55,7 @@ performance_result = Table(
     Column("value", Double, nullable=False),
     Column("low", Double, nullable=False),
     Column("high", Double, nullable=False),
-    Column("judged", Double),  # the same metric on the test rows before the version was promoted
+    Column("judged", Double),  # the same metric on the test rows before the promotion
     Column("threshold", Double),
     Column("lost", Boolean, nullable=False),
     Column("evidence", JSON, nullable=False),

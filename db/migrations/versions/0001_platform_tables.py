@@ -1,4 +1,4 @@
-"""The platform's tables, as db/tables describes them."""
+"""Create the platform's tables, which db/tables defines."""
 
 from datetime import date
 
@@ -11,11 +11,11 @@ from db.partitions import by_day_of_id, days
 revision = "0001"
 down_revision = None
 
-DAYS_AHEAD = 60  # partitions that prediction_log starts with; maintenance adds the later ones
+DAYS_AHEAD = 60  # partitions that prediction_log starts with; maintenance adds later ones
 
 
 def upgrade() -> None:
-    """Make every table. MariaDB can't roll table creation back, so a half-done try is completed by the next."""
+    """Create every table. MariaDB can't roll back table creation, so the next try completes a failed one."""
     _load_batch()
     _retrain_decision()
     _training_run()

@@ -1,4 +1,4 @@
-"""What monitoring finds: profiles of windows, drift, performance; and the alerts that decisions ask for."""
+"""Add the results of monitoring (profiles of windows, drift, performance) and the alerts of decisions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the tables and columns; a half-done try is completed by the next."""
+    """Add the tables and columns. The next try completes a failed one."""
     op.execute("ALTER TABLE retrain_decision ADD COLUMN IF NOT EXISTS alert VARCHAR(1000)")
     op.execute("ALTER TABLE retrain_decision ADD COLUMN IF NOT EXISTS alerted_at DATETIME(6)")
     _make(
@@ -45,7 +45,7 @@ def upgrade() -> None:
 
 
 def _make(name: str, *columns: sa.Column[object], unique: str) -> None:
-    """A table with one row a model, version and window."""
+    """Create a table with one row a model, version and window."""
     op.create_table(
         name,
         sa.Column("id", sa.BigInteger(), autoincrement=True, nullable=False),

@@ -1,4 +1,4 @@
-"""What keeping the store needs: reports of validation, what retention dropped, entities that were forgotten."""
+"""Add reports of validation, rows dropped by retention, and forgotten entities."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add the tables and columns; a half-done try is completed by the next."""
+    """Add the tables and columns. The next try completes a failed one."""
     op.execute("ALTER TABLE snapshot ADD COLUMN IF NOT EXISTS redacted_rows BIGINT NOT NULL DEFAULT 0")
     op.execute("ALTER TABLE snapshot ADD COLUMN IF NOT EXISTS redacted_sha256 VARCHAR(64)")
     op.create_table(

@@ -1,4 +1,4 @@
-"""What serving needs: rows that MariaDB would not take, challengers in the shadow, and how full spools are."""
+"""Add dead letters, challengers in the shadow, and the fill of spools."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,7 +9,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the tables and columns; a half-done try is completed by the next."""
+    """Add the tables and columns. The next try completes a failed one."""
     for column in (
         "shadow_version INT",
         "shadow_refused VARCHAR(1000)",
