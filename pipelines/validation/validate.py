@@ -144,9 +144,9 @@ def _statistics(
 
 def _record(report: Mapping[str, Any], *, run: Run, settings: Settings, now: datetime) -> None:
     """Write the report to MLflow, as JSON and as a page, and to a row."""
-    mlflow = registry.client(settings)
-    mlflow.log_dict(str(run.mlflow_run_id), dict(report), REPORT_FILE)
-    mlflow.log_text(str(run.mlflow_run_id), page(report), REPORT_PAGE)
+    client = registry.client(settings)
+    client.log_dict(str(run.mlflow_run_id), dict(report), REPORT_FILE)
+    client.log_text(str(run.mlflow_run_id), page(report), REPORT_PAGE)
     row = {name: report[name] for name in ("run_id", "model", "snapshot_id", "errors", "warnings")}
     with session(settings, "pipeline") as connection:
         validation_reports.save(connection, {**row, "report": report, "checked_at": now})
