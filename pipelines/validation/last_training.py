@@ -131,10 +131,10 @@ def _numbers(
         yield Finding("target", spec.label.column, 1.0, f"{text}; {last_text}")
 
 
-def freshness(what: str, newest_of_days: Sequence[datetime], *, due: datetime) -> Iterator[Finding]:
+def freshness(noun: str, newest_of_days: Sequence[datetime], *, due: datetime) -> Iterator[Finding]:
     """Report old rows, compared with their own rhythm: monthly rows may be weeks old, but not months.
 
-    what: the name of the rows for the message.
+    noun: the name of the rows for the message.
     newest_of_days: the newest time of each day with rows, oldest first.
     due: the time by which the newest row was due (UTC).
     """
@@ -144,5 +144,5 @@ def freshness(what: str, newest_of_days: Sequence[datetime], *, due: datetime) -
     age, longest = due - newest_of_days[-1], max(gaps)
     if age > max(timedelta(days=1), GAPS * longest):
         whole = timedelta(seconds=int(longest.total_seconds()))
-        text = f"the newest {what} is of {newest_of_days[-1]:%Y-%m-%d %H:%M}, {age.days:,} days before it was due"
+        text = f"the newest {noun} is of {newest_of_days[-1]:%Y-%m-%d %H:%M}, {age.days:,} days before it was due"
         yield Finding("freshness", None, 1.0, f"{text}; otherwise they are at most {show_duration(whole)} apart")
