@@ -47,11 +47,13 @@ def promote(settings: Settings, *, decision_id: int) -> int:
     """
     with session(settings, "pipeline") as connection:
         decision = decisions.find_decision(connection, decision_id)
-        newer = decisions.newer_candidate(connection, model=decision["model"], than=decision_id) if decision else None
+        newer_version = (
+            decisions.newer_candidate(connection, model=decision["model"], than=decision_id) if decision else None
+        )
     if decision is None:
         raise NotFound(what=f"promotion decision {decision_id}")
-    if newer:
-        raise NothingToDo(model=decision["model"], reason=f"candidate version {newer} superseded this one")
+    if newer_version:
+        raise NothingToDo(model=decision["model"], reason=f"candidate version {newer_version} superseded this one")
     if decision["promoted_version"]:
         return int(decision["promoted_version"])
     run = training_runs.load_run(settings, decision["run_id"])

@@ -70,10 +70,12 @@ def wait_until_live(
         if workers and all(worker["version"] == version for worker in workers):
             return _record_live(settings, model, version, len(workers), caused_by)
         time.sleep(HEARTBEAT_POLL)
-    behind = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
+    late_workers = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
     seconds = timeout.total_seconds()
     reason = (
-        f"not serving it after {seconds:.0f} s: {', '.join(behind)}" if workers else f"no service of {model} is alive"
+        f"not serving it after {seconds:.0f} s: {', '.join(late_workers)}"
+        if workers
+        else f"no service of {model} is alive"
     )
     raise _record_refusal(settings, model, version, reason, caused_by)
 

@@ -34,11 +34,11 @@ def start(settings: Settings, *, model: str, version: int, caused_by: str, now: 
 def stop(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int:
     """Append the row that ends the shadow, and return the version that was in it. Raises: NothingToDo; Unreachable."""
     with session(settings, "pipeline") as connection:
-        running = deployments.shadowing(connection, model)
-        if running is None or running["version"] is None:
+        row = deployments.shadowing(connection, model)
+        if row is None or row["version"] is None:
             raise NothingToDo(model=model, reason="no version is in the shadow")
         history.add(connection, shadow, {"model": model, "caused_by": caused_by, "created_at": now})
-    return int(running["version"])
+    return int(row["version"])
 
 
 def workers(settings: Settings, model: str) -> list[RowMapping]:

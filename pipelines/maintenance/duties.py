@@ -90,15 +90,15 @@ def predictions(job: Job) -> str:
     days = job.settings.keep_predictions
     if not days:
         return "kept for ever: EVERGREEN_KEEP_PREDICTIONS is 0"
-    requested = job.now - timedelta(days=days)
-    required = job.now - max(map(_judgement_age, job.specs), default=timedelta(0))
-    before = min(requested, required)
+    keep_from = job.now - timedelta(days=days)
+    needed_from = job.now - max(map(_judgement_age, job.specs), default=timedelta(0))
+    before = min(keep_from, needed_from)
     names = drop_partitions(
         job.settings, PREDICTIONS, before=before, caused_by=job.caused_by, now=job.now, dry_run=job.dry_run
     )
     text = f"{_counted(names, 'day')} dropped" + (f", up to {names[-1]}" if names else "")
-    if required < requested:
-        text += f"; kept for {(job.now - required).days} days, not {days}: monitoring has yet to judge them"
+    if needed_from < keep_from:
+        text += f"; kept for {(job.now - needed_from).days} days, not {days}: monitoring has yet to judge them"
     if job.dry_run:
         return text
     with session(job.settings, "maintenance") as connection:
@@ -161,10 +161,10 @@ def batches(job: Job) -> str:
                 unfinished = (load_batch.c.model == spec.name) & (load_batch.c.state == "open")
                 count = connection.scalar(select(func.count()).select_from(load_batch).where(unfinished))
             return f"{spec.name}: {_counted(range(count or 0), 'unfinished load')}" if count else ""
-        removed = remove_dead(job.settings, spec.store)
-        if removed is None:
+        killed = remove_dead(job.settings, spec.store)
+        if killed is None:
             return f"{spec.name}: a load is under way"
-        return f"{spec.name}: {_counted(range(removed), 'killed load')} removed" if removed else ""
+        return f"{spec.name}: {_counted(range(killed), 'killed load')} removed" if killed else ""
 
     return _run_for_each(job.specs, clean) or "no load was killed"
 
@@ -215,8 +215,8 @@ DUTIES: Mapping[str, Callable[[Job], str]] = {
 }
 
 
-def _run_for_each[T](items: Iterable[T], do: Callable[[T], str]) -> str:
-    """Call `do` for each of `items` and join the returned lines.
+def _run_for_each[T](items: Iterable[T], action: Callable[[T], str]) -> str:
+    """Call `action` for each of `items` and join the returned lines.
 
     Raises:
         HeldBack: the first one raised, after all items were tried.
@@ -224,7 +224,7 @@ def _run_for_each[T](items: Iterable[T], do: Callable[[T], str]) -> str:
     lines, errors = [], []
     for item in items:
         try:
-            lines.append(do(item))
+            lines.append(action(item))
         except HeldBack as error:
             errors.append(error)
     text = "; ".join(filter(None, lines))
@@ -234,6 +234,6 @@ def _run_for_each[T](items: Iterable[T], do: Callable[[T], str]) -> str:
     return text
 
 
-def _counted(things: Iterable[object], noun: str) -> str:
-    count = len(list(things))
+def _counted(items: Iterable[object], noun: str) -> str:
+    count = len(list(items))
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

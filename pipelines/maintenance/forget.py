@@ -62,20 +62,20 @@ def forget(
 
         if dry_run:
             row_counts |= in_store(connection)
-            row_counts |= _elsewhere(connection, settings, spec, entity_id, delete=False, progress=progress)
+            row_counts |= _outside_store(connection, settings, spec, entity_id, delete=False, progress=progress)
             return Forgotten(spec.name, now, True, row_counts)
-        tombstone, earlier = rows.open_tombstone(
+        tombstone, earlier_counts = rows.open_tombstone(
             connection, model=spec.name, entity_id=entity_id, places=PLACES, caused_by=caused_by, now=now
         )
 
         def record(place: str, count: int) -> None:
-            row_counts[place] = earlier.get(place, 0) + count
-            rows.record_found(connection, tombstone, {**earlier, **row_counts})
+            row_counts[place] = earlier_counts.get(place, 0) + count
+            rows.record_found(connection, tombstone, {**earlier_counts, **row_counts})
 
         with rows.turn(connection, spec.name):
             for place, count in in_store(connection):
                 record(place, count)
-        for place, count in _elsewhere(connection, settings, spec, entity_id, delete=True, progress=progress):
+        for place, count in _outside_store(connection, settings, spec, entity_id, delete=True, progress=progress):
             record(place, count)
     return Forgotten(spec.name, now, False, row_counts)
 
@@ -84,7 +84,7 @@ def forget(
 PLACES = ("features", "labels", "latest", "predictions", "feedback", "dead_letters", "results", "snapshots", "rejects")
 
 
-def _elsewhere(
+def _outside_store(
     connection: Connection,
     settings: Settings,
     spec: ModelSpec,

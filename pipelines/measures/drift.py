@@ -2,7 +2,7 @@
 
 Pure. A significance test alone raises an alarm at any large window, and an effect size alone at any small window. So a
 feature drifts only where both agree: Pearson's chi-square over the profile's bins, with the false discovery rate held
-at `q` over all features, and a stability index above the policy's limit and above the usual index of the training
+at `q` over all features, and a stability index above the policy's limit and above the indices of the training
 period's own windows.
 """
 

@@ -144,8 +144,8 @@ class _Sample:
         self.rows = pd.DataFrame()
 
     def add(self, rows: pd.DataFrame) -> None:
-        drawn = rows.assign(lot=self._random.random(len(rows)))
-        self.rows = pd.concat([self.rows, drawn], ignore_index=True) if len(self.rows) else drawn
+        numbered = rows.assign(lot=self._random.random(len(rows)))
+        self.rows = pd.concat([self.rows, numbered], ignore_index=True) if len(self.rows) else numbered
         if len(self.rows) > SAMPLE:
             self.rows = self.rows.nsmallest(SAMPLE, "lot")
 
@@ -159,7 +159,7 @@ class _PairCounts:
     answered: Counter[int] = field(default_factory=Counter)
     changed: Counter[tuple[str, str]] = field(default_factory=Counter)
     apart: float = 0.0  # number of differing pairs, or sum of absolute differences
-    signed: float = 0.0
+    signed_sum: float = 0.0
     slices: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # column, level: rows, apart
     sample: _Sample = field(default_factory=_Sample)
 
@@ -169,7 +169,7 @@ class _PairCounts:
         if self.spec.task == "regression":
             difference = pairs["prediction_shadow"].astype(float) - pairs["prediction"].astype(float)
             apart = difference.abs()
-            self.signed += float(difference.sum())
+            self.signed_sum += float(difference.sum())
         else:
             apart = (pairs["prediction_shadow"] != pairs["prediction"]).astype(float)
             differing = pairs[apart > 0]
@@ -210,7 +210,7 @@ class _PairCounts:
                 for (champion, challenger), rows in self.changed.most_common()
             ],
             difference={
-                "mean": self.signed / self.pairs,
+                "mean": self.signed_sum / self.pairs,
                 "mean_absolute": self.apart / self.pairs,
                 **_quantiles(sample["apart"]),
             }

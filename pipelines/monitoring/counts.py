@@ -57,8 +57,8 @@ class WindowCounts:
 
     def _first_occurrences(self, rows: pa.Table) -> np.ndarray:
         """A mask of the rows that are the first with their entity and features."""
-        words = pc.binary_join_element_wise(rows["entity_id"], rows["features"], "\n")
-        hashes = pd.util.hash_array(words.to_numpy().astype(object))
+        keys = pc.binary_join_element_wise(rows["entity_id"], rows["features"], "\n")
+        hashes = pd.util.hash_array(keys.to_numpy().astype(object))
         first = np.zeros(len(hashes), dtype=bool)
         first[np.unique(hashes, return_index=True)[1]] = True
         first &= ~np.isin(hashes, self._hashes)

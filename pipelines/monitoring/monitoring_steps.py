@@ -95,9 +95,9 @@ def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime
     send_alerts(settings, model=spec.name, now=now)
     send_dead_letters(settings, model=spec.name, now=now)
     with session(settings, "pipeline") as connection:
-        recorded = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
-    assert recorded is not None  # noqa: S101  (appended above)
-    return recorded
+        decision_row = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
+    assert decision_row is not None  # noqa: S101  (appended above)
+    return decision_row
 
 
 def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:

@@ -72,8 +72,8 @@ class References:
             profile = json.loads((Path(folder) / "profile.json").read_text(encoding="utf-8"))
         tags = registry.version_tags(self.settings, self.model, version)
         with session(self.settings, "pipeline") as connection:
-            recorded = trainings.find_run(connection, tags["run_id"]) is not None
-        run = training_runs.load_run(self.settings, tags["run_id"]) if recorded else None
+            has_run = trainings.find_run(connection, tags["run_id"]) is not None
+        run = training_runs.load_run(self.settings, tags["run_id"]) if has_run else None
         return Reference(bundle, profile, registry.fitted_until(tags), run)
 
 

@@ -144,11 +144,13 @@ class _Past:
 
 def _past(decisions: Sequence[RowMapping]) -> _Past:
     """Collect the facts of `decisions`, newest first."""
-    held = list(takewhile(lambda row: row["action"] == "hold" and row["evidence"].get("reasons"), decisions))
-    broken = list(takewhile(lambda row: row["cause"] == "broken_source", decisions))
+    held_decisions = list(takewhile(lambda row: row["action"] == "hold" and row["evidence"].get("reasons"), decisions))
+    broken_decisions = list(takewhile(lambda row: row["cause"] == "broken_source", decisions))
     return _Past(
         spent=tuple(r["decided_at"] for r in decisions if r["action"] == "retrain" and r["cause"] in BUDGETED),
-        held_since=held[-1]["decided_at"] if held else None,
-        alerted_at=next((r["decided_at"] for r in held if r["alert"] and r["cause"] != "broken_source"), None),
-        broken_alerted_at=next((r["decided_at"] for r in broken if r["alert"]), None),
+        held_since=held_decisions[-1]["decided_at"] if held_decisions else None,
+        alerted_at=next(
+            (r["decided_at"] for r in held_decisions if r["alert"] and r["cause"] != "broken_source"), None
+        ),
+        broken_alerted_at=next((r["decided_at"] for r in broken_decisions if r["alert"]), None),
     )

@@ -53,8 +53,8 @@ class Truths:
         spec = self.spec
         reported = usable(predictions["prediction_id"].map(self.reported), spec)
         match = spec.monitoring.performance.match
-        matched = usable(match_labels(predictions, self.labels, timed=spec.timed, match=match), spec)
-        rows = predictions.assign(truth=reported.combine_first(matched))
+        matched_labels = usable(match_labels(predictions, self.labels, timed=spec.timed, match=match), spec)
+        rows = predictions.assign(truth=reported.combine_first(matched_labels))
         return rows[rows["truth"].notna()]
 
 
@@ -94,10 +94,10 @@ def not_learned(labels: pd.DataFrame, run: Run | None) -> pd.DataFrame:
     """Leave out the labels that `run` could read when it trained."""
     if run is None:
         return labels
-    learned = (labels["commit_seq"] <= run.commit_seq) & (
+    is_learned = (labels["commit_seq"] <= run.commit_seq) & (
         labels["event_time"] <= run.window_end - run.spec.label.maturity
     )
-    return labels[~learned]
+    return labels[~is_learned]
 
 
 def usable(truth: pd.Series, spec: ModelSpec) -> pd.Series:

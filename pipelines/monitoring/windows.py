@@ -82,8 +82,8 @@ def drift(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime
             rows = window_rows.windows(
                 connection, window_profile, model=spec.name, version=version, after=measured_until or EPOCH, until=until
             )
-        for merged in merge(rows, min_rows=spec.monitoring.min_rows):
-            row = _result(spec, references, merged, now=now)
+        for group in merge(rows, min_rows=spec.monitoring.min_rows):
+            row = _result(spec, references, group, now=now)
             with session(settings, "pipeline") as connection:
                 window_rows.add_window(connection, drift_result, row)
             result = f"drift, most of {row['worst']}" if row["drifted"] else "no drift"
@@ -166,26 +166,26 @@ def _new_rejects(connection: Any, model: str, start: datetime) -> dict[str, Any]
     return {"rejects": new_rejects, "reject_totals": totals}
 
 
-def _result(spec: ModelSpec, references: References, merged: Sequence[RowMapping], *, now: datetime) -> dict[str, Any]:
-    version = int(merged[0]["version"])
-    profile, window = references.reference(version).profile, summed(merged)
+def _result(spec: ModelSpec, references: References, group: Sequence[RowMapping], *, now: datetime) -> dict[str, Any]:
+    version = int(group[0]["version"])
+    profile, window = references.reference(version).profile, summed(group)
     differences = measure_drift(profile, window, policy=spec.monitoring.drift)
     worst = worst_first(differences)
-    defect_list = defects(profile, window, unseen=unseen(merged), drifted=frozenset(worst))
+    window_defects = defects(profile, window, unseen=unseen(group), drifted=frozenset(worst))
     return {
         "model": spec.name,
         "version": version,
-        "window_start": merged[0]["window_start"],
-        "window_end": merged[-1]["window_end"],
-        "row_count": sum(row["row_count"] for row in merged),
+        "window_start": group[0]["window_start"],
+        "window_end": group[-1]["window_end"],
+        "row_count": sum(row["row_count"] for row in group),
         "drifted": bool(worst),
         "worst": worst[0] if worst else None,
         "evidence": {
             "differences": {name: asdict(difference) for name, difference in differences.items()},
             "drifted": worst,
-            "defects": [asdict(defect) for defect in defect_list],
+            "defects": [asdict(defect) for defect in window_defects],
             "missing": {name: round(float(bins[-1] / max(1, bins.sum())), 4) for name, bins in window.items()},
-            "unseen": unseen(merged),
+            "unseen": unseen(group),
         },
         "measured_at": now,
     }

@@ -184,10 +184,10 @@ def _paired(
     slices = []
     for column in slicing.columns if slicing else ():
         for level in sorted(rows[column].dropna().unique()):
-            inside = (rows[column] == level).to_numpy()
-            if (count := int(inside.sum())) >= SLICE_ROWS:
-                within = _part(pair[0], inside), _part(pair[1], inside)
-                better_by = difference(gate.metric, within, [w[:, inside] for w in blocks], tail)
+            in_slice = (rows[column] == level).to_numpy()
+            if (count := int(in_slice.sum())) >= SLICE_ROWS:
+                slice_pair = _part(pair[0], in_slice), _part(pair[1], in_slice)
+                better_by = difference(gate.metric, slice_pair, [w[:, in_slice] for w in blocks], tail)
                 slices.append(SliceDifference(column, str(level), count, better_by))
     return {"better_by": difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
 

@@ -43,7 +43,7 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     if run.best_params:
         return run
-    study, curves = _optimize(run, snapshot, settings=settings, beside_others=False)
+    study, curves = _optimize(run, snapshot, settings=settings, shared=False)
     return _record_best(run, study, curves, settings=settings)
 
 
@@ -51,35 +51,35 @@ def begin(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     """Create the MLflow run and the study that all workers of `explore` share. Raises: MissingLabels, Unreachable."""
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    _study(run, lengths(parts, spec=run.spec), settings=settings, beside_others=True)
+    _study(run, lengths(parts, spec=run.spec), settings=settings, shared=True)
     return run
 
 
 def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
     """Share a search with other workers that call `explore` at the same time. Return the number of complete trials.
 
-    Call `begin` once before. The workers together begin at most the run's number of trials, each once. `search`
-    afterwards repeats trials of killed workers.
+    Call `begin` once before. The workers together begin at most the run's number of trials, each once. If a worker is
+    killed, `search` runs the missing trials afterwards.
 
     Raises: MissingLabels, Unreachable.
     """
-    study, _ = _optimize(run, snapshot, settings=settings, beside_others=True)
+    study, _ = _optimize(run, snapshot, settings=settings, shared=True)
     return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
 def _optimize(
-    run: Run, snapshot: Snapshot, *, settings: Settings, beside_others: bool
+    run: Run, snapshot: Snapshot, *, settings: Settings, shared: bool
 ) -> tuple[optuna.Study, dict[int, dict[str, list[float]]]]:
     """Try parameters until the trials are complete or the time is over. Return the study and loss curves by trial."""
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
     windows = lengths(parts, spec=run.spec)
-    study = _study(run, windows, settings=settings, beside_others=beside_others)
+    study = _study(run, windows, settings=settings, shared=shared)
     budget = run.spec.training.search
     curves: dict[int, dict[str, list[float]]] = {}
     started = time.monotonic()
 
     def objective(trial: optuna.Trial) -> float:
-        if beside_others and _begun_before(trial) >= run.trials:
+        if shared and _earlier_trials(trial) >= run.trials:
             study.stop()
             raise optuna.TrialPruned
         scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, windows=windows, run=run)
@@ -106,7 +106,7 @@ def _optimize(
     return study, curves
 
 
-def _begun_before(trial: optuna.Trial) -> int:
+def _earlier_trials(trial: optuna.Trial) -> int:
     """The number of complete or running trials, in all workers, with a smaller number. Optuna numbers them in order."""
     trials = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
     return sum(other.number < trial.number for other in trials)
@@ -138,7 +138,7 @@ def _draw(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     }
 
 
-def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: bool) -> optuna.Study:
+def _study(run: Run, windows: list[str], *, settings: Settings, shared: bool) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
@@ -155,7 +155,7 @@ def _study(run: Run, windows: list[str], *, settings: Settings, beside_others: b
     )
     trials = study.get_trials(deepcopy=False)
     # Two workers with the same seed would repeat each other's trials. A retry must not repeat trials of the first try.
-    seed = None if beside_others else zlib.crc32(f"{run.run_id} {len(trials)}".encode())
+    seed = None if shared else zlib.crc32(f"{run.run_id} {len(trials)}".encode())
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     if windows and not trials:
         # The look-back matters most. Try each once, with the middle of the space for all other parameters.

@@ -126,8 +126,8 @@ def _validate(run: Run, settings: Settings, now: datetime) -> Done:
 def _search(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.search import search
 
-    searched = search(run, _snapshot(run, settings), settings=settings)
-    return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
+    finished_run = search(run, _snapshot(run, settings), settings=settings)
+    return Done(f"best parameters {finished_run.best_params}", run_url(settings, finished_run))
 
 
 def _open(run: Run, settings: Settings, now: datetime) -> Done:

@@ -61,8 +61,8 @@ def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
         return GateResults("reject", "; ".join(gate.detail for gate in failed), gates)
     if missing:
         return GateResults("wait", "; ".join(gate.detail for gate in missing), gates)
-    against = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
-    return GateResults("promote", f"passed {len(gates)} gates against {against}", gates)
+    opponent = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
+    return GateResults("promote", f"passed {len(gates)} gates against {opponent}", gates)
 
 
 def record_verdict(

@@ -143,6 +143,6 @@ def freshness(noun: str, newest_of_days: Sequence[datetime], *, due: datetime) -
         return  # too few days for a rhythm
     age, longest = due - newest_of_days[-1], max(gaps)
     if age > max(timedelta(days=1), GAPS * longest):
-        whole = timedelta(seconds=int(longest.total_seconds()))
+        longest_gap = timedelta(seconds=int(longest.total_seconds()))
         text = f"the newest {noun} is of {newest_of_days[-1]:%Y-%m-%d %H:%M}, {age.days:,} days before it was due"
-        yield Finding("freshness", None, 1.0, f"{text}; otherwise they are at most {show_duration(whole)} apart")
+        yield Finding("freshness", None, 1.0, f"{text}; otherwise they are at most {show_duration(longest_gap)} apart")

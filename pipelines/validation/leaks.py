@@ -141,10 +141,10 @@ def auc(scores: Floats, positive: Ints, negative: Ints) -> float:
     order = np.argsort(scores)
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    up = np.add.reduceat(positive[order], starts).astype(np.float64)
-    down = np.add.reduceat(negative[order], starts).astype(np.float64)
-    below = np.cumsum(down) - down
-    return float((up * (below + down / 2)).sum() / (up.sum() * down.sum()))
+    positives = np.add.reduceat(positive[order], starts).astype(np.float64)
+    negatives = np.add.reduceat(negative[order], starts).astype(np.float64)
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
 
 
 def explained(codes: Ints, ranks: Floats, folds: Ints) -> float:

@@ -14,7 +14,7 @@ class Violation:
     """A finding with its severity.
 
     severity: `error` or `warning`.
-    rule: a rule of `Finding`.
+    rule: the broken rule, as in `Finding`.
     column: the broken column. None where the whole snapshot breaks the rule.
     share: the share of the rows, 1 for a whole column or snapshot.
     said: the text for people, one line.
