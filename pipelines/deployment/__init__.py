@@ -1,1 +1,1 @@
-"""From a candidate that passed its gates to the version that serves, and what runs in its shadow."""
+"""Deploy a candidate that passed its gates, roll it back, and run a challenger in the shadow."""

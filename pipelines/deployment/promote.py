@@ -1,4 +1,4 @@
-"""Promote: claim what was judged good enough, and name the version that shall serve."""
+"""Promote: claim a candidate that passed its gates, and name the version that will serve."""
 
 from datetime import datetime
 from typing import TypedDict
@@ -11,7 +11,12 @@ from utils.settings import Settings
 
 
 class Claimed(TypedDict):
-    """A candidate that a deployment took. `decision`: its row's id; `candidate`: its version; `why` it may serve."""
+    """A candidate that a deployment claimed.
+
+    decision: the id of the decision's row.
+    candidate: the version.
+    why: the reason of the verdict.
+    """
 
     decision: int
     candidate: int
@@ -19,9 +24,10 @@ class Claimed(TypedDict):
 
 
 def claim(settings: Settings, *, model: str, run_id: str, now: datetime) -> Claimed:
-    """The newest candidate of `model` that passed its gates and waits; it and all older ones are then `run_id`'s.
+    """Claim the newest waiting candidate of `model` that passed its gates, and all older ones, for `run_id`.
 
-    Raises: NothingToDo where none waits.
+    Raises:
+        NothingToDo: no candidate waits.
     """
     with session(settings, "pipeline") as connection:
         decision = decisions.claim_candidate(connection, model=model, run_id=run_id, now=now)
@@ -31,25 +37,29 @@ def claim(settings: Settings, *, model: str, run_id: str, now: datetime) -> Clai
 
 
 def promote(settings: Settings, *, decision_id: int) -> int:
-    """The version that serves for a decision: the candidate, or its final fit where the model file asks for one.
+    """Return the version to serve for a decision: the candidate, or its final fit if the model file asks for one.
 
-    Raises: NothingToDo where a newer candidate passed its gates meanwhile, as while this one waited for a person;
-    IntegrityError where the final fit is worse on the test rows, which it has seen, than the candidate, which
-    had not; the champion then serves on.
+    Raises:
+        NotFound: the decision does not exist.
+        NothingToDo: a newer candidate has passed its gates, for example while this one waited for approval.
+        IntegrityError: the final fit is worse on the test rows than the candidate, although it was fitted on them.
+            The champion keeps serving.
     """
     with session(settings, "pipeline") as connection:
         decision = decisions.find_decision(connection, decision_id)
-        newer = decisions.newer_candidate(connection, model=decision["model"], than=decision_id) if decision else None
+        newer_version = (
+            decisions.newer_candidate(connection, model=decision["model"], than=decision_id) if decision else None
+        )
     if decision is None:
         raise NotFound(what=f"promotion decision {decision_id}")
-    if newer:
-        raise NothingToDo(model=decision["model"], reason=f"candidate version {newer} superseded this one")
+    if newer_version:
+        raise NothingToDo(model=decision["model"], reason=f"candidate version {newer_version} superseded this one")
     if decision["promoted_version"]:
         return int(decision["promoted_version"])
     run = training_runs.load_run(settings, decision["run_id"])
     version = int(decision["candidate_version"])
     if run.spec.training.final_fit:
-        from pipelines.training.final_fit import final_fit  # CatBoost: the DAG file imports this one at every parse
+        from pipelines.training.final_fit import final_fit  # CatBoost, and DAG files import this module at each parse
 
         version = final_fit(run, version, settings=settings)
     with session(settings, "pipeline") as connection:

@@ -1,6 +1,6 @@
-"""Deploy: say which version should serve, wait until every living service does, go back where one can't.
+"""Deploy: record which version should serve, wait until every living service serves it, roll back on failure.
 
-The newest `deploy` or `rollback` row is what services follow. Rows come first, MLflow's aliases after them.
+Services follow the newest `deploy` or `rollback` row. Rows are written first, MLflow's aliases after them.
 """
 
 import logging
@@ -18,7 +18,7 @@ from utils.clock import utc_now
 from utils.errors import DeploymentFailed, NotFound, NothingToDo
 from utils.settings import Settings
 
-HEARTBEAT_POLL = 0.5  # seconds between two looks at the heartbeats
+HEARTBEAT_POLL = 0.5  # seconds between two reads of the heartbeats
 LIVE_WITHIN = timedelta(minutes=3)
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ def roll_out(
 ) -> None:
     """Append the row that makes services fetch `version`, and move the aliases. A second call changes nothing.
 
-    Raises: NotFound where MLflow has no such version; Unreachable.
+    Raises:
+        NotFound: MLflow does not have the version.
+        Unreachable.
     """
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
@@ -52,9 +54,10 @@ def roll_out(
 def wait_until_live(
     settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = LIVE_WITHIN
 ) -> None:
-    """Wait until all living workers serve `version`, at least one of them, and record it as live, or why it is not.
+    """Wait until all living workers, at least one, serve `version`. Record that it is live, or why it is not.
 
-    Raises: DeploymentFailed where one refuses it or they don't come in time.
+    Raises:
+        DeploymentFailed: a worker refuses the version, or the workers do not serve it in time.
     """
     deadline = time.monotonic() + timeout.total_seconds()
     workers: list[RowMapping] = []
@@ -63,43 +66,47 @@ def wait_until_live(
             workers = deployments.instances(connection, model)
         if refusal := next((w for w in workers if w["refused_version"] == version), None):
             reason = f"{refusal['host']} (process {refusal['pid']}) refused it: {refusal['refused_reason']}"
-            raise _failed(settings, model, version, reason, caused_by)
+            raise _record_refusal(settings, model, version, reason, caused_by)
         if workers and all(worker["version"] == version for worker in workers):
             return _record_live(settings, model, version, len(workers), caused_by)
         time.sleep(HEARTBEAT_POLL)
-    behind = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
+    late_workers = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
     seconds = timeout.total_seconds()
     reason = (
-        f"not serving it after {seconds:.0f} s: {', '.join(behind)}" if workers else f"no service of {model} is alive"
+        f"not serving it after {seconds:.0f} s: {', '.join(late_workers)}"
+        if workers
+        else f"no service of {model} is alive"
     )
-    raise _failed(settings, model, version, reason, caused_by)
+    raise _record_refusal(settings, model, version, reason, caused_by)
 
 
 def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, now: datetime) -> int | None:
-    """Make the version before the newest deployment serve again, aliases included; returns it.
+    """Make the version before the newest deployment serve again, move the aliases, and return that version.
 
-    None, and nothing is appended, where there is no version before it.
+    Without a previous version, return None and append nothing.
 
-    Raises: NotFound where nothing has been deployed.
+    Raises:
+        NotFound: no version has been deployed.
     """
     with session(settings, "pipeline") as connection:
         serving = deployments.desired_row(connection, model)
         if serving is None:
             raise NotFound(what=f"deployment of {model}", hint="nothing to roll back")
-        back_to = serving["previous_version"]
-        if back_to is None:
+        previous = serving["previous_version"]
+        if previous is None:
             return None
-        sha256 = registry.version_tags(settings, model, back_to)["bundle_sha256"]
-        row = _row(model, "rollback", back_to, serving["version"], sha256, caused_by, reason, now)
+        sha256 = registry.version_tags(settings, model, previous)["bundle_sha256"]
+        row = _row(model, "rollback", previous, serving["version"], sha256, caused_by, reason, now)
         history.add(connection, deployment, row)
     registry.reconcile(settings, model)
-    return int(back_to)
+    return int(previous)
 
 
 def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int | None:
-    """After `caused_by` failed to deploy: note the failure and roll its version back; returns what serves now.
+    """Record that the deployment of `caused_by` failed, roll its version back, and return the version to serve now.
 
-    Raises: NothingToDo where it never came to a roll-out, or the roll-back has been done.
+    Raises:
+        NothingToDo: the run rolled no version out, or the version is rolled back already.
     """
     with session(settings, "pipeline") as connection:
         newest = deployments.desired_row(connection, model)
@@ -107,14 +114,14 @@ def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> in
         raise NothingToDo(model=model, reason="this run rolled nothing out")
     version = int(newest["version"])
     with session(settings, "pipeline") as connection:
-        refused = deployments.refusal(connection, newest)
-    reason = f"version {version} did not come up everywhere" + (f": {refused['reason']}" if refused else "")
+        refusal = deployments.refusal(connection, newest)
+    reason = f"version {version} did not come up everywhere" + (f": {refusal['reason']}" if refusal else "")
     record_failure(settings, model=model, version=version, caused_by=caused_by, reason=reason, now=now)
     return roll_back(settings, model=model, caused_by=caused_by, reason=reason, now=now)
 
 
 def record_failure(settings: Settings, *, model: str, version: int, caused_by: str, reason: str, now: datetime) -> None:
-    """Append that `version` did not come up, and why."""
+    """Append the row that says that `version` did not come up, and why."""
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
         history.add(connection, deployment, _row(model, "failed", version, None, sha256, caused_by, reason, now))
@@ -132,16 +139,19 @@ def _record_live(settings: Settings, model: str, version: int, workers: int, cau
     log.info("%s: version %d is live: %s", model, version, reason)
 
 
-def _failed(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
-    """The error to raise, after its reason was recorded: who rolls back is another process, and knows none."""
+def _record_refusal(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
+    """Record the reason and return the error to raise.
+
+    The rollback runs in another process, which reads the reason from the row.
+    """
     with session(settings, "pipeline") as connection:
         desired = deployments.desired_row(connection, model)
         if desired and desired["version"] == version:
             sha256 = desired["artifact_sha256"]
             row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
             history.add(connection, deployment, row)
-    before = desired["previous_version"] if desired else None
-    return DeploymentFailed(model=model, version=version, reason=reason, serving=before)
+    previous = desired["previous_version"] if desired else None
+    return DeploymentFailed(model=model, version=version, reason=reason, serving=previous)
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""Shadow: say which challenger the services of a model score along, off their clients' path."""
+"""Shadow: record which challenger the services of a model score besides the champion, off the clients' path."""
 
 from datetime import datetime
 
@@ -14,9 +14,12 @@ from utils.settings import Settings
 
 
 def start(settings: Settings, *, model: str, version: int, caused_by: str, now: datetime) -> None:
-    """Append the row that makes services score `version` in the shadow, in place of any other.
+    """Append the row that makes services score `version` in the shadow, instead of any other version.
 
-    Raises: NotFound where MLflow has no such version; NothingToDo where it serves; Unreachable.
+    Raises:
+        NotFound: MLflow does not have the version.
+        NothingToDo: the version serves, or no version serves that it could be compared with.
+        Unreachable.
     """
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
@@ -29,23 +32,23 @@ def start(settings: Settings, *, model: str, version: int, caused_by: str, now: 
 
 
 def stop(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int:
-    """Append the row that ends the shadow; returns the version that was in it. Raises: NothingToDo; Unreachable."""
+    """Append the row that ends the shadow, and return the version that was in it. Raises: NothingToDo; Unreachable."""
     with session(settings, "pipeline") as connection:
-        running = deployments.shadowing(connection, model)
-        if running is None or running["version"] is None:
+        row = deployments.shadowing(connection, model)
+        if row is None or row["version"] is None:
             raise NothingToDo(model=model, reason="no version is in the shadow")
         history.add(connection, shadow, {"model": model, "caused_by": caused_by, "created_at": now})
-    return int(running["version"])
+    return int(row["version"])
 
 
 def workers(settings: Settings, model: str) -> list[RowMapping]:
-    """The living workers of `model`: what each scores in the shadow, or why it refuses to."""
+    """The living workers of `model`, with the version that each scores in the shadow, or why it refuses to."""
     with session(settings, "reader") as connection:
         return deployments.instances(connection, model)
 
 
 def current(settings: Settings, model: str) -> RowMapping | None:
-    """The row of what is in the shadow, or None."""
+    """The row of the version in the shadow, or None."""
     with session(settings, "reader") as connection:
         row = deployments.shadowing(connection, model)
     return row if row and row["version"] is not None else None

@@ -1,1 +1,1 @@
-"""What is done every night, and forgetting an entity everywhere."""
+"""Nightly duties, and deletion of an entity from every place."""

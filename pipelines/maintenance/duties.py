@@ -1,8 +1,8 @@
-"""Maintenance: what a store needs once a day so that it neither fills up nor stands still. One function a duty.
+"""Maintenance: daily work that adds partitions to a store and deletes old rows and files. One function a duty.
 
-Duties do not depend on each other, can be repeated, and say in a line what they did. Nothing that is still needed goes:
-what is in doubt stays, and the line says so. What takes long to import is imported by the duty that needs it: the DAG
-file reads their names at every parse.
+Duties do not depend on each other and can be repeated. Each returns a line that says what it did. A duty deletes only
+data that is surely not needed any more; the line names data that it held back. A duty imports slow modules itself,
+because the DAG file reads the names of the duties at every parse.
 """
 
 import logging
@@ -31,15 +31,21 @@ from pipelines.spec import ModelSpec, load_spec, model_names
 from utils.errors import HeldBack, SpecInvalid
 from utils.settings import Settings
 
-RECENT = timedelta(days=30)  # snapshots and candidates of so long stay, whatever came of them
-HALF_WRITTEN = timedelta(days=1)  # a file is there before its row: this long it may be without one
+RECENT = timedelta(days=30)  # younger snapshots and candidates always stay
+HALF_WRITTEN = timedelta(days=1)  # a file is written before its row, and may be without it for this long
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`now` is UTC. `dry_run`: say, and change nothing. `hold_inserts`: sort rows of p_later in, however many."""
+    """The input of a duty.
+
+    now: UTC.
+    caused_by: the id of the run, or the command, that runs the duty.
+    dry_run: whether the duty only reports what it would change.
+    hold_inserts: whether any number of rows may be moved out of p_later while inserts wait.
+    """
 
     settings: Settings
     now: datetime
@@ -49,20 +55,21 @@ class Job:
 
     @property
     def specs(self) -> list[ModelSpec]:
-        """Every model file that can be used; the DAGs of a wrong one tell people of it."""
-        found = []
+        """Every valid model file. The DAGs of an invalid file report it to people."""
+        specs = []
         for name in model_names(self.settings.models_dir):
             try:
-                found.append(load_spec(self.settings.models_dir / f"{name}.yaml"))
-            except SpecInvalid as wrong:
-                log.warning("left out: %s", wrong)
-        return found
+                specs.append(load_spec(self.settings.models_dir / f"{name}.yaml"))
+            except SpecInvalid as error:
+                log.warning("skipped a model file: %s", error)
+        return specs
 
 
 def partitions(job: Job) -> str:
-    """Make the partitions that rows of the next days and months will need.
+    """Add the partitions for rows of the next days and months.
 
-    Raises: HeldBack, after every other table was seen to, where one could not be changed without harm.
+    Raises:
+        HeldBack: a table could not be changed without harm. All other tables are done.
     """
     most = None if job.hold_inserts else MOVABLE
 
@@ -71,47 +78,50 @@ def partitions(job: Job) -> str:
         return f"{table.name}: {_counted(names, 'partition')} up to {names[-1]}" if names else ""
 
     tables = [PREDICTIONS, *(table for spec in job.specs for table in store_partitions(spec.store))]
-    return _each(tables, add) or "every table has its coming partitions"
+    return _run_for_each(tables, add) or "every table has its coming partitions"
 
 
 def predictions(job: Job) -> str:
-    """Drop the days of the log past EVERGREEN_KEEP_PREDICTIONS, and what clients told of their predictions.
+    """Drop the days of the log past EVERGREEN_KEEP_PREDICTIONS, and the clients' reports on those predictions.
 
-    Raises: HeldBack where a reader kept the log open.
+    Raises:
+        HeldBack: a reader kept the log open.
     """
     days = job.settings.keep_predictions
     if not days:
         return "kept for ever: EVERGREEN_KEEP_PREDICTIONS is 0"
-    asked, needed = job.now - timedelta(days=days), job.now - max(map(_judged_after, job.specs), default=timedelta(0))
-    before = min(asked, needed)
+    keep_from = job.now - timedelta(days=days)
+    needed_from = job.now - max(map(_judgement_age, job.specs), default=timedelta(0))
+    before = min(keep_from, needed_from)
     names = drop_partitions(
         job.settings, PREDICTIONS, before=before, caused_by=job.caused_by, now=job.now, dry_run=job.dry_run
     )
-    told = f"{_counted(names, 'day')} dropped" + (f", up to {names[-1]}" if names else "")
-    if needed < asked:
-        told += f"; kept for {(job.now - needed).days} days, not {days}: monitoring has yet to judge them"
+    text = f"{_counted(names, 'day')} dropped" + (f", up to {names[-1]}" if names else "")
+    if needed_from < keep_from:
+        text += f"; kept for {(job.now - needed_from).days} days, not {days}: monitoring has yet to judge them"
     if job.dry_run:
-        return told
+        return text
     with session(job.settings, "maintenance") as connection:
-        gone = connection.scalar(
+        dropped_before = connection.scalar(
             select(func.max(retention.c.dropped_before)).where(retention.c.table_name == PREDICTIONS.name)
         )
-    deleted = delete_feedback(job.settings, before=gone) if gone else 0
-    return told + (f"; {deleted:,} reports of clients deleted with them" if deleted else "")
+    deleted = delete_feedback(job.settings, before=dropped_before) if dropped_before else 0
+    return text + (f"; {deleted:,} reports of clients deleted with them" if deleted else "")
 
 
-def _judged_after(spec: ModelSpec) -> timedelta:
-    """The age at which monitoring is done with a prediction of the model."""
-    watched = spec.monitoring
-    return spec.label.maturity + watched.performance.match + (watched.drift.of + 1) * watched.window
+def _judgement_age(spec: ModelSpec) -> timedelta:
+    """The age at which monitoring does not need a prediction of the model any more."""
+    monitoring = spec.monitoring
+    return spec.label.maturity + monitoring.performance.match + (monitoring.drift.of + 1) * monitoring.window
 
 
 def features(job: Job) -> str:
-    """Drop the months of each store past `keep` in its model file, unless a champion could then not be explained.
+    """Drop the months of each store past `keep` in its model file, except rows that explain a champion.
 
-    Raises: HeldBack where a reader kept a table open.
+    Raises:
+        HeldBack: a reader kept a table open.
     """
-    return _each([spec for spec in job.specs if spec.keep], lambda spec: _drop_months(job, spec)) or (
+    return _run_for_each([spec for spec in job.specs if spec.keep], lambda spec: _drop_months(job, spec)) or (
         "kept for ever: no model file has a `keep`"
     )
 
@@ -123,21 +133,26 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
     from pipelines.maintenance.needs import Needs, needs_of
 
     needs = needs_of(job.settings, spec)
-    told = []
-    tables, wanted = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
-    for table, asked, needed in zip(reversed(tables), wanted.by_table, needs.by_table, strict=True):
+    lines = []
+    tables, requested = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
+    for table, keep_from, needed_from in zip(reversed(tables), requested.by_table, needs.by_table, strict=True):
         names = drop_partitions(
-            job.settings, table, before=min(asked, needed), caused_by=job.caused_by, now=job.now, dry_run=job.dry_run
+            job.settings,
+            table,
+            before=min(keep_from, needed_from),
+            caused_by=job.caused_by,
+            now=job.now,
+            dry_run=job.dry_run,
         )
-        told += [f"{table.name}: {_counted(names, 'month')} dropped up to {names[-1]}"] if names else []
-    if needs.held_by and (needs.labels < wanted.labels or needs.features < wanted.features):
-        told.append(f"{spec.name}: older months are held back: {'; '.join(needs.held_by)}")
-        log.warning(told[-1])
-    return "; ".join(told) or f"{spec.name}: nothing is older than it may be"
+        lines += [f"{table.name}: {_counted(names, 'month')} dropped up to {names[-1]}"] if names else []
+    if needs.held_by and (needs.labels < requested.labels or needs.features < requested.features):
+        lines.append(f"{spec.name}: older months are held back: {'; '.join(needs.held_by)}")
+        log.warning(lines[-1])
+    return "; ".join(lines) or f"{spec.name}: nothing is older than it may be"
 
 
 def batches(job: Job) -> str:
-    """Remove the rows of loads that were killed, and mark their batches abandoned. A running load is not waited for."""
+    """Remove the rows of killed loads, and mark their batches abandoned. Do not wait for a running load."""
     from db.store.appending import remove_dead
 
     def clean(spec: ModelSpec) -> str:
@@ -146,33 +161,33 @@ def batches(job: Job) -> str:
                 unfinished = (load_batch.c.model == spec.name) & (load_batch.c.state == "open")
                 count = connection.scalar(select(func.count()).select_from(load_batch).where(unfinished))
             return f"{spec.name}: {_counted(range(count or 0), 'unfinished load')}" if count else ""
-        removed = remove_dead(job.settings, spec.store)
-        if removed is None:
+        killed = remove_dead(job.settings, spec.store)
+        if killed is None:
             return f"{spec.name}: a load is under way"
-        return f"{spec.name}: {_counted(range(removed), 'killed load')} removed" if removed else ""
+        return f"{spec.name}: {_counted(range(killed), 'killed load')} removed" if killed else ""
 
-    return _each(job.specs, clean) or "no load was killed"
+    return _run_for_each(job.specs, clean) or "no load was killed"
 
 
 def snapshots(job: Job) -> str:
-    """Delete the files of snapshots that no version in use came from, and files that no row knows; rows stay."""
+    """Delete files of snapshots that no version in use was trained on, and files without a row. Rows stay."""
     since = job.now - RECENT
     with session(job.settings, "maintenance") as connection:
         rows = connection.execute(select(snapshot.c.snapshot_id, snapshot.c.path))
-        known = {row.snapshot_id: row.path for row in rows}
-        used = in_use.snapshots_in_use(connection, since=since)
-    kept = _with_manifests(path for snapshot_id, path in known.items() if snapshot_id in used)
-    recorded = _with_manifests(known.values())
-    gone, freed = [], 0
+        recorded_paths = {row.snapshot_id: row.path for row in rows}
+        used_ids = in_use.snapshots_in_use(connection, since=since)
+    used_files = _with_manifests(path for snapshot_id, path in recorded_paths.items() if snapshot_id in used_ids)
+    recorded_files = _with_manifests(recorded_paths.values())
+    files, size = [], 0
     for file in sorted(job.settings.snapshots.glob("*")) if job.settings.snapshots.is_dir() else ():
         age = timedelta(seconds=time.time() - file.stat().st_mtime)
-        if not file.is_file() or file.name in kept or (file.name not in recorded and age < HALF_WRITTEN):
+        if not file.is_file() or file.name in used_files or (file.name not in recorded_files and age < HALF_WRITTEN):
             continue
-        gone.append(file.name)
-        freed += file.stat().st_size
+        files.append(file.name)
+        size += file.stat().st_size
         if not job.dry_run:
             file.unlink()
-    return f"{_counted(gone, 'file')} deleted, {freed / 1e6:,.1f} MB" if gone else "every snapshot is in use or recent"
+    return f"{_counted(files, 'file')} deleted, {size / 1e6:,.1f} MB" if files else "every snapshot is in use or recent"
 
 
 def _with_manifests(paths: Iterable[str]) -> set[str]:
@@ -180,17 +195,19 @@ def _with_manifests(paths: Iterable[str]) -> set[str]:
 
 
 def artifacts(job: Job) -> str:
-    """Delete from MLflow the versions that were refused a month ago and never served; their runs' metrics stay."""
-    before, told = job.now - RECENT, []
+    """Delete versions from MLflow that were rejected a month ago and never served. The metrics of their runs stay."""
+    before, lines = job.now - RECENT, []
     with session(job.settings, "maintenance") as connection:
         models = in_use.models(connection)
         refused = {model: in_use.rejected(connection, model, before=before) for model in models}
     for model in filter(refused.get, models):
-        going = sorted(registry.versions_without_alias(job.settings, model) & refused[model])
-        for version in going if not job.dry_run else ():
+        versions = sorted(registry.versions_without_alias(job.settings, model) & refused[model])
+        for version in versions if not job.dry_run else ():
             registry.discard(job.settings, model, version)
-        told += [f"{model}: {_counted(going, 'version')} deleted, {going[0]} to {going[-1]}"] if going else []
-    return "; ".join(told) or "no refused version is a month old"
+        lines += (
+            [f"{model}: {_counted(versions, 'version')} deleted, {versions[0]} to {versions[-1]}"] if versions else []
+        )
+    return "; ".join(lines) or "no refused version is a month old"
 
 
 DUTIES: Mapping[str, Callable[[Job], str]] = {
@@ -198,21 +215,25 @@ DUTIES: Mapping[str, Callable[[Job], str]] = {
 }
 
 
-def _each[T](items: Iterable[T], do: Callable[[T], str]) -> str:
-    """What `do` says of each of `items`. Raises: the first HeldBack, after all of them."""
-    told, held = [], []
+def _run_for_each[T](items: Iterable[T], action: Callable[[T], str]) -> str:
+    """Call `action` for each of `items` and join the returned lines.
+
+    Raises:
+        HeldBack: the first one raised, after all items were tried.
+    """
+    lines, errors = [], []
     for item in items:
         try:
-            told.append(do(item))
-        except HeldBack as back:
-            held.append(back)
-    done = "; ".join(filter(None, told))
-    if held:
-        log.info("done all the same: %s", done or "nothing")
-        raise held[0]
-    return done
+            lines.append(action(item))
+        except HeldBack as error:
+            errors.append(error)
+    text = "; ".join(filter(None, lines))
+    if errors:
+        log.info("held back in part, done: %s", text or "nothing")
+        raise errors[0]
+    return text
 
 
-def _counted(things: Iterable[object], noun: str) -> str:
-    count = len(list(things))
+def _counted(items: Iterable[object], noun: str) -> str:
+    count = len(list(items))
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,7 +1,7 @@
 """Forget: delete an entity's rows everywhere, leave a tombstone, and keep its rows from being loaded again.
 
-Models, reference profiles and monitoring's counts stay: they are about all rows together, and hold none. The next
-training learns from what is left.
+Models, profiles and monitoring's counts stay: they summarize all rows and hold no single row. The next training learns
+from the remaining rows.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,12 @@ from utils.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """How many rows of the entity were found, by place; they are deleted unless it was a `dry_run`."""
+    """The result of forgetting an entity.
+
+    forgotten_at: UTC.
+    dry_run: whether the rows were only counted.
+    found: the number of the entity's rows, by place. They are deleted unless `dry_run` is true.
+    """
 
     model: str
     forgotten_at: datetime
@@ -38,15 +43,17 @@ def forget(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Forgotten:
-    """Delete the rows of an entity of the model in every place that holds some; `now` is UTC.
+    """Delete the rows of an entity of the model in every place. `now` is UTC.
 
-    The tombstone comes first and names each place once it is done, so doing this again after a crash finishes it.
-    Loads of the model wait meanwhile. `progress` is told how many rows of the log have been looked at.
+    The tombstone is written first and records each finished place, so a second call after a crash finishes the work.
+    Loads of the model wait meanwhile. `progress` gets the number of rows of the log that were examined.
 
-    Raises: StackError where a load keeps its turn for an hour; Unreachable, AccessDenied, SettingMissing, NotFound.
+    Raises:
+        StackError: a load holds the model's lock for an hour.
+        Unreachable, AccessDenied, SettingMissing, NotFound.
     """
     tables = store_tables(spec.store)
-    found: dict[str, int] = {}
+    row_counts: dict[str, int] = {}
     with rows.deleting(settings) as connection:
 
         def in_store(connection: Connection) -> Iterator[tuple[str, int]]:
@@ -54,30 +61,30 @@ def forget(
                 yield name, rows.in_table(connection, table.c.entity_id, entity_id, delete=not dry_run)
 
         if dry_run:
-            found |= in_store(connection)
-            found |= _elsewhere(connection, settings, spec, entity_id, delete=False, progress=progress)
-            return Forgotten(spec.name, now, True, found)
-        tombstone, earlier = rows.open_tombstone(
+            row_counts |= in_store(connection)
+            row_counts |= _outside_store(connection, settings, spec, entity_id, delete=False, progress=progress)
+            return Forgotten(spec.name, now, True, row_counts)
+        tombstone, earlier_counts = rows.open_tombstone(
             connection, model=spec.name, entity_id=entity_id, places=PLACES, caused_by=caused_by, now=now
         )
 
-        def note(place: str, count: int) -> None:
-            found[place] = earlier.get(place, 0) + count
-            rows.record_found(connection, tombstone, {**earlier, **found})
+        def record(place: str, count: int) -> None:
+            row_counts[place] = earlier_counts.get(place, 0) + count
+            rows.record_found(connection, tombstone, {**earlier_counts, **row_counts})
 
         with rows.turn(connection, spec.name):
             for place, count in in_store(connection):
-                note(place, count)
-        for place, count in _elsewhere(connection, settings, spec, entity_id, delete=True, progress=progress):
-            note(place, count)
-    return Forgotten(spec.name, now, False, found)
+                record(place, count)
+        for place, count in _outside_store(connection, settings, spec, entity_id, delete=True, progress=progress):
+            record(place, count)
+    return Forgotten(spec.name, now, False, row_counts)
 
 
-# Spools of services are not among them: what is older than its entity's tombstone leaves them unlogged.
+# Spools of services are not places: a service drops spooled rows that are older than their entity's tombstone.
 PLACES = ("features", "labels", "latest", "predictions", "feedback", "dead_letters", "results", "snapshots", "rejects")
 
 
-def _elsewhere(
+def _outside_store(
     connection: Connection,
     settings: Settings,
     spec: ModelSpec,
@@ -86,14 +93,15 @@ def _elsewhere(
     delete: bool,
     progress: Progress | None,
 ) -> Iterator[tuple[str, int]]:
-    """Each place outside the store, with how many rows of the entity were there."""
+    """Each place outside the store, with the number of the entity's rows in it."""
     predictions, feedback = rows.in_log(connection, spec.name, entity_id, delete=delete, progress=progress)
     yield from (("predictions", predictions), ("feedback", feedback))
     yield "dead_letters", rows.in_dead_letters(connection, spec.name, entity_id, delete=delete)
     columns = rows.results_columns(connection, spec.name)
     yield "results", sum(rows.in_table(connection, column, entity_id, delete=delete) for column in columns)
     yield "snapshots", redact_entity(settings, spec.name, entity_id, delete=delete)
-    # One row of such a file is one value of somebody, and nothing in it says whose: a load makes it anew.
+    # A row of a rejects file is one entity's value, but the file does not name the entity. So delete whole files: a
+    # load writes them again.
     files = sorted((settings.rejects / spec.name).glob("*.csv"))
     yield "rejects", len(files)
     for file in files if delete else ():

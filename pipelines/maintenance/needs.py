@@ -1,4 +1,4 @@
-"""What retention must leave in the store: rows that a champion learned from, where no snapshot stands in for them."""
+"""The rows that retention must leave in the store: rows that a champion learned from and no snapshot holds."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,12 @@ EVER, NEVER = datetime(1, 1, 1), datetime(9999, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Labels from `labels` on, and feature rows from `features` on (UTC), must stay; `held_by` says for what."""
+    """The rows of a store that must stay. Times are UTC.
+
+    labels: labels from this time on stay.
+    features: feature rows from this time on stay.
+    held_by: the reasons, one text each.
+    """
 
     labels: datetime = NEVER
     features: datetime = NEVER
@@ -30,30 +35,30 @@ class Needs:
 
 
 def needs_of(settings: Settings, spec: ModelSpec) -> Needs:
-    """What a champion, the version before it, or a training that may be reading now needs of the model's store.
+    """The rows of the model's store that the champion, the version before it, or an active training needs.
 
-    A snapshot whose file is there with its recorded hash stands in for the rows it was read from. Of a version that no
-    training here made nothing is known, so everything is held back for it.
+    A snapshot replaces its rows in the store if its file exists and has the recorded hash. If no training recorded in
+    this database made a version, its rows are unknown, so all rows stay.
     """
     with session(settings, "maintenance") as connection:
         versions = in_use.champions(connection, spec.name)
-        behind = in_use.runs_behind(connection, spec.name, versions)
-        at_work = in_use.reading(connection, spec.name)
+        run_ids = in_use.runs_behind(connection, spec.name, versions)
+        active_runs = in_use.reading(connection, spec.name)
     needs = Needs()
     for version in sorted(versions):
-        if version not in behind:
+        if version not in run_ids:
             needs = _with_reason(needs, None, f"which rows version {version} was trained on is not known here")
             continue
-        trained = training_runs.load_run(settings, behind[version])
-        if problem := _unproven(settings, trained):
-            needs = _with_reason(needs, trained, f"version {version} was trained on them, and {problem}")
-    for run_id in at_work:
+        run = training_runs.load_run(settings, run_ids[version])
+        if problem := _snapshot_problem(settings, run):
+            needs = _with_reason(needs, run, f"version {version} was trained on them, and {problem}")
+    for run_id in active_runs:
         needs = _with_reason(needs, training_runs.load_run(settings, run_id), f"training {run_id} is reading")
     return needs
 
 
-def _unproven(settings: Settings, run: Run) -> str:
-    """Why the run's snapshot can't stand in for its rows; empty where it can."""
+def _snapshot_problem(settings: Settings, run: Run) -> str:
+    """Why the run's snapshot can't replace its rows in the store. Empty if it can."""
     if run.snapshot_id is None:
         return "it has no snapshot"
     try:
@@ -63,9 +68,9 @@ def _unproven(settings: Settings, run: Run) -> str:
     return ""
 
 
-def _with_reason(needs: Needs, run: Run | None, why: str) -> Needs:
+def _with_reason(needs: Needs, run: Run | None, reason: str) -> Needs:
     labels = features = EVER
     if run and (oldest := window(run)[0]):
         labels, max_age = oldest, run.spec.features.max_age
         features = oldest - max_age if max_age else EVER
-    return Needs(min(needs.labels, labels), min(needs.features, features), (*needs.held_by, why))
+    return Needs(min(needs.labels, labels), min(needs.features, features), (*needs.held_by, reason))

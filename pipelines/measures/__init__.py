@@ -1,1 +1,1 @@
-"""Metrics, drift and defects: pure measures that training and monitoring share."""
+"""Metrics, drift and defects: pure functions that training and monitoring share."""

@@ -1,7 +1,7 @@
-"""Metrics of predictions, each for many weightings of the rows at once.
+"""Metrics of predictions, each computed for many weightings of the rows at once.
 
-Weights of one give the metric, resampled ones its bootstrap distribution: a value and its interval can never come from
-two definitions.
+Weights of one give the metric. Resampled weights give its bootstrap distribution. So a value and its interval always
+come from the same definition.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,16 +23,19 @@ HIGHER_IS_BETTER = {
     "mae": False,
 }
 RESAMPLES = 1000
-RESAMPLE_SEED = 7  # of the resamples: the same rows give the same interval
-FEWEST_UNITS = 10  # things to resample; an interval from fewer means nothing
-_ROWS_AT_ONCE = 4_000_000  # cells of a block of weights, 32 MB
+RESAMPLE_SEED = 7  # fixed, so that the same rows give the same interval
+FEWEST_UNITS = 10  # units to resample; an interval from fewer is meaningless
+_CELLS_AT_ONCE = 4_000_000  # cells in a block of weights, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedRows:
-    """n predictions beside the truth. Classes are codes into the spec's order; regression has values.
+    """n predictions and their true labels. Classes are codes in the spec's order; regression has values.
 
-    truth, predicted: (n,). probabilities: (n, classes), None for regression. classes: how many.
+    truth: (n,).
+    predicted: (n,).
+    probabilities: (n, classes). None for regression.
+    classes: the number of classes. 0 for regression.
     """
 
     truth: np.ndarray
@@ -42,7 +45,7 @@ class JudgedRows:
 
 
 def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> JudgedRows:
-    """`scores` beside the true labels, an array of class names or numbers in the same row order."""
+    """Join `scores` with the true labels, an array of class names or numbers in the same row order."""
     if spec.task == "regression":
         return JudgedRows(truth.astype(float), np.asarray(scores.predictions, float), None, 0)
     code = {name: position for position, name in enumerate(spec.label.classes)}
@@ -55,32 +58,35 @@ def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> JudgedRows:
 
 
 def value(metric: str, judged: JudgedRows) -> float:
-    """`metric` over all rows, each counted once. NaN where it is not defined (one class only, no rows)."""
+    """Return `metric` over all rows, each counted once. NaN where the metric is undefined (one class only, no rows)."""
     return float(weighted(metric, judged, np.ones((1, len(judged.truth))))[0])
 
 
 def weighted(metric: str, judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """`metric` for each row of `weights`, (resamples, n): an array (resamples,)."""
+    """Return `metric` for each row of `weights`, (resamples, n), as an array (resamples,)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](judged, weights)
 
 
 def drawn_together(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
-    """What each of n rows is resampled with, (n,): its entity; the day of its event time where there are fewer than
-    ten entities, as in one long series; nothing but itself where there are fewer days than that, too."""
+    """The unit that each of n rows is resampled with, (n,).
+
+    The unit is the row's entity. With fewer than ten entities, for example in one long series, it is the day of the
+    event time. With fewer than ten days too, each row is a unit of its own.
+    """
     days = event_times.astype("datetime64[D]")
     return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST_UNITS), np.arange(len(entities)))
 
 
 def entity_weights(entities: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """Blocks (≤ resamples, n) of bootstrap weights: whole entities are drawn with replacement.
+    """Blocks (≤ resamples, n) of bootstrap weights. Whole entities are drawn with replacement.
 
-    One entity's rows are alike, and drawing rows would promise more precision than there is (the cluster bootstrap of
-    Field and Welsh 2007).
+    The rows of one entity are alike, so drawing single rows would promise too much precision (the cluster bootstrap
+    of Field and Welsh 2007).
     """
     _, position = np.unique(entities, return_inverse=True)
     count = int(position.max()) + 1
-    block = max(1, min(resamples, _ROWS_AT_ONCE // len(entities)))
+    block = max(1, min(resamples, _CELLS_AT_ONCE // len(entities)))
     generator = np.random.default_rng(seed)
     sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
     return [
@@ -89,9 +95,9 @@ def entity_weights(entities: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples
 
 
 def _f1s(judged: JudgedRows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each class, 2·TP / (2·TP + FP + FN), NaN for one that neither side names; and its true rows' weight.
+    """F1 of each class, 2·TP / (2·TP + FP + FN), and the weight of the rows whose true class it is.
 
-    Both (resamples, classes).
+    Both are (resamples, classes). F1 is NaN for a class that is neither true nor predicted in any row.
     """
     k = judged.classes
     cells = np.zeros((len(judged.truth), k * k))
@@ -103,8 +109,11 @@ def _f1s(judged: JudgedRows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _macro_f1(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """The mean over the classes that occur. One that is only predicted has an F1 of 0 whatever else is right: a single
-    such row would cost a small slice a third of its value; the class it was taken from loses by it anyway."""
+    """The mean F1 over the classes that occur in the truth.
+
+    A class that is only predicted is left out. Its F1 is always 0, so a single such row would cost a small slice a
+    third of its value. The row's true class loses F1 by the wrong prediction anyway.
+    """
     scores, support = _f1s(judged, weights)
     mean: np.ndarray = np.nanmean(np.where(support > 0, scores, np.nan), axis=1)
     return mean
@@ -120,16 +129,16 @@ def _accuracy(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
 
 def _log_loss(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     assert judged.probabilities is not None  # noqa: S101  (the spec allows this metric for classes only)
-    of_truth = judged.probabilities[np.arange(len(judged.truth)), judged.truth]
-    return _mean(-np.log(np.clip(of_truth, 1e-15, 1)), weights)
+    true_class_probability = judged.probabilities[np.arange(len(judged.truth)), judged.truth]
+    return _mean(-np.log(np.clip(true_class_probability, 1e-15, 1)), weights)
 
 
 def _roc_auc(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """The chance that a positive row scores above a negative one, ties counting half (Mann–Whitney)."""
+    """The chance that a positive row scores above a negative row. Ties count half (Mann–Whitney)."""
     assert judged.probabilities is not None  # noqa: S101
-    chance = judged.probabilities[:, -1]
-    order = np.argsort(chance, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(chance[order]) > 0])
+    probability = judged.probabilities[:, -1]
+    order = np.argsort(probability, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])
     sorted_weights, positive = weights[:, order], (judged.truth[order] == 1)
     positives = np.add.reduceat(sorted_weights * positive, starts, axis=1)
     negatives = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)

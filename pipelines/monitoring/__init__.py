@@ -1,1 +1,1 @@
-"""What services predicted, window by window, and whether it is time to train again."""
+"""Monitor the services' predictions window by window, and decide whether to retrain."""

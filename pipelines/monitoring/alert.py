@@ -1,4 +1,4 @@
-"""Alerts: what people must hear of goes to the log, and to the webhook where one is set."""
+"""Alerts: messages that people must read. They go to the log, and to the webhook if one is set."""
 
 import logging
 from urllib.parse import urlsplit
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def send(settings: Settings, text: str, **facts: object) -> bool:
-    """Log `text` and post it as JSON: `text`, which chat services show, and each of `facts`. False where it failed.
+    """Log `text`, and post `text` and `facts` as JSON. Return whether it succeeded.
 
-    The webhook's address is a secret: no more than its host is ever logged.
+    Chat services show the key `text`. The webhook's address is a secret, so only its host is logged.
     """
     import requests  # the DAG files import this module at every parse
 

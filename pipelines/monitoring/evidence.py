@@ -1,6 +1,6 @@
-"""Evidence: everything that `trigger.decide` decides on, in three steps.
+"""Evidence: collect the input of `trigger.decide_retraining` in three steps.
 
-The rows are read first, in one session. Files and labels are read next. `retrain_history` makes the history of both.
+The rows are read first, in one session. Files and labels are read next. `retrain_history` builds the history from both.
 """
 
 import logging
@@ -21,15 +21,17 @@ from pipelines.spec import EntitySplit, ModelSpec
 from utils.errors import IntegrityError, NotFound
 from utils.settings import Settings
 
-NORM = 20  # windows that say which share of refused requests is ordinary
+NORM = 20  # windows that determine the ordinary share of refused requests
 
 log = logging.getLogger(__name__)
 
 
 def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> MonitoringState:
-    """What is known of the model at `now`.
+    """Return the state of the model at `now` (UTC).
 
-    Raises: Unreachable; NotFound where MLflow lacks the version that serves.
+    Raises:
+        NotFound: MLflow does not have the version that serves.
+        Unreachable.
     """
     rows, new_labels = _read_rows(settings, spec, now=now)
     files = None
@@ -42,30 +44,30 @@ def gather(settings: Settings, spec: ModelSpec, *, now: datetime) -> MonitoringS
 
 
 def _read_rows(settings: Settings, spec: ModelSpec, *, now: datetime) -> tuple[RetrainRows, int]:
-    """The rows, and how many labels have come since the last training that finished."""
+    """The rows, and the number of labels that were loaded since the last finished training."""
     since = now - max(WEEK, 2 * spec.retrain.max_wait)
     with session(settings, "pipeline") as connection:
         rows = read_rows(connection, spec.name, drift=spec.monitoring.drift.of, recent=NORM + 1, decided_since=since)
-        learned = rows.finished["commit_seq"] if rows.finished else 0
-        return rows, loads.labels_since(connection, model=spec.name, commit_seq=learned)
+        commit_seq = rows.finished["commit_seq"] if rows.finished else 0
+        return rows, loads.labels_since(connection, model=spec.name, commit_seq=commit_seq)
 
 
 def _read_answer(
     settings: Settings, spec: ModelSpec, rows: RetrainRows, reference: Reference
 ) -> Mapping[str, np.ndarray] | None:
-    """Counts of the newest rows of the training that answers drift, from its snapshot."""
+    """The counts of the newest rows in the snapshot of the training that answers drift. None without one."""
     training = answering(rows)
     if training is None:
         return None
     try:
         return counts_of(newest_rows(training, spec=spec, settings=settings), reference)
-    except (NotFound, IntegrityError) as gone:
-        log.warning("every drift counts as new: %s", gone)
+    except (NotFound, IntegrityError) as error:
+        log.warning("every drift counts as new, the last training's snapshot is unreadable: %s", error)
         return None
 
 
 def _read_test_labels(settings: Settings, spec: ModelSpec, *, now: datetime) -> pd.DataFrame | None:
-    """The mature labels of a test period that ends now; None where a test is by entity."""
+    """The mature labels of a test period that ends now. None for a split by entity."""
     split = spec.training.split
     if isinstance(split, EntitySplit):
         return None

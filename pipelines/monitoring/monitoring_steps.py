@@ -1,8 +1,8 @@
-"""The steps of a monitoring run in their order: release, profile, drift, performance, decide.
+"""The steps of a monitoring run in order: release, profile, drift, performance, decide.
 
-Each reads and writes rows, and doing one again changes nothing. A run that dies anywhere is made up for by the next:
-windows are counted from where the rows end, and a decision that no training has claimed wakes one again. What takes
-long to import is imported by the step that needs it, for the DAG file reads their names at every parse.
+Each step reads and writes rows, and repeating a step changes nothing. The next run completes the work of a crashed run:
+it counts windows from the last counted one, and a decision that no training has claimed starts a training again. A step
+imports slow modules itself, because the DAG file reads the names of the steps at every parse.
 """
 
 import json
@@ -23,37 +23,37 @@ from pipelines.training import training_steps
 from utils.errors import NothingToDo
 from utils.settings import Settings
 
-ABANDONED = timedelta(days=1)  # a training outside Airflow that is still running after this is taken for dead
+ABANDONED = timedelta(days=1)  # a training outside Airflow that runs longer than this counts as crashed
 ENDED = {"success", "failed"}
 
 
 def release(settings: Settings, *, model: str, state_of: Callable[[str], str | None], now: datetime) -> list[str]:
-    """Open the decisions of trainings that died without saying so, for the next one; returns the ids of those.
+    """Reopen the decisions of crashed trainings for the next training. Return the ids of the crashed trainings.
 
-    `state_of` gives Airflow's state of a run of the training DAG, None where it has none by that id. A training from
-    the command line can't be asked for; its age tells.
+    state_of: returns Airflow's state of a run of the training DAG, or None if Airflow has no run with that id. A
+        training from the command line has no state, so its age decides.
     """
     with session(settings, "pipeline") as connection:
         running = trainings.trainings(connection, model=model, state="running")
-    dead = []
+    released = []
     for run in running:
         run_id = str(run["run_id"])
         if run_id.startswith(f"{model}_training/"):
             state = state_of(run_id)
-            gone = state is None or state in ENDED
+            ended = state is None or state in ENDED
         else:
-            gone = now - run["started_at"] > ABANDONED
-        if gone:
+            ended = now - run["started_at"] > ABANDONED
+        if ended:
             training_steps.give_up(run_id, settings=settings, now=now)
-            dead.append(run_id)
-    return dead
+            released.append(run_id)
+    return released
 
 
 def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring import windows
 
-    counted = windows.count_windows(settings, spec, until=until, now=now)
-    return f"{counted} new windows"
+    count = windows.count_windows(settings, spec, until=until, now=now)
+    return f"{count} new windows"
 
 
 def drift(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
@@ -72,12 +72,12 @@ STEPS: dict[str, Callable[..., str]] = {"profile": profile, "drift": drift, "per
 
 
 def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> RowMapping:
-    """Append the decision of the run `caused_by` and send its alert; a second call returns the row of the first."""
+    """Append the decision of the run `caused_by` and send its alert. A second call returns the row of the first."""
     from pipelines.monitoring.evidence import gather
 
     with session(settings, "pipeline") as connection:
-        known = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
-    if known is None:
+        existing = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
+    if existing is None:
         state = gather(settings, spec, now=now)
         decision = trigger.decide_retraining(state, Policy.of(spec), now)
         row = {
@@ -95,13 +95,13 @@ def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime
     send_alerts(settings, model=spec.name, now=now)
     send_dead_letters(settings, model=spec.name, now=now)
     with session(settings, "pipeline") as connection:
-        made = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
-    assert made is not None  # noqa: S101  (appended above)
-    return made
+        decision_row = decisions.decision_by(connection, model=spec.name, caused_by=caused_by)
+    assert decision_row is not None  # noqa: S101  (appended above)
+    return decision_row
 
 
 def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
-    """Send the alerts of decisions that nobody heard of yet; returns how many. What fails is sent the next time."""
+    """Send the unsent alerts of decisions, and return how many were sent. The next call retries failed alerts."""
     with session(settings, "pipeline") as connection:
         waiting = alerts.unsent_alerts(connection, model)
     sent = 0
@@ -115,24 +115,25 @@ def send_alerts(settings: Settings, *, model: str, now: datetime) -> int:
 
 
 def send_dead_letters(settings: Settings, *, model: str, now: datetime) -> int:
-    """Alert of answered predictions that MariaDB refused for good, once each; returns how many they are."""
+    """Send one alert for all new dead letters. Return their number, or 0 if the alert fails."""
     with session(settings, "pipeline") as connection:
-        dead = alerts.unheard_dead_letters(connection, model)
-    if not dead:
+        rows = alerts.unheard_dead_letters(connection, model)
+    if not rows:
         return 0
-    errors = ", ".join(sorted({str(row["error"]) for row in dead}))
-    text = f"{model}: {len(dead)} answered predictions could not be logged (MariaDB error {errors}): see dead_letter"
-    if not alert.send(settings, text, model=model, dead_letters=len(dead), errors=errors):
+    errors = ", ".join(sorted({str(row["error"]) for row in rows}))
+    text = f"{model}: {len(rows)} answered predictions could not be logged (MariaDB error {errors}): see dead_letter"
+    if not alert.send(settings, text, model=model, dead_letters=len(rows), errors=errors):
         return 0
     with session(settings, "pipeline") as connection:
-        alerts.mark_dead_letters(connection, [row["id"] for row in dead], now=now)
-    return len(dead)
+        alerts.mark_dead_letters(connection, [row["id"] for row in rows], now=now)
+    return len(rows)
 
 
 def due(settings: Settings, *, model: str) -> str:
-    """The decision to retrain that waits for a training, in a line.
+    """Return a line on the decision to retrain that waits for a training.
 
-    Raises: NothingToDo where none does.
+    Raises:
+        NothingToDo: no decision waits.
     """
     with session(settings, "pipeline") as connection:
         waiting = decisions.open_retraining(connection, model)
@@ -142,9 +143,10 @@ def due(settings: Settings, *, model: str) -> str:
 
 
 def due_candidate(settings: Settings, *, model: str) -> str:
-    """The candidate that passed its gates and waits for a deployment, in a line.
+    """Return a line on the candidate that passed its gates and waits for a deployment.
 
-    Raises: NothingToDo where none does.
+    Raises:
+        NothingToDo: no candidate waits.
     """
     with session(settings, "pipeline") as connection:
         version = decisions.open_candidate(connection, model)
@@ -154,6 +156,6 @@ def due_candidate(settings: Settings, *, model: str) -> str:
 
 
 def as_json(state: MonitoringState) -> object:
-    """What is known of a model as JSON has it: times as ISO 8601 text with a Z."""
-    shown = json.dumps(asdict(state), default=lambda moment: f"{moment.isoformat()}Z")
-    return json.loads(shown)
+    """Convert the state to plain JSON. Times become ISO 8601 text with a Z."""
+    text = json.dumps(asdict(state), default=lambda moment: f"{moment.isoformat()}Z")
+    return json.loads(text)

@@ -1,6 +1,6 @@
-"""Performance: how good the logged predictions were, once their labels had time to arrive.
+"""Performance: measure the quality of the logged predictions once their labels are mature.
 
-`truths` says what a prediction's label is, and that labels that the version learned from judge nothing.
+`truths` matches labels with predictions, and leaves out labels that the version learned from.
 """
 
 from collections.abc import Sequence
@@ -24,73 +24,78 @@ from pipelines.spec import ModelSpec, margin_at
 from utils.errors import NotFound
 from utils.settings import Settings
 
-CONFIDENCE = 0.95  # that the loss is no chance, one-sided
+CONFIDENCE = 0.95  # one-sided, that a loss is not due to chance
 
 
 def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> list[str]:
-    """Judge each version's windows whose labels are mature at `until`; says in a line each what was found."""
+    """Judge each version's windows whose labels are mature at `until` (UTC). Return one line a result."""
     mature = until - spec.label.maturity
     oldest = mature - BACKLOG * spec.monitoring.window
     with session(settings, "pipeline") as connection:
-        watched = window_rows.versions(connection, model=spec.name, after=oldest)
-    versions, told = References(settings, spec.name), []
-    for version in watched:
+        versions = window_rows.versions(connection, model=spec.name, after=oldest)
+    references, lines = References(settings, spec.name), []
+    for version in versions:
         with session(settings, "pipeline") as connection:
-            done = window_rows.measured_until(connection, performance_result, model=spec.name, version=version)
+            judged_until = window_rows.measured_until(connection, performance_result, model=spec.name, version=version)
             rows = window_rows.windows(
                 connection,
                 window_profile,
                 model=spec.name,
                 version=version,
-                after=max(done or EPOCH, oldest),
+                after=max(judged_until or EPOCH, oldest),
                 until=mature,
             )
         pending = [row for row in rows if row["row_count"]]
-        for row in _results(settings, spec, versions, pending, until=until, now=now) if pending else ():
+        for row in _results(settings, spec, references, pending, until=until, now=now) if pending else ():
             with session(settings, "pipeline") as connection:
                 window_rows.add_window(connection, performance_result, row)
-            shown = f"{row['metric']} {row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
-            told.append(f"version {version}, window to {row['window_end']}, {row['label_count']:,} labels: {shown}")
-    return told
+            estimate = f"{row['metric']} {row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+            lines.append(f"version {version}, window to {row['window_end']}, {row['label_count']:,} labels: {estimate}")
+    return lines
 
 
 def _results(
     settings: Settings,
     spec: ModelSpec,
-    versions: References,
+    references: References,
     pending: Sequence[RowMapping],
     *,
     until: datetime,
     now: datetime,
 ) -> list[dict[str, Any]]:
-    """A row for each run of neighbouring windows that has `min_rows` labels; the rest waits for more."""
+    """A row for each group of neighbouring windows with `min_rows` labels. The remaining windows wait for more."""
     start, end = pending[0]["window_start"], pending[-1]["window_end"]
     truths = read_truths(settings, spec, start=start, end=end, known_by=until)
     if truths.empty:
         return []
     version = int(pending[0]["version"])
     try:
-        reference = versions.reference(version)
+        reference = references.reference(version)
     except NotFound:
         return []
-    unlearned = truths.not_learned_by(reference.run)
-    results, gathered, first = [], [], start
+    usable_truths = truths.not_learned_by(reference.run)
+    results, parts, first_start = [], [], start
     for window in pending:
-        gathered.append(_labelled(settings, window, unlearned))
-        if sum(map(len, gathered)) >= spec.monitoring.min_rows:
-            labelled = pd.concat(gathered, ignore_index=True)
+        parts.append(_labelled(settings, window, usable_truths))
+        if sum(map(len, parts)) >= spec.monitoring.min_rows:
+            labelled = pd.concat(parts, ignore_index=True)
             measured = _measure(labelled, spec=reference.bundle.spec, metric=spec.watched_metric)
             if not np.isfinite([measured["value"], measured["low"], measured["high"]]).all():
-                continue  # not defined on these few, as with one class only
-            against = _against(measured, versions.judged(version, spec.watched_metric), spec=spec)
-            place = {"model": spec.name, "version": version, "window_start": first, "window_end": window["window_end"]}
-            results.append({**place, **measured, **against, "label_count": len(labelled), "measured_at": now})
-            gathered, first = [], window["window_end"]
+                continue  # undefined on so few rows, for example with one class only
+            comparison = _compared_with_judged(measured, references.judged(version, spec.watched_metric), spec=spec)
+            key = {
+                "model": spec.name,
+                "version": version,
+                "window_start": first_start,
+                "window_end": window["window_end"],
+            }
+            results.append({**key, **measured, **comparison, "label_count": len(labelled), "measured_at": now})
+            parts, first_start = [], window["window_end"]
     return results
 
 
 def _labelled(settings: Settings, window: RowMapping, truths: Truths) -> pd.DataFrame:
-    """The version's predictions of `window` whose truth is known, with it: `COLUMNS`."""
+    """The version's predictions of `window` with a known truth. Columns: `COLUMNS`."""
     parts = [pd.DataFrame(columns=COLUMNS)]
     for chunk in reading.predictions(
         settings, truths.spec.name, start=window["window_start"], end=window["window_end"]
@@ -101,12 +106,12 @@ def _labelled(settings: Settings, window: RowMapping, truths: Truths) -> pd.Data
 
 
 def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[str, Any]:
-    """The metric with its one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
+    """Compute the metric with one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
     judged = judged_rows(labelled, spec=spec)
-    together = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
-    blocks = entity_weights(together)
-    drawn = np.concatenate([weighted(metric, judged, weights) for weights in blocks])
-    low, high = np.nanquantile(drawn, [1 - CONFIDENCE, CONFIDENCE])
+    units = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
+    blocks = entity_weights(units)
+    resampled = np.concatenate([weighted(metric, judged, weights) for weights in blocks])
+    low, high = np.nanquantile(resampled, [1 - CONFIDENCE, CONFIDENCE])
     entities = int(labelled["entity_id"].nunique())
     return {
         "metric": metric,
@@ -117,8 +122,11 @@ def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[st
     }
 
 
-def _against(measured: dict[str, Any], judged: float | None, *, spec: ModelSpec) -> dict[str, Any]:
-    """Lost: even the better end of the interval is worse than the version was when judged, by more than the margin."""
+def _compared_with_judged(measured: dict[str, Any], judged: float | None, *, spec: ModelSpec) -> dict[str, Any]:
+    """Compare the metric with the version's judged value.
+
+    `lost` means that even the better bound is worse than the judged value by more than the margin.
+    """
     if judged is None:
         return {"judged": None, "threshold": None, "lost": False}
     margin = margin_at(spec.watched_margin, judged)

@@ -1,4 +1,4 @@
-"""What monitoring holds a version's predictions against: its profile, how it was judged, and what it learned from."""
+"""The references that monitoring compares a version's predictions with: profile, judged metric, and training rows."""
 
 import json
 import tempfile
@@ -29,7 +29,13 @@ from utils.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`run` is the training that made the version; None where this database knows of none."""
+    """The files and facts of one version.
+
+    bundle: the loaded bundle.
+    profile: the content of `profile.json`.
+    fitted_until: the newest event time that the version learned from (UTC).
+    run: the training that made the version. None if this database does not have it.
+    """
 
     bundle: Bundle
     profile: dict[str, Any]
@@ -39,20 +45,20 @@ class Reference:
 
 @dataclass(slots=True)
 class References:
-    """The references of a model's versions, each fetched once."""
+    """The references of a model's versions. Each is fetched once."""
 
     settings: Settings
     model: str
-    _known: dict[int, Reference] = field(default_factory=dict)
+    _fetched: dict[int, Reference] = field(default_factory=dict)
 
     def reference(self, version: int) -> Reference:
-        """Raises: NotFound, Unreachable."""
-        if version not in self._known:
-            self._known[version] = self._fetch(version)
-        return self._known[version]
+        """Return the reference of a version. Raises: NotFound, Unreachable."""
+        if version not in self._fetched:
+            self._fetched[version] = self._fetch(version)
+        return self._fetched[version]
 
     def judged(self, version: int, metric: str) -> float | None:
-        """The metric on the test rows that the version was judged by, or None where that is not recorded."""
+        """The metric on the test rows that the version was judged on. None if it is not recorded."""
         run = self.reference(version).run
         if run is None or run.mlflow_run_id is None:
             return None
@@ -66,31 +72,35 @@ class References:
             profile = json.loads((Path(folder) / "profile.json").read_text(encoding="utf-8"))
         tags = registry.version_tags(self.settings, self.model, version)
         with session(self.settings, "pipeline") as connection:
-            known = trainings.find_run(connection, tags["run_id"]) is not None
-        run = training_runs.load_run(self.settings, tags["run_id"]) if known else None
+            has_run = trainings.find_run(connection, tags["run_id"]) is not None
+        run = training_runs.load_run(self.settings, tags["run_id"]) if has_run else None
         return Reference(bundle, profile, registry.fitted_until(tags), run)
 
 
 def newest_rows(training: RowMapping, *, spec: ModelSpec, settings: Settings) -> pd.DataFrame:
-    """The newest rows that a training had: those of its last monitoring window, or as many as a window must have.
+    """The newest rows of a training's snapshot: one monitoring window, but at least `monitoring.min_rows` rows.
 
-    `training` is its row. Raises: NotFound where it has no snapshot or its file is gone; IntegrityError.
+    training: the training's row.
+
+    Raises:
+        NotFound: the training has no snapshot, or the snapshot's file does not exist.
+        IntegrityError.
     """
     if training["snapshot_id"] is None:
         raise NotFound(what="snapshot", where=f"training run {training['run_id']}")
     rows = read_snapshot(training["snapshot_id"], settings=settings).frame.sort_values("event_time", kind="stable")
     times = rows["event_time"]
-    recent = int((times > times.max() - pd.Timedelta(spec.monitoring.window)).sum())
-    return rows.iloc[-max(recent, spec.monitoring.min_rows) :]
+    recent_count = int((times > times.max() - pd.Timedelta(spec.monitoring.window)).sum())
+    return rows.iloc[-max(recent_count, spec.monitoring.min_rows) :]
 
 
 def counts_of(rows: pd.DataFrame, reference: Reference) -> dict[str, np.ndarray]:
-    """Counts of the features of `rows`, and of what the version predicts for them, over the bins of its profile.
+    """Count the features of `rows`, and the version's predictions for them, over the bins of the version's profile.
 
-    A feature that `rows` does not have is missing in all of them.
+    A feature that is not a column of `rows` counts as missing in all rows.
     """
     spec, profile = reference.bundle.spec, reference.profile
-    known = rows.reindex(columns=list(spec.features.columns))
-    predicted = score(reference.bundle.model, pool_from_frame(known, spec=spec, label=False), spec=spec).predictions
-    found = {name: counts(known[name], entry) for name, entry in profile["features"].items()}
-    return {**found, PREDICTION: counts(pd.Series(predicted), profile["prediction"])}
+    features = rows.reindex(columns=list(spec.features.columns))
+    predicted = score(reference.bundle.model, pool_from_frame(features, spec=spec, label=False), spec=spec).predictions
+    feature_counts = {name: counts(features[name], entry) for name, entry in profile["features"].items()}
+    return {**feature_counts, PREDICTION: counts(pd.Series(predicted), profile["prediction"])}

@@ -1,6 +1,6 @@
-"""The history that a decision to retrain is made on, made from all that was read for it.
+"""Build the history that a decision to retrain is based on.
 
-Pure: `evidence` reads, this makes the history, `trigger` decides.
+Pure: `evidence` reads the input, this module builds the history, `trigger` decides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,14 @@ from pipelines.spec import Drift, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class FilesAndLabels:
-    """What is read beside the rows: files of the version that serves and of a training, and labels from the store.
+    """The input besides the rows: files of the version that serves and of a training, and labels of the store.
 
-    profile: of the version. fitted_until: the newest event time that it learned from. answer: counts of the newest rows
-    of the training that answers drift, over the bins of `profile`; None where none does, or its rows can't be read.
-    new_labels: since the last training that finished. test_labels: those of a test period that ends now, with their
-    event_time; None where a test is by entity.
+    profile: the version's profile.
+    fitted_until: the newest event time that the version learned from (UTC).
+    answer: counts of the newest rows of the training that answers drift, over the bins of `profile`. None if no
+        training answers it, or its rows can't be read.
+    new_labels: the number of labels since the last finished training.
+    test_labels: the labels of a test period that ends now, with their event_time. None for a split by entity.
     """
 
     profile: Mapping[str, Any]
@@ -40,7 +42,10 @@ class FilesAndLabels:
 
 
 def history_of(rows: RetrainRows, files: FilesAndLabels | None, *, spec: ModelSpec) -> MonitoringState:
-    """What `trigger.decide` goes by. `files` is None where nothing serves; nothing else is then known, either."""
+    """Return the input of `trigger.decide_retraining`.
+
+    files: None if no version serves. The history is then empty.
+    """
     if rows.serving is None or files is None:
         return MonitoringState(version=None)
     usable, needed = _labels(files, spec)
@@ -65,23 +70,26 @@ def history_of(rows: RetrainRows, files: FilesAndLabels | None, *, spec: ModelSp
 
 
 def answering(rows: RetrainRows) -> RowMapping | None:
-    """The training that the windows that drifted are compared with: the last that finished. None where none drifted.
+    """Return the training that answers drift: drifted windows are compared with the newest rows of its snapshot.
 
-    A candidate that could not be told from the champion is no answer yet: the next one has more labels.
+    It is the last finished training. None if no window drifted, or the verdict on its candidate is to wait: the next
+    candidate has more labels.
     """
     waits = rows.verdict is not None and rows.verdict["verdict"] == "wait"
     return rows.finished if not waits and any(row["drifted"] for row in rows.drift) else None
 
 
 def _window(row: RowMapping, parts: Sequence[RowMapping], files: FilesAndLabels, *, policy: Drift) -> Window:
-    """A row of drift; it is answered where its `parts` look like the newest rows of the training that answers."""
-    broken = tuple(str(Defect(**each)) for each in row["evidence"]["defects"])
+    """Build a window from a row of drift. It is answered if its `parts` are distributed like `files.answer`."""
+    broken = tuple(str(Defect(**defect)) for defect in row["evidence"]["defects"])
     answered = False
     if row["drifted"] and files.answer is not None:
-        found = summed(parts)
-        worst = worst_first(measure_drift(files.profile, found, policy=policy, base=files.answer))
-        still = defects(files.profile, found, unseen=unseen(parts), drifted=frozenset(worst), base=files.answer)
-        answered = not worst and not still
+        window_counts = summed(parts)
+        worst = worst_first(measure_drift(files.profile, window_counts, policy=policy, base=files.answer))
+        remaining = defects(
+            files.profile, window_counts, unseen=unseen(parts), drifted=frozenset(worst), base=files.answer
+        )
+        answered = not worst and not remaining
     drifted = tuple(row["evidence"]["drifted"])
     return Window(row["window_start"], row["window_end"], row["row_count"], drifted, broken, answered)
 
@@ -92,10 +100,10 @@ def _measured(row: RowMapping) -> Measured:
 
 
 def _labels(files: FilesAndLabels, spec: ModelSpec) -> tuple[int, int]:
-    """How many labels a candidate could be compared with the champion on, and how many that takes.
+    """The number of labels on which a candidate could be compared with the champion, and the number needed.
 
-    By time they are those of the test period that are newer than all that the champion has learned. By entity the test
-    entities are always the same; but without any new label a training would only repeat the last.
+    In a split by time, the labels of the test period that are newer than `fitted_until` count. In a split by entity the
+    test entities are always the same. One new label is needed, because a training without one repeats the last.
     """
     if files.test_labels is None:
         return files.new_labels, 1
@@ -103,19 +111,19 @@ def _labels(files: FilesAndLabels, spec: ModelSpec) -> tuple[int, int]:
 
 
 def _rejects(windows: Sequence[RowMapping]) -> list[Defect]:
-    """Fields that the newest window's requests were refused for, more often than in the windows before."""
+    """The fields for which the newest window refused more requests than the windows before."""
     by_end: dict[datetime, tuple[int, dict[str, int]]] = {}
-    for row in windows:  # each version's row of a window tells the same rejects
+    for row in windows:  # all versions' rows of a window have the same rejects
         rows, _ = by_end.get(row["window_end"], (0, {}))
         by_end[row["window_end"]] = rows + row["row_count"], row["quality"].get("rejects", {})
     if not by_end:
         return []
-    *before, (rows, refused) = [by_end[end] for end in sorted(by_end)]
+    *before, (rows, newest_rejects) = [by_end[end] for end in sorted(by_end)]
     return [
         defect
-        for name, count in refused.items()
+        for name, count in newest_rejects.items()
         for defect in rejected(
-            {name: count}, rows=rows, ordinary=median([_share(told.get(name, 0), n) for n, told in before] or [0.0])
+            {name: count}, rows=rows, ordinary=median([_share(fields.get(name, 0), n) for n, fields in before] or [0.0])
         )
     ]
 
@@ -126,7 +134,7 @@ def _share(refused: int, rows: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Past:
-    """What earlier decisions mean for the next one; see `History`."""
+    """The facts of earlier decisions that the next one uses; see `MonitoringState`."""
 
     spent: tuple[datetime, ...]
     held_since: datetime | None
@@ -135,12 +143,14 @@ class _Past:
 
 
 def _past(decisions: Sequence[RowMapping]) -> _Past:
-    """`decisions`: newest first."""
-    held = list(takewhile(lambda row: row["action"] == "hold" and row["evidence"].get("reasons"), decisions))
-    broken = list(takewhile(lambda row: row["cause"] == "broken_source", decisions))
+    """Collect the facts of `decisions`, newest first."""
+    held_decisions = list(takewhile(lambda row: row["action"] == "hold" and row["evidence"].get("reasons"), decisions))
+    broken_decisions = list(takewhile(lambda row: row["cause"] == "broken_source", decisions))
     return _Past(
         spent=tuple(r["decided_at"] for r in decisions if r["action"] == "retrain" and r["cause"] in BUDGETED),
-        held_since=held[-1]["decided_at"] if held else None,
-        alerted_at=next((r["decided_at"] for r in held if r["alert"] and r["cause"] != "broken_source"), None),
-        broken_alerted_at=next((r["decided_at"] for r in broken if r["alert"]), None),
+        held_since=held_decisions[-1]["decided_at"] if held_decisions else None,
+        alerted_at=next(
+            (r["decided_at"] for r in held_decisions if r["alert"] and r["cause"] != "broken_source"), None
+        ),
+        broken_alerted_at=next((r["decided_at"] for r in broken_decisions if r["alert"]), None),
     )

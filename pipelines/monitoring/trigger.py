@@ -1,7 +1,7 @@
-"""Trigger: whether what is known of a model is a reason to train it again. Pure; `evidence` gathers, this decides.
+"""Trigger: decide whether to retrain a model. Pure; `evidence` collects the input.
 
-A reason says why, a block says why not now. Missing evidence is no reason. A verdict of "not better" is healthy: it
-starts no backoff, the next reason is heard as soon as the cooldown is over.
+A reason speaks for a training, a block against a training now. Missing evidence is no reason. A candidate that is not
+better is a normal result: it starts no backoff, and the next reason counts as soon as the cooldown is over.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What drift said of one window. `drifted`: features, the worst first. `defects`: what is broken, a line each.
+    """The drift result of one window. Times are UTC.
 
-    answered: the newest rows of the last training look the same, so it has learned what there is to learn.
+    rows: the number of rows.
+    drifted: the drifted features, the worst first.
+    defects: the defects, a line each.
+    answered: the newest rows of the last training are distributed like the window, so it has already learned from them.
     """
 
     start: datetime
@@ -43,7 +46,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The newest result of performance, one-sided bounds; `lost` is against `judged` and the margin."""
+    """The newest performance result. Times are UTC.
+
+    end: the end of the window.
+    metric: the name of the metric.
+    value: the metric over the window's labelled predictions.
+    low, high: one-sided confidence bounds of `value`.
+    judged: the metric on the test rows that the version was judged on. None if it is not recorded.
+    lost: whether even the better bound is worse than `judged` by more than the margin.
+    measured_at: the time of the measurement.
+    """
 
     end: datetime
     metric: str
@@ -57,13 +69,23 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class MonitoringState:
-    """All that a decision is made on; times UTC.
+    """The input of a decision. Times are UTC.
 
-    version: the one that serves, None before the first. windows: its newest ones, the latest last. rejects: fields that
-    the newest requests are refused for, a line each. new_labels: since the last training that finished.
-    usable_labels of needed_labels: those that a new candidate could be compared on now. spent: when trainings that the
-    budget counts were decided. held_since: the first of the decisions in a row that had a reason and were held back.
-    alerted_at, broken_alerted_at: the last alert about that, and about a broken source.
+    version: the version that serves. None before the first deployment.
+    windows: the version's newest windows, the latest one last.
+    performance: the newest performance result. None without one.
+    rejects: the fields for which the newest requests were refused too often, a line each.
+    new_labels: the number of labels since the last finished training.
+    usable_labels: the number of labels on which a new candidate could be compared now.
+    needed_labels: the number of labels that a comparison needs.
+    last_started: the start of the last training.
+    last_finished: the start of the last finished training.
+    open_decision: the id of a decision to retrain that waits for a run.
+    running: the id of a running training.
+    spent: the decision times of trainings that the budget counts.
+    held_since: the time of the first decision in the current row of decisions that had a reason and were held back.
+    alerted_at: the time of the last alert about these held-back decisions.
+    broken_alerted_at: the time of the last alert about the current broken source.
     """
 
     version: int | None
@@ -85,7 +107,7 @@ class MonitoringState:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A reason or a block: `cause` for the row, `text` for people."""
+    """A reason or a block. `cause` goes to the row, `text` is for people."""
 
     cause: str
     text: str
@@ -93,7 +115,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class RetrainingDecision:
-    """`alert` is what people must hear of now, or None."""
+    """The decision to retrain or to hold.
+
+    cause: the cause of the first block, or else of the first reason; `no_version` and `no_reason` without either.
+    reason: the text for people.
+    alert: the text of an alert to send now, or None.
+    """
 
     action: Literal["retrain", "hold"]
     cause: str
@@ -108,27 +135,27 @@ class RetrainingDecision:
 
 
 def decide_retraining(history: MonitoringState, policy: Policy, now: datetime) -> RetrainingDecision:
-    """Retrain where there is a reason and no block; else hold, and say what is missing or in the way."""
+    """Retrain if there is a reason and no block. Otherwise hold, and name the blocks or the missing reason."""
     if history.version is None:
         return RetrainingDecision(
             "hold", "no_version", "nothing serves yet, so there is nothing to keep fresh", None, (), ()
         )
     reasons = tuple(note for note in _reasons(history, policy, now) if note.cause in policy.retrain.on)
-    broken = _broken(history)
+    broken = _broken_source(history)
     blocks = tuple(([broken] if broken else []) + ([*_blocks(history, policy, now, reasons)] if reasons else []))
-    told = "; ".join(note.text for note in reasons)
+    reasons_text = "; ".join(note.text for note in reasons)
     if not blocks and reasons:
-        return RetrainingDecision("retrain", reasons[0].cause, told, None, reasons, ())
+        return RetrainingDecision("retrain", reasons[0].cause, reasons_text, None, reasons, ())
     if not blocks:
-        return RetrainingDecision("hold", "no_reason", _calm(history, policy), None, (), ())
-    why = "; ".join(note.text for note in blocks)
+        return RetrainingDecision("hold", "no_reason", _no_reason_text(history, policy), None, (), ())
+    blocks_text = "; ".join(note.text for note in blocks)
     alert = _alert(history, policy, now, broken=broken, held=bool(reasons))
-    text = f"{told}; held back: {why}" if reasons else why
+    text = f"{reasons_text}; held back: {blocks_text}" if reasons else blocks_text
     return RetrainingDecision("hold", blocks[0].cause, text, f"{alert}: {text}" if alert else None, reasons, blocks)
 
 
 def _reasons(history: MonitoringState, policy: Policy, now: datetime) -> Iterator[Note]:
-    """In the order of their weight: the first one names the decision."""
+    """The reasons to retrain, the most important first. The first one becomes the cause of the decision."""
     yield from _drift(history, policy.drift)
     measured = history.performance
     if measured and measured.lost and not _before(measured.measured_at, history.last_started):
@@ -140,12 +167,15 @@ def _reasons(history: MonitoringState, policy: Policy, now: datetime) -> Iterato
     if history.new_labels >= policy.retrain.new_labels:
         yield Note("new_labels", f"{history.new_labels:,} labels since the last training")
     if history.last_finished and now - history.last_finished > policy.retrain.max_age:
-        age, most = _days(now - history.last_finished), show_duration(policy.retrain.max_age)
-        yield Note("age", f"the last training was {age} ago, {most} is the most")
+        age, limit = _duration_text(now - history.last_finished), show_duration(policy.retrain.max_age)
+        yield Note("age", f"the last training was {age} ago, {limit} is the most")
 
 
 def _drift(history: MonitoringState, policy: Drift) -> Iterator[Note]:
-    """`breaches` of the last `of` windows, the latest among them; a broken or answered window is no breach."""
+    """A reason if `breaches` of the last `of` windows drifted, including the latest one.
+
+    A window with defects and an answered window do not count.
+    """
     recent = history.windows[-policy.of :]
     breaches = [window for window in recent if window.drifted and not window.defects and not window.answered]
     if recent and recent[-1] in breaches and len(breaches) >= policy.breaches:
@@ -157,7 +187,7 @@ def _drift(history: MonitoringState, policy: Drift) -> Iterator[Note]:
         )
 
 
-def _broken(history: MonitoringState) -> Note | None:
+def _broken_source(history: MonitoringState) -> Note | None:
     latest = history.windows[-1] if history.windows else None
     defects = (*(latest.defects if latest and not latest.answered else ()), *history.rejects)
     return Note("broken_source", f"a source looks broken: {'; '.join(defects[:5])}") if defects else None
@@ -170,28 +200,31 @@ def _blocks(history: MonitoringState, policy: Policy, now: datetime, reasons: tu
     if history.running:
         yield Note("under_way", f"{history.running} is training already")
     if history.usable_labels < history.needed_labels:
-        short = history.needed_labels - history.usable_labels
-        yield Note("too_few_labels", f"{short:,} more labels are needed to judge what a training would make")
+        missing = history.needed_labels - history.usable_labels
+        yield Note("too_few_labels", f"{missing:,} more labels are needed to judge what a training would make")
     if history.last_started and now - history.last_started < retrain.cooldown:
-        since, least = _days(now - history.last_started), show_duration(retrain.cooldown)
-        yield Note("cooldown", f"the last training began {since} ago, {least} is the least between two")
+        since, cooldown = _duration_text(now - history.last_started), show_duration(retrain.cooldown)
+        yield Note("cooldown", f"the last training began {since} ago, {cooldown} is the least between two")
     spent = [moment for moment in history.spent if now - moment < WEEK]
     if len(spent) >= retrain.per_week and all(note.cause in BUDGETED for note in reasons):
         yield Note("budget", f"{len(spent)} trainings in the last seven days, {retrain.per_week} is the most")
 
 
 def _alert(history: MonitoringState, policy: Policy, now: datetime, *, broken: Note | None, held: bool) -> str | None:
-    """A broken source is told at once; what is held back, when it has waited too long. Either again after as long."""
+    """The title of the alert to send now, or None.
+
+    A broken source is reported at once, a held-back training after `max_wait`. Repeat both after the same time.
+    """
     wait = policy.retrain.max_wait
     if broken and (history.broken_alerted_at is None or now - history.broken_alerted_at >= wait):
         return "broken source, not retrained"
-    long = held and history.held_since is not None and now - history.held_since >= wait
-    if long and (history.alerted_at is None or now - history.alerted_at >= wait):
+    overdue = held and history.held_since is not None and now - history.held_since >= wait
+    if overdue and (history.alerted_at is None or now - history.alerted_at >= wait):
         return f"a training has been due for {show_duration(wait)}"
     return None
 
 
-def _calm(history: MonitoringState, policy: Policy) -> str:
+def _no_reason_text(history: MonitoringState, policy: Policy) -> str:
     if not history.windows:
         return f"no window of version {history.version} has enough rows yet"
     latest = history.windows[-1]
@@ -206,8 +239,8 @@ def _before(moment: datetime, other: datetime | None) -> bool:
     return other is not None and moment <= other
 
 
-def _days(duration: timedelta) -> str:
-    """A duration for people, in the greatest unit it fills: `2.5 d`."""
+def _duration_text(duration: timedelta) -> str:
+    """Format a duration in its greatest unit that is at least 1, for example `2.5 d`."""
     seconds = duration.total_seconds()
     unit, size = next(((u, s) for u, s in (("d", 86_400), ("h", 3600), ("min", 60)) if seconds >= s), ("s", 1))
     return f"{seconds / size:.3g} {unit}"

@@ -1,9 +1,10 @@
-"""What became known of logged predictions: the truth of each, and which truths may judge a version.
+"""The truth of logged predictions, and the labels that may judge a version.
 
-A prediction's truth is, in this order: what a client reported for its id; else the newest label of its entity that is
-dated no later than the prediction and no more than `monitoring.performance.match` before it. A label's event time is
-when a prediction would have been made, so a later one answers a later question, and an older one a question long
-settled. Of data without time an entity has one label. Labels that a version learned from don't judge it.
+A prediction's truth is the value that a client reported for its id. Without a report it is the entity's newest label
+whose event time is not after the prediction and at most `monitoring.performance.match` before it. A label's event time
+is the time at which a prediction would have been made. So a later label belongs to a later prediction, and a much older
+label to an earlier one. In data without time an entity has one label. A version is not judged on labels that it learned
+from.
 """
 
 import json
@@ -26,7 +27,11 @@ COLUMNS = ["prediction_id", "entity_id", "created_at", "prediction", "probabilit
 
 @dataclass(frozen=True, slots=True)
 class Truths:
-    """labels: entity_id, event_time, truth, commit_seq, as the store has them. reported: truth by prediction_id."""
+    """The truths of a span of predictions.
+
+    labels: entity_id, event_time, truth, commit_seq, as in the store.
+    reported: the clients' reports, truth by prediction_id.
+    """
 
     spec: ModelSpec
     labels: pd.DataFrame
@@ -37,24 +42,24 @@ class Truths:
         return self.labels.empty and self.reported.empty
 
     def not_learned_by(self, run: Run | None) -> "Truths":
-        """Without the labels that `run` could read when it trained; all of them where there is no such run."""
+        """Leave out the labels that `run` could read when it trained. Keep all labels if `run` is None."""
         return replace(self, labels=not_learned(self.labels, run))
 
     def known(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """Those of `predictions` whose truth is known, with it in a new column `truth`.
+        """The rows of `predictions` with a known truth, in a new column `truth`.
 
-        predictions: prediction_id, entity_id, created_at and whatever else.
+        predictions: prediction_id, entity_id, created_at and any other columns.
         """
         spec = self.spec
         reported = usable(predictions["prediction_id"].map(self.reported), spec)
         match = spec.monitoring.performance.match
-        found = usable(match_labels(predictions, self.labels, timed=spec.timed, match=match), spec)
-        rows = predictions.assign(truth=reported.combine_first(found))
+        matched_labels = usable(match_labels(predictions, self.labels, timed=spec.timed, match=match), spec)
+        rows = predictions.assign(truth=reported.combine_first(matched_labels))
         return rows[rows["truth"].notna()]
 
 
 def read_truths(settings: Settings, spec: ModelSpec, *, start: datetime, end: datetime, known_by: datetime) -> Truths:
-    """What became known by `known_by` of the predictions of [start, end).
+    """Read the truths of the predictions of [start, end) that were known by `known_by` (UTC).
 
     Raises: Unreachable, AccessDenied, SettingMissing.
     """
@@ -65,7 +70,7 @@ def read_truths(settings: Settings, spec: ModelSpec, *, start: datetime, end: da
 
 
 def match_labels(predictions: pd.DataFrame, labels: pd.DataFrame, *, timed: bool, match: timedelta) -> pd.Series:
-    """The label of each prediction, missing where it has none, in the order of `predictions`.
+    """The label of each prediction, in the order of `predictions`. Missing where a prediction has no label.
 
     predictions: entity_id, created_at. labels: entity_id, event_time, truth; one row an entity and event time.
     """
@@ -86,26 +91,26 @@ def match_labels(predictions: pd.DataFrame, labels: pd.DataFrame, *, timed: bool
 
 
 def not_learned(labels: pd.DataFrame, run: Run | None) -> pd.DataFrame:
-    """Without the labels that `run` could read when it trained."""
+    """Leave out the labels that `run` could read when it trained."""
     if run is None:
         return labels
-    learned = (labels["commit_seq"] <= run.commit_seq) & (
+    is_learned = (labels["commit_seq"] <= run.commit_seq) & (
         labels["event_time"] <= run.window_end - run.spec.label.maturity
     )
-    return labels[~learned]
+    return labels[~is_learned]
 
 
 def usable(truth: pd.Series, spec: ModelSpec) -> pd.Series:
-    """Numbers for a regression, names of the model's own classes otherwise; anything else is missing."""
+    """Convert truths to numbers for a regression, or to names of the model's classes. Other values become missing."""
     if spec.task == "regression":
         return pd.to_numeric(truth, errors="coerce").astype(object)
     return truth.astype(object).where(truth.isin(spec.label.classes))
 
 
 def judged_rows(labelled: pd.DataFrame, *, spec: ModelSpec) -> JudgedRows:
-    """Logged predictions beside their truth; columns prediction, probabilities (JSON text), truth."""
+    """Join logged predictions with their truth. Columns: prediction, probabilities (JSON text), truth."""
     probabilities = None
     if spec.task != "regression":
-        told = [json.loads(each) for each in labelled["probabilities"]]
-        probabilities = np.array([[row.get(name, 0.0) for name in spec.label.classes] for row in told])
+        rows = [json.loads(text) for text in labelled["probabilities"]]
+        probabilities = np.array([[row.get(name, 0.0) for name in spec.label.classes] for row in rows])
     return judge(labelled["truth"].to_numpy(), Scores(labelled["prediction"].to_list(), probabilities), spec=spec)

@@ -1,1 +1,1 @@
-"""From a snapshot to a candidate and the verdict on it."""
+"""Train a candidate on a snapshot, and reach a verdict on it."""

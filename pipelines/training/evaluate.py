@@ -1,4 +1,4 @@
-"""Evaluate: candidate and champion on the same test rows, all newer than anything either has learned from."""
+"""Evaluate: score candidate and champion on the same test rows, newer than all rows that either learned from."""
 
 import json
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ from pipelines.training.split import split_rows
 from utils.errors import NotFound
 from utils.settings import Settings
 
-INTERVAL = 0.95  # two-sided, of the metrics that are shown
-SLICE_ROWS = 50  # a slice with fewer says nothing
+INTERVAL = 0.95  # two-sided, for the displayed metrics
+SLICE_ROWS = 50  # smaller slices are not compared
 EVALUATION_FILE = "evaluation.json"
 
 
@@ -58,10 +58,16 @@ class SliceDifference:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Evidence for `decide`. `better_by` is positive where the candidate is better, whichever way the metric points.
+    """Evidence for `decide_promotion`.
 
-    rows: test rows of the candidate. compared_rows: those of them newer than the champion's `fitted_until` too; the
-    paired difference and the slices are over these.
+    candidate_version: the version that is judged.
+    champion_version: the version that serves. None before the first deployment.
+    rows: the number of test rows of the candidate.
+    compared_rows: the number of test rows that are newer than the champion's `fitted_until` too.
+    candidate: estimates by metric, over `rows`.
+    champion: estimates by metric, over `compared_rows`.
+    better_by: the paired difference over `compared_rows`. Positive where the candidate is better, for every metric.
+    slices: the paired differences in slices of `compared_rows`.
     """
 
     candidate_version: int
@@ -75,12 +81,14 @@ class Evaluation:
 
 
 def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
-    """Score the candidate, and the champion where there is one, and show both in MLflow.
+    """Score the candidate, and the champion if there is one, and log both to MLflow.
 
-    With a split by entity the test entities are always the same, so the champion's `evaluated_as` version, which never
-    saw them, stands in for its final fit.
+    In a split by entity the test entities are always the same. The champion's `evaluated_as` version did not learn from
+    them, so it is scored in place of the champion's final fit.
 
-    Raises: NotFound where the run has no candidate; Unreachable; IntegrityError.
+    Raises:
+        NotFound: the run has no candidate.
+        Unreachable, IntegrityError.
     """
     if not (run.candidate_version and run.mlflow_run_id):
         raise NotFound(what="candidate", where=f"training run {run.run_id}", hint="the training step did not finish")
@@ -88,27 +96,27 @@ def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
     test = split_rows(snapshot.frame, spec=spec, until=newest_label(run)).test
     candidate = _judged(registry.load(settings, run.model, run.candidate_version), test, run=run)
     champion_version, champion, shared = _champion(run, test, settings=settings)
-    both = _both(candidate, champion, test, shared, run=run) if champion and shared.any() else {}
-    entities = _drawn_together(test)
+    paired = _paired(candidate, champion, test, shared, run=run) if champion and shared.any() else {}
+    units = _resampling_units(test)
     evaluation = Evaluation(
         candidate_version=run.candidate_version,
         champion_version=champion_version,
         rows=len(test),
         compared_rows=int(shared.sum()),
-        candidate=_estimates(candidate, entities, METRICS[spec.task]),
-        champion=_estimates(_part(champion, shared), entities[shared], METRICS[spec.task]) if both and champion else {},
-        better_by=both.get("better_by"),
-        slices=both.get("slices", ()),
+        candidate=_estimates(candidate, units, METRICS[spec.task]),
+        champion=_estimates(_part(champion, shared), units[shared], METRICS[spec.task]) if paired and champion else {},
+        better_by=paired.get("better_by"),
+        slices=paired.get("slices", ()),
     )
     _show(evaluation, candidate, run=run, settings=settings)
     return evaluation
 
 
 def load_evaluation(run: Run, *, settings: Settings) -> Evaluation:
-    """The evaluation that `evaluate` left in the run's MLflow artifacts."""
+    """Read the evaluation that `evaluate` logged to the run's MLflow artifacts."""
     import mlflow.artifacts
 
-    registry.client(settings)  # a quick refusal where MLflow is down
+    registry.client(settings)  # fails fast where MLflow is down
     path = mlflow.artifacts.download_artifacts(
         run_id=run.mlflow_run_id, artifact_path=EVALUATION_FILE, tracking_uri=settings.mlflow_tracking_url
     )
@@ -116,38 +124,38 @@ def load_evaluation(run: Run, *, settings: Settings) -> Evaluation:
         return from_json(json.load(file))
 
 
-def from_json(given: dict[str, Any]) -> Evaluation:
+def from_json(content: dict[str, Any]) -> Evaluation:
     """The inverse of `dataclasses.asdict`."""
-    estimates = {side: {name: Estimate(**e) for name, e in given[side].items()} for side in ("candidate", "champion")}
-    slices = tuple(SliceDifference(**{**s, "better_by": Estimate(**s["better_by"])}) for s in given["slices"])
-    better_by = Estimate(**given["better_by"]) if given["better_by"] else None
-    return Evaluation(**{**given, **estimates, "slices": slices, "better_by": better_by})
+    estimates = {side: {name: Estimate(**e) for name, e in content[side].items()} for side in ("candidate", "champion")}
+    slices = tuple(SliceDifference(**{**s, "better_by": Estimate(**s["better_by"])}) for s in content["slices"])
+    better_by = Estimate(**content["better_by"]) if content["better_by"] else None
+    return Evaluation(**{**content, **estimates, "slices": slices, "better_by": better_by})
 
 
 def _champion(run: Run, test: pd.DataFrame, *, settings: Settings) -> tuple[int | None, JudgedRows | None, np.ndarray]:
-    """The champion's version, its judged predictions of all test rows, and which rows are new to it too."""
+    """The champion's version, its judged predictions of all test rows, and a mask of rows that are new to it."""
     with session(settings, "pipeline") as connection:
         row = deployments.champion(connection, run.model)
     if row is None:
         return None, None, np.zeros(len(test), dtype=bool)
-    version = judging = int(row["version"])
+    version = judged_version = int(row["version"])
     tags = registry.version_tags(settings, run.model, version)
-    new = np.ones(len(test), dtype=bool)
+    unseen = np.ones(len(test), dtype=bool)
     if isinstance(run.spec.training.split, EntitySplit):
-        judging = int(tags.get("evaluated_as", version))
+        judged_version = int(tags.get("evaluated_as", version))
     else:
-        new = (test["event_time"] > pd.Timestamp(registry.fitted_until(tags))).to_numpy()
-    return version, _judged(registry.load(settings, run.model, judging), test, run=run), new
+        unseen = (test["event_time"] > pd.Timestamp(registry.fitted_until(tags))).to_numpy()
+    return version, _judged(registry.load(settings, run.model, judged_version), test, run=run), unseen
 
 
 def _judged(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> JudgedRows:
-    # A champion with other features than the snapshot's gets missing values for those it would not be sent any more.
-    known = test.reindex(columns=[*test.columns, *(set(bundle.spec.features.columns) - set(test.columns))])
-    scores = score(bundle.model, pool_from_frame(known, spec=bundle.spec, label=False), spec=bundle.spec)
+    # A champion may have features that the snapshot lacks. They are missing values, as in the requests it would get.
+    rows = test.reindex(columns=[*test.columns, *(set(bundle.spec.features.columns) - set(test.columns))])
+    scores = score(bundle.model, pool_from_frame(rows, spec=bundle.spec, label=False), spec=bundle.spec)
     return judge(test[run.spec.label.column].to_numpy(), scores, spec=run.spec)
 
 
-def _drawn_together(rows: pd.DataFrame) -> np.ndarray:
+def _resampling_units(rows: pd.DataFrame) -> np.ndarray:
     return drawn_together(rows["entity_id"].to_numpy(), rows["event_time"].to_numpy())
 
 
@@ -164,51 +172,52 @@ def _estimates(judged: JudgedRows, entities: np.ndarray, metrics: tuple[str, ...
     }
 
 
-def _both(
+def _paired(
     candidate: JudgedRows, champion: JudgedRows, test: pd.DataFrame, shared: np.ndarray, *, run: Run
 ) -> dict[str, Any]:
-    """The paired difference over the shared rows and over each slice, from the same resamples of entities."""
+    """The paired differences over the shared rows and over each slice, from the same resamples of entities."""
     gate, slicing = run.spec.gates.champion, run.spec.gates.slices
     rows = test[shared]
     pair = _part(candidate, shared), _part(champion, shared)
-    blocks = entity_weights(_drawn_together(rows))
-    tail = 1 - gate.confidence  # one-sided, as the gate asks
+    blocks = entity_weights(_resampling_units(rows))
+    tail = 1 - gate.confidence  # one-sided, like the gate
     slices = []
     for column in slicing.columns if slicing else ():
         for level in sorted(rows[column].dropna().unique()):
-            inside = (rows[column] == level).to_numpy()
-            if (count := int(inside.sum())) >= SLICE_ROWS:
-                within = _part(pair[0], inside), _part(pair[1], inside)
-                better_by = difference(gate.metric, within, [w[:, inside] for w in blocks], tail)
+            in_slice = (rows[column] == level).to_numpy()
+            if (count := int(in_slice.sum())) >= SLICE_ROWS:
+                slice_pair = _part(pair[0], in_slice), _part(pair[1], in_slice)
+                better_by = difference(gate.metric, slice_pair, [w[:, in_slice] for w in blocks], tail)
                 slices.append(SliceDifference(column, str(level), count, better_by))
     return {"better_by": difference(gate.metric, pair, blocks, tail), "slices": tuple(slices)}
 
 
 def difference(metric: str, pair: tuple[JudgedRows, JudgedRows], blocks: list[np.ndarray], tail: float) -> Estimate:
-    """How much better the first of `pair` is than the second on the same rows, over resamples (`entity_weights`).
+    """Estimate how much better the first of `pair` is than the second on the same rows.
 
-    `tail` is what the interval leaves out on each side.
+    blocks: weights of resamples (`entity_weights`).
+    tail: the share that the interval leaves out on each side.
     """
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    drawn = np.concatenate([weighted(metric, pair[0], w) - weighted(metric, pair[1], w) for w in blocks])
-    return _estimate(sign * (value(metric, pair[0]) - value(metric, pair[1])), sign * drawn, tail)
+    resampled = np.concatenate([weighted(metric, pair[0], w) - weighted(metric, pair[1], w) for w in blocks])
+    return _estimate(sign * (value(metric, pair[0]) - value(metric, pair[1])), sign * resampled, tail)
 
 
-def _estimate(point: float, drawn: np.ndarray, tail: float) -> Estimate:
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return Estimate(point, float(low), float(high), float(np.nanstd(drawn, ddof=1)))
+def _estimate(point: float, resampled: np.ndarray, tail: float) -> Estimate:
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return Estimate(point, float(low), float(high), float(np.nanstd(resampled, ddof=1)))
 
 
 def _show(evaluation: Evaluation, candidate: JudgedRows, *, run: Run, settings: Settings) -> None:
     assert run.mlflow_run_id  # noqa: S101
-    mlflow = registry.client(settings)
-    shown = {f"test_{name}": estimate.value for name, estimate in evaluation.candidate.items()}
-    shown |= {f"champion_test_{name}": estimate.value for name, estimate in evaluation.champion.items()}
+    client = registry.client(settings)
+    metrics = {f"test_{name}": estimate.value for name, estimate in evaluation.candidate.items()}
+    metrics |= {f"champion_test_{name}": estimate.value for name, estimate in evaluation.champion.items()}
     if evaluation.better_by:
-        shown["better_by"] = evaluation.better_by.value
-    tracking.log(run.mlflow_run_id, settings=settings, metrics=shown)
-    mlflow.log_dict(run.mlflow_run_id, asdict(evaluation), EVALUATION_FILE)
+        metrics["better_by"] = evaluation.better_by.value
+    tracking.log(run.mlflow_run_id, settings=settings, metrics=metrics)
+    client.log_dict(run.mlflow_run_id, asdict(evaluation), EVALUATION_FILE)
     if run.spec.task == "regression":
-        mlflow.log_figure(run.mlflow_run_id, plots.residuals(candidate), "residuals.png")
+        client.log_figure(run.mlflow_run_id, plots.residuals(candidate), "residuals.png")
     else:
-        mlflow.log_figure(run.mlflow_run_id, plots.confusion(candidate, run.spec.label.classes), "confusion_matrix.png")
+        client.log_figure(run.mlflow_run_id, plots.confusion(candidate, run.spec.label.classes), "confusion_matrix.png")

@@ -1,4 +1,4 @@
-"""Final fit: the recipe that was judged, refitted on everything that is known."""
+"""Final fit: refit the judged parameters on all rows."""
 
 from pipelines import registry
 from pipelines.artifact.learner import pool_from_frame, score
@@ -13,11 +13,12 @@ from utils.settings import Settings
 
 
 def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
-    """Refit the candidate's recipe (same parameters, same number of trees) with the test rows included and register it.
+    """Refit the candidate's parameters and number of trees with the test rows included, and register the version.
 
-    What serves would otherwise know nothing newer than its test period.
+    Otherwise the served version would have learned nothing from its test period.
 
-    Raises: IntegrityError where it is worse on the test rows, which it has seen, than the candidate, which had not.
+    Raises:
+        IntegrityError: the final fit is worse on the test rows than the candidate, although it was fitted on them.
     """
     version = registry.find_version(settings, run.model, run_id=run.run_id, evaluated_as=candidate)
     if version is not None:
@@ -27,13 +28,16 @@ def final_fit(run: Run, candidate: int, *, settings: Settings) -> int:
     test = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run)).test
     truth, pool = test[run.spec.label.column].to_numpy(), pool_from_frame(test, spec=run.spec, label=False)
     metric = run.spec.gates.champion.metric
-    judged = registry.load(settings, run.model, candidate).model
-    final, evaluated = (
-        value(metric, judge(truth, score(fitted, pool, spec=run.spec), spec=run.spec)) for fitted in (model, judged)
+    candidate_model = registry.load(settings, run.model, candidate).model
+    final_value, candidate_value = (
+        value(metric, judge(truth, score(fitted_model, pool, spec=run.spec), spec=run.spec))
+        for fitted_model in (model, candidate_model)
     )
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
-    if sign * (final - evaluated) < -margin_at(run.spec.gates.champion.margin, evaluated):
+    if sign * (final_value - candidate_value) < -margin_at(run.spec.gates.champion.margin, candidate_value):
         raise IntegrityError(
-            what=f"final fit of version {candidate}", expected=f"{metric} near {evaluated:.4f}", found=f"{final:.4f}"
+            what=f"final fit of version {candidate}",
+            expected=f"{metric} near {candidate_value:.4f}",
+            found=f"{final_value:.4f}",
         )
     return register(model, fitted_rows, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=candidate)

@@ -1,4 +1,4 @@
-"""Train: fit the best recipe, and register what was fitted as a version that serving needs nothing else for."""
+"""Train: fit the best parameters, and register the model as a version with all files that serving needs."""
 
 import tempfile
 from importlib.metadata import version
@@ -24,22 +24,25 @@ from utils.settings import Settings
 
 
 def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
-    """Register the candidate: the best trial's parameters refitted on train and validation rows, alias `challenger`.
+    """Refit the best trial's parameters on training and validation rows, and register the candidate.
 
-    Raises: NotFound where the search has not recorded its best parameters.
+    The candidate gets the alias `challenger`.
+
+    Raises:
+        NotFound: the search has not recorded its best parameters.
     """
     if run.candidate_version:
         return run
     if not (run.best_params and run.mlflow_run_id):
         raise NotFound(what="best parameters", where=f"training run {run.run_id}", hint="the search did not finish")
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    fitted = pd.concat([parts.train, parts.validation])
+    rows = pd.concat([parts.train, parts.validation])
     version = registry.find_version(settings, run.model, run_id=run.run_id, evaluated_as=None)
     if version is None:
-        model, fitted = fit_recipe(fitted, run=run)
-        version = register(model, fitted, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
-        mlflow = registry.client(settings)
-        mlflow.log_figure(run.mlflow_run_id, plots.importance(importance(model)), "feature_importance.png")
+        model, rows = fit_recipe(rows, run=run)
+        version = register(model, rows, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
+        client = registry.client(settings)
+        client.log_figure(run.mlflow_run_id, plots.importance(importance(model)), "feature_importance.png")
         tracking.log(
             run.mlflow_run_id, settings=settings, params=run.best_params, tags={"candidate_version": str(version)}
         )
@@ -48,14 +51,14 @@ def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
 
 
 def newest_label(run: Run) -> pd.Timestamp:
-    """The newest instant that a label of the run may have: its window's end less the time labels need to arrive."""
+    """The newest event time that a label of the run may have: its window's end minus the labels' maturity."""
     return pd.Timestamp(run.window_end - run.spec.label.maturity)
 
 
 def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[Model, pd.DataFrame]:
-    """Fit the run's best parameters with its number of trees, no stopping; returns the rows that were fitted, too.
+    """Fit the run's best parameters with its number of trees, without early stopping.
 
-    They are all of `rows`, or the newest of them where the search found how far back to learn from.
+    Return the model and the fitted rows: all of `rows`, or the newest of them if the search chose a look-back.
     """
     assert run.best_params  # noqa: S101  (callers checked)
     params = {name: value for name, value in run.best_params.items() if name not in {"trees", "window"}}
@@ -72,7 +75,10 @@ def register(
     settings: Settings,
     evaluated_as: int | None,
 ) -> int:
-    """Register `model`, fitted on the rows `fitted`, with everything that serving it and tracing it back takes."""
+    """Register `model`, fitted on the rows `fitted`, with all files and tags that serving and tracing it need.
+
+    evaluated_as: the version that was judged in place of this one. None for a candidate.
+    """
     spec = run.spec
     predictions = score(model, pool_from_frame(fitted, spec=spec, label=False), spec=spec).predictions
     tags = {
@@ -102,6 +108,6 @@ def register(
 
 def _save_mlflow_model(model: Model, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
     example = fitted[list(spec.features.columns)].head(3)
-    # Without given requirements MLflow spends seconds on guessing them.
-    flavour, pinned = getattr(mlflow, LIBRARY), f"{LIBRARY}=={version(LIBRARY)}"
-    flavour.save_model(model, str(target), signature=infer_signature(example), pip_requirements=[pinned])
+    # Without explicit requirements MLflow spends seconds on guessing them.
+    flavor, requirement = getattr(mlflow, LIBRARY), f"{LIBRARY}=={version(LIBRARY)}"
+    flavor.save_model(model, str(target), signature=infer_signature(example), pip_requirements=[requirement])

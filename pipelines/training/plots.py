@@ -1,4 +1,4 @@
-"""Plots that MLflow shows beside a run. Each function returns a matplotlib figure; none touches a screen."""
+"""Plots that MLflow shows on a run's page. Each function returns a matplotlib figure and needs no display."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,8 @@ MOST_FEATURES = 25
 
 
 def importance(shares: Mapping[str, float]) -> Figure:
-    """The features with the largest shares (`learner.importance`), the largest at the top."""
-    largest = sorted(shares.items(), key=lambda each: each[1])[-MOST_FEATURES:]
+    """Plot the features with the largest shares (`learner.importance`), the largest at the top."""
+    largest = sorted(shares.items(), key=lambda item: item[1])[-MOST_FEATURES:]
     figure = Figure(figsize=(7, 0.3 * len(largest) + 1), layout="constrained")
     axes = figure.subplots()
     axes.barh([name for name, _ in largest], [share for _, share in largest], color="#2a7f4f")
@@ -21,7 +21,7 @@ def importance(shares: Mapping[str, float]) -> Figure:
 
 
 def confusion(judged: JudgedRows, classes: tuple[str, ...]) -> Figure:
-    """Rows are the truth, columns what was predicted; the shade is the share of the true class."""
+    """Plot a confusion matrix. Rows are true classes, columns predicted classes, shades shares of the true class."""
     k = len(classes)
     matrix = np.bincount(judged.truth * k + judged.predicted, minlength=k * k).reshape(k, k)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -40,7 +40,7 @@ def confusion(judged: JudgedRows, classes: tuple[str, ...]) -> Figure:
 
 
 def residuals(judged: JudgedRows) -> Figure:
-    """What was predicted against how far it was off, one point a row."""
+    """Plot each row's residual against its prediction."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(judged.predicted, judged.truth - judged.predicted, s=6, alpha=0.4, color="#2a7f4f")

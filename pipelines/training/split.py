@@ -1,4 +1,4 @@
-"""Split: which rows of a snapshot a model learns from, is tuned on, and is judged by."""
+"""Split: divide a snapshot into rows that a model learns from, is tuned on, and is judged on."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from utils.errors import MissingLabels
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Disjoint parts of a snapshot's rows; by time, every row of a part is newer than all of the part before it."""
+    """Disjoint parts of a snapshot's rows. In a split by time, each part is newer than the part before it."""
 
     train: pd.DataFrame
     validation: pd.DataFrame
@@ -20,12 +20,13 @@ class Split:
 
 
 def split_rows(frame: pd.DataFrame, *, spec: ModelSpec, until: pd.Timestamp) -> Split:
-    """Split by time back from `until` (the newest instant a label may have), or by entity.
+    """Split by time back from `until` (the newest event time that a label may have), or by entity.
 
-    By entity a hash of model and entity decides, never a seed: an entity is on the same side in every training, so no
-    later version learns from the rows that judge it.
+    A split by entity uses a hash of model and entity, not a seed. An entity is in the same part in every training, so
+    no later version learns from the rows that judge it.
 
-    Raises: MissingLabels where a part is empty or the training part lacks a class.
+    Raises:
+        MissingLabels: a part is empty, or the training part lacks a class.
     """
     rule = spec.training.split
     if isinstance(rule, EntitySplit):
@@ -51,6 +52,6 @@ def split_rows(frame: pd.DataFrame, *, spec: ModelSpec, until: pd.Timestamp) -> 
 
 
 def entity_share(model: str, entity: str) -> float:
-    """A number in [0, 1) that is always the same for an entity of a model, spread evenly over entities."""
+    """A number in [0, 1) that never changes for an entity of a model. The numbers of entities are evenly spread."""
     digest = hashlib.sha256(f"{model}\0{entity}".encode()).digest()
     return float(np.frombuffer(digest[:8], dtype="<u8")[0] / 2.0**64)

@@ -1,4 +1,4 @@
-"""What a training shows in MLflow: one run a training with its data set, metrics and plots, and a child run a trial."""
+"""Log trainings to MLflow: one run a training with its data set, metrics and plots, and one child run a trial."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from utils.settings import Settings
 
 TRAINING_PAGES = {
     "mlflow.experimentKind": "custom_model_development"
-}  # else MLflow shows its pages for language models
+}  # otherwise MLflow shows its pages for language models
 
 
 def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
-    """The run's MLflow run, made the first time: named, tagged, with the snapshot as its data set."""
+    """Create the run's MLflow run with name, tags and the snapshot as its data set. Later calls change nothing."""
     if run.mlflow_run_id:
         return run
-    mlflow = registry.client(settings)
-    found = mlflow.get_experiment_by_name(run.model)
-    experiment = found.experiment_id if found else mlflow.create_experiment(run.model, tags=TRAINING_PAGES)
-    made = mlflow.create_run(
+    client = registry.client(settings)
+    existing = client.get_experiment_by_name(run.model)
+    experiment = existing.experiment_id if existing else client.create_experiment(run.model, tags=TRAINING_PAGES)
+    mlflow_run_id = client.create_run(
         experiment,
         tags={
             MLFLOW_RUN_NAME: f"training {run.window_end:%Y-%m-%d %H:%M}",
@@ -45,12 +45,12 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
         source=json.dumps(source),
         profile=f'{{"num_rows": {manifest.row_count}}}',
     )
-    mlflow.log_inputs(made, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-    return training_runs.record(settings, run, mlflow_run_id=made)
+    client.log_inputs(mlflow_run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    return training_runs.record(settings, run, mlflow_run_id=mlflow_run_id)
 
 
 def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
-    """End the run's MLflow run, where it came to one."""
+    """End the run's MLflow run, if it has one."""
     if run.mlflow_run_id:
         registry.client(settings).set_terminated(run.mlflow_run_id, "FAILED" if failed else "FINISHED")
 
@@ -58,14 +58,14 @@ def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
 def log_trial(
     run: Run, *, settings: Settings, number: int, params: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
-    """A finished trial as a child run, so that MLflow's page can compare trials."""
+    """Log a finished trial as a child run, so that MLflow's pages can compare trials."""
     assert run.mlflow_run_id  # noqa: S101  (open_run came before)
-    mlflow = registry.client(settings)
-    parent = mlflow.get_run(run.mlflow_run_id).info
+    client = registry.client(settings)
+    parent = client.get_run(run.mlflow_run_id).info
     tags = {MLFLOW_PARENT_RUN_ID: run.mlflow_run_id, MLFLOW_RUN_NAME: f"trial {number}"}
-    child = mlflow.create_run(parent.experiment_id, tags=tags).info.run_id
+    child = client.create_run(parent.experiment_id, tags=tags).info.run_id
     log(child, settings=settings, params=params, metrics=metrics)
-    mlflow.set_terminated(child)
+    client.set_terminated(child)
 
 
 def log(

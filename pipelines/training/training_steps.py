@@ -1,8 +1,8 @@
-"""A training: how it begins, its steps in their order, and how it is given up.
+"""A training: its start, its steps in order, and the clean-up after a failure.
 
-Airflow runs the steps as one task each; the command line and a replay run them in one process (`train`). A step gets
-the run's id, reads the run's row, and leaves there what it made. What takes long to import is imported by the step that
-needs it, for the order is read by processes that never train.
+Airflow runs each step as one task. The command line and a replay run all steps in one process (`train`). A step gets
+the run's id, reads the run's row, and records its results there. A step imports slow modules itself, because processes
+that never train read the order of the steps.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a step did, in a line for people, and where MLflow shows it."""
+    """The result of a step.
+
+    summary: one line for people.
+    url: MLflow's page of the result, or None.
+    """
 
     summary: str
     url: str | None = None
@@ -44,13 +48,14 @@ def begin(
     model: str | None = None,
     now: datetime,
 ) -> Run:
-    """Claim every open decision of the model for the run `run_id`, after recording the run's own where it has one.
+    """Record the run's own decision if it needs one, and claim all open decisions of the model for the run `run_id`.
 
-    `run_type` is what started the run, as Airflow names it. A run that an Asset started has its decision already: the
-    one that monitoring recorded. One by cron decides for itself, and holds where no label is new. Any other is a
-    person's, who is never held back and says why in `reason`. See `training_runs.claim` for the rest.
+    `run_type` is Airflow's name for the start of the run. A run that an Asset started already has a decision, recorded
+    by monitoring. A run by cron records its own decision, which is to hold if no label is new. A person started any
+    other run; it is never held back, and `reason` is the person's reason. See `training_runs.claim` for the rest.
 
-    Raises: NothingToDo where no decision is open, or the run's own is to hold.
+    Raises:
+        NothingToDo: no decision is open, or the run's own decision is to hold.
     """
     name = model or spec.name
     if run_type == "scheduled":
@@ -63,12 +68,15 @@ def begin(
 
 
 def train(
-    settings: Settings, run_id: str, *, progress: Callable[[str, Done | None], None] = lambda step, done: None
+    settings: Settings, run_id: str, *, progress: Callable[[str, Done | None], None] = lambda step, result: None
 ) -> dict[str, Any]:
-    """Do all steps of a run that has begun; returns the row of its verdict. A run that fails is given up.
+    """Run all steps of a run that has begun, and return the row of its verdict. Call `give_up` if a step fails.
 
-    `progress` is told the name of each step that begins, with None, and again once it is done.
-    Raises: whatever a step raises.
+    `progress` is called with a step's name and None when the step begins, and with its result when it ends.
+
+    Raises:
+        NotFound: the run has no verdict.
+        Every error that a step raises.
     """
     try:
         for step in STEPS:
@@ -85,9 +93,11 @@ def train(
 
 
 def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
-    """Do one step of a run; doing it again gives the same.
+    """Run one step of a run. A second call has the same result.
 
-    Raises: NotFound where there is no such run, and whatever the step's own function raises.
+    Raises:
+        NotFound: the run does not exist.
+        Every error that the step's own function raises.
     """
     return {**STEPS, **SEARCH_STEPS}[step](training_runs.load_run(settings, run_id), settings, now)
 
@@ -107,17 +117,17 @@ def _validate(run: Run, settings: Settings, now: datetime) -> Done:
 
     snapshot = _snapshot(run, settings)
     run = open_run(run, snapshot.manifest, settings=settings)
-    told = len(validate(run, snapshot, settings=settings, now=now))
-    warned = f", but for {told} warning(s) in {REPORT_PAGE}" if told else ""
-    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{warned}"
+    count = len(validate(run, snapshot, settings=settings, now=now))
+    warnings = f", but for {count} warning(s) in {REPORT_PAGE}" if count else ""
+    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{warnings}"
     return Done(summary, run_url(settings, run))
 
 
 def _search(run: Run, settings: Settings, now: datetime) -> Done:
     from pipelines.training.search import search
 
-    searched = search(run, _snapshot(run, settings), settings=settings)
-    return Done(f"best parameters {searched.best_params}", run_url(settings, searched))
+    finished_run = search(run, _snapshot(run, settings), settings=settings)
+    return Done(f"best parameters {finished_run.best_params}", run_url(settings, finished_run))
 
 
 def _open(run: Run, settings: Settings, now: datetime) -> Done:
@@ -145,11 +155,13 @@ def _evaluate(run: Run, settings: Settings, now: datetime) -> Done:
 
     evaluation = evaluate(run, _snapshot(run, settings), settings=settings)
     metric = run.spec.gates.champion.metric
-    found = evaluation.candidate[metric]
-    summary = f"test {metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] over {evaluation.rows:,} rows"
+    estimate = evaluation.candidate[metric]
+    interval = f"[{estimate.low:.4f}, {estimate.high:.4f}]"
+    summary = f"test {metric} {estimate.value:.4f} {interval} over {evaluation.rows:,} rows"
     if evaluation.better_by:
-        by, than = evaluation.better_by, evaluation.champion_version
-        summary += f"; better than version {than} by {by.value:+.4f} [{by.low:+.4f}, {by.high:+.4f}]"
+        better_by, champion = evaluation.better_by, evaluation.champion_version
+        interval = f"[{better_by.low:+.4f}, {better_by.high:+.4f}]"
+        summary += f"; better than version {champion} by {better_by.value:+.4f} {interval}"
     return Done(summary, run_url(settings, run))
 
 
@@ -167,16 +179,16 @@ def _decide(run: Run, settings: Settings, now: datetime) -> Done:
 
 
 def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
-    """After a step failed for good: open the run's decisions again for the next run, and end its MLflow run."""
+    """Clean up after a step failed for good: reopen the run's decisions for the next run, and end its MLflow run."""
     from pipelines.training.tracking import close_run
 
     training_runs.fail(settings, run_id, now=now)
-    with suppress(NotFound):  # it failed before there was a run
+    with suppress(NotFound):  # the step failed before the run existed
         close_run(training_runs.load_run(settings, run_id), settings=settings, failed=True)
 
 
 def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, address: str | None = None) -> str:
-    """Load the new rows of the model's query (see `loading.pull`); says in a line how many they were."""
+    """Load the new rows of the model's query (see `loading.pull`), and return a line with their number."""
     from pipelines.loading.pull import pull as pull_rows
 
     report = pull_rows(settings, spec=spec, caused_by=caused_by, now=now, address=address)
@@ -184,7 +196,7 @@ def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, 
 
 
 Step = Callable[[Run, Settings, datetime], Done]
-# Before `search` where several workers share its trials: `open` once, then `explore` once a worker.
+# Steps before `search` where several workers share its trials: `open` once, then `explore` once in each worker.
 SEARCH_STEPS: dict[str, Step] = {"open": _open, "explore": _explore}
 STEPS: dict[str, Step] = {
     "extract": _extract,
@@ -197,12 +209,12 @@ STEPS: dict[str, Step] = {
 
 
 def run_url(settings: Settings, run: Run) -> str:
-    """MLflow's page of the run; `#` keeps the address of one server's pages."""
+    """The address of MLflow's page of the run. The part after `#` is a path within MLflow's pages."""
     return f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
 
 
 def version_url(settings: Settings, model: str, version: int | None) -> str:
-    """MLflow's page of a registered version."""
+    """The address of MLflow's page of a registered version."""
     return f"{settings.mlflow_pages_url}/#/models/{model}/versions/{version}"
 
 

@@ -1,4 +1,4 @@
-"""Decide: whether a candidate may serve. `decide` is pure; `record_verdict` writes the row that deployment acts on."""
+"""Decide whether a candidate may serve. `decide_promotion` is pure; `record_verdict` writes the deployment's input."""
 
 import math
 from collections.abc import Iterator
@@ -18,13 +18,20 @@ from pipelines.training.evaluate import Evaluation
 from utils.settings import Settings
 
 Verdict = Literal["promote", "reject", "wait"]
-NEEDED_PRECISION = 2.5  # a margin must be this many standard errors wide before its absence is evidence
+NEEDED_PRECISION = 2.5  # a margin must be this many standard errors wide before a failed gate counts as evidence
 SLICE_CONFIDENCE = 0.95  # over all slices together
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition: what was measured against what was asked. `passed` None means that evidence is missing."""
+    """One condition on a candidate.
+
+    name: the gate, for example `min_rows` or `minimum.accuracy`.
+    value: the measured value.
+    threshold: the required value.
+    passed: None means that evidence is missing.
+    detail: the text for people.
+    """
 
     name: str
     value: float
@@ -41,7 +48,7 @@ class GateResults:
 
 
 def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
-    """Every gate with its value, and the verdict: promote if all pass, reject if one fails, else wait for labels."""
+    """Return all gates and the verdict: promote if all gates pass, reject if one fails, else wait for labels."""
     gates = (
         *_enough_rows(evaluation, policy),
         *_minimum(evaluation, policy),
@@ -54,14 +61,14 @@ def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
         return GateResults("reject", "; ".join(gate.detail for gate in failed), gates)
     if missing:
         return GateResults("wait", "; ".join(gate.detail for gate in missing), gates)
-    against = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
-    return GateResults("promote", f"passed {len(gates)} gates against {against}", gates)
+    opponent = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
+    return GateResults("promote", f"passed {len(gates)} gates against {opponent}", gates)
 
 
 def record_verdict(
     run: Run, decision: GateResults, evaluation: Evaluation, *, settings: Settings, now: datetime
 ) -> None:
-    """Append the decision for the run's candidate; a second call leaves the first row as it is."""
+    """Append the verdict on the run's candidate. A second call leaves the first row unchanged."""
     row = {
         "model": run.model,
         "candidate_version": evaluation.candidate_version,
@@ -79,63 +86,68 @@ def record_verdict(
 
 def _enough_rows(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     compared = evaluation.compared_rows if evaluation.champion_version else evaluation.rows
-    short = policy.min_rows - compared
-    detail = f"waiting for {short:,} more labels" if short > 0 else f"{compared:,} test rows"
-    if short > 0 and compared < evaluation.rows:
+    missing = policy.min_rows - compared
+    detail = f"waiting for {missing:,} more labels" if missing > 0 else f"{compared:,} test rows"
+    if missing > 0 and compared < evaluation.rows:
         detail += f" newer than what version {evaluation.champion_version} has learned from"
-    yield Gate("min_rows", compared, policy.min_rows, None if short > 0 else True, detail)
+    yield Gate("min_rows", compared, policy.min_rows, None if missing > 0 else True, detail)
 
 
 def _minimum(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     for metric, threshold in policy.minimum.items():
-        found = evaluation.candidate[metric].value
-        passed = found >= threshold if HIGHER_IS_BETTER[metric] else found <= threshold
+        result = evaluation.candidate[metric].value
+        passed = result >= threshold if HIGHER_IS_BETTER[metric] else result <= threshold
         bound = "at least" if HIGHER_IS_BETTER[metric] else "at most"
         yield Gate(
-            f"minimum.{metric}", found, threshold, passed, f"{metric} {found:.4f}, asked for {bound} {threshold:g}"
+            f"minimum.{metric}", result, threshold, passed, f"{metric} {result:.4f}, asked for {bound} {threshold:g}"
         )
 
 
 def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
-    """Not worse: the lower confidence bound of the difference lies above −margin. Better: it lies above 0.
+    """Compare the candidate with the champion by the lower confidence bound of their difference.
 
-    An interval that reaches to both sides says nothing; where it is wide too, evidence is missing rather than negative.
+    `not_worse` passes where the bound lies above −margin, `better` where it lies above 0. If the interval contains the
+    threshold and is too wide, evidence is missing and the candidate does not fail.
     """
     if evaluation.champion_version is None or evaluation.compared_rows < policy.min_rows or not evaluation.better_by:
         return
-    gate, found = policy.champion, evaluation.better_by
+    gate, better_by = policy.champion, evaluation.better_by
     margin = margin_at(gate.margin, evaluation.champion[gate.metric].value)
     threshold = 0.0 if gate.require == "better" else -margin
     z = NormalDist().inv_cdf(gate.confidence)
-    # For `better` an equal candidate should not pass, so power and precision are those of finding a gain of a margin.
-    power = NormalDist().cdf(margin / found.standard_error - z) if found.standard_error else 1.0
-    precise = found.standard_error <= margin / NEEDED_PRECISION
-    passed: bool | None = found.low > threshold
-    who = "a gain of the margin" if gate.require == "better" else "an equal candidate"
+    # An equal candidate should not pass `better`, so power and precision there refer to a gain of the margin.
+    power = NormalDist().cdf(margin / better_by.standard_error - z) if better_by.standard_error else 1.0
+    precise = better_by.standard_error <= margin / NEEDED_PRECISION
+    passed: bool | None = better_by.low > threshold
+    subject = "a gain of the margin" if gate.require == "better" else "an equal candidate"
     detail = (
-        f"{gate.metric} better by {found.value:+.4f}, at {gate.confidence:.0%} by more than {found.low:+.4f}, "
-        f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {who} passes with {power:.0%})"
+        f"{gate.metric} better by {better_by.value:+.4f}, at {gate.confidence:.0%} by more than {better_by.low:+.4f}, "
+        f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {subject} passes with {power:.0%})"
     )
-    if not passed and not precise and found.high > threshold:
-        wanted = (found.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
-        more = evaluation.compared_rows * (wanted - 1)
-        passed, detail = None, f"{detail}: too few labels to tell, waiting for about {more:,.0f} more"
-    yield Gate(f"champion.{gate.metric}", found.value, threshold, passed, detail)
+    if not passed and not precise and better_by.high > threshold:
+        factor = (better_by.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
+        missing_labels = evaluation.compared_rows * (factor - 1)
+        passed, detail = None, f"{detail}: too few labels to tell, waiting for about {missing_labels:,.0f} more"
+    yield Gate(f"champion.{gate.metric}", better_by.value, threshold, passed, detail)
 
 
 def _slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
-    """Refuse only a slice that is significantly worse than the margin, Bonferroni-corrected for the number of slices:
-    asking each slice to be shown not worse would refuse nearly every equal candidate."""
+    """Fail only a slice that is significantly worse than the margin, Bonferroni-corrected for the number of slices.
+
+    To require proof that each slice is not worse would reject nearly every equal candidate.
+    """
     if not (policy.slices and evaluation.slices):
         return
     z = NormalDist().inv_cdf(1 - (1 - SLICE_CONFIDENCE) / len(evaluation.slices))
     margin = margin_at(policy.slices.margin, evaluation.champion[policy.champion.metric].value)
-    for found in evaluation.slices:
-        upper = found.better_by.value + z * found.better_by.standard_error
-        passed = not upper < -margin  # an undefined difference refuses nothing
-        place = f"{found.column} = {found.level}"
-        detail = f"{place}: better by {found.better_by.value:+.4f}, surely below {upper:+.4f}, over {found.rows:,} rows"
-        yield Gate(f"slice.{found.column}.{found.level}", found.better_by.value, -margin, passed, detail)
+    for result in evaluation.slices:
+        upper = result.better_by.value + z * result.better_by.standard_error
+        passed = not upper < -margin  # an undefined difference passes
+        place = f"{result.column} = {result.level}"
+        detail = (
+            f"{place}: better by {result.better_by.value:+.4f}, surely below {upper:+.4f}, over {result.rows:,} rows"
+        )
+        yield Gate(f"slice.{result.column}.{result.level}", result.better_by.value, -margin, passed, detail)
 
 
 def _finite(number: float) -> float | None:

@@ -1,1 +1,1 @@
-"""Whether a snapshot can be learned from."""
+"""Checks that decide whether a training may learn from a snapshot."""

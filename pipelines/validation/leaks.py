@@ -1,8 +1,8 @@
-"""Leaks: features that alone tell the label nearly perfectly, as one does that was written after it. Pure.
+"""Leaks: features that alone predict the label nearly perfectly, for example because they were written after it. Pure.
 
-A feature's values become codes (the categories, or up to 256 bins of a number), and each row is scored by what the rows
-of *other* entities with its code have as label. So a code that only one entity has tells nothing about it, and numbers,
-categories, gaps and orders that go up and down are all judged by one measure.
+A feature's values become codes (its categories, or up to 256 bins of a number). Each row is scored by the labels that
+rows of *other* entities with the same code have. So a code of a single entity predicts nothing, and one measure judges
+numbers, categories, missing values and relations that rise and fall.
 """
 
 from collections.abc import Iterator
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from pipelines.measures.defects import FEWEST_ROWS
 from pipelines.spec import ModelSpec
 
-# Of pairs of rows with different labels, the share that a feature alone puts in order (AUC); of the label's ranks, the
-# share of variance that it alone explains (R²). Honest features stay below: the strongest of the shipped models and of
-# the examples' real data reach an AUC of 0.87 and an R² of 0.63, and the temperature of an hour ago explains 0.985 of
-# that of now. A label that was copied, scaled, rounded or coded is above.
+# For classes: the share of pairs of rows with different labels that a feature alone puts in order (AUC). For numbers:
+# the share of the variance of the label's ranks that a feature alone explains (R²). Legitimate features stay below. The
+# strongest features of the shipped models and of the examples' real data reach an AUC of 0.87 and an R² of 0.63, and
+# the temperature of an hour ago explains 0.985 of the present temperature. A copied, scaled, rounded or coded label
+# lies above.
 LEAK = 0.99
 FOLDS = 5
-FOLD_SEED = 7  # of who is in which fold: the same rows are always judged alike
+FOLD_SEED = 7  # assigns entities to folds; fixed, so that the same rows are always judged alike
 BINS = 256
-IN_A_BIN = 5  # rows at least, so that a bin is known from other rows than the one that is scored
+IN_A_BIN = 5  # least number of rows, so that a scored row has other rows in its bin
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -32,9 +33,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a snapshot's rows have as label, and in which fold they are. An entity is in one, unless there are few.
+    """The labels and folds of a snapshot's n rows. An entity is in one fold, unless there are few entities.
 
-    `values`: n numbers of the classes in `names`, or n ranks in [0, 1] where there are no classes.
+    names: the names of the classes. Empty for a regression.
+    folds: (n,).
+    values: (n,) positions in `names`, or ranks in [0, 1] for a regression.
     """
 
     names: tuple[str, ...]
@@ -46,100 +49,106 @@ class Target:
 
 
 def target_of(frame: pd.DataFrame, *, spec: ModelSpec) -> Target:
-    """The target of at least one row; their labels are known, and classes of the model file."""
-    entities, known = pd.factorize(frame["entity_id"])
-    folds = np.arange(len(frame)) * FOLDS // len(frame)  # few entities: stretches of rows
-    if len(known) >= 10 * FOLDS:
-        folds = np.random.default_rng(FOLD_SEED).integers(0, FOLDS, len(known))[entities]
+    """Return the target of `frame`. It has at least one row, and every label is usable."""
+    entities, entity_ids = pd.factorize(frame["entity_id"])
+    folds = np.arange(len(frame)) * FOLDS // len(frame)  # few entities: consecutive rows share a fold
+    if len(entity_ids) >= 10 * FOLDS:
+        folds = np.random.default_rng(FOLD_SEED).integers(0, FOLDS, len(entity_ids))[entities]
     label, names = frame[spec.label.column], spec.label.classes
     numbers = pd.Index(names).get_indexer(pd.Index(label)) if names else label.rank(pct=True).to_numpy()
     return Target(names, folds, numbers)
 
 
 def leak(values: pd.Series, codes: Ints, target: Target, *, label: pd.Series) -> str | None:
-    """What gives a feature away, in words; None where it tells too little. `codes`: those of `values`, −1 missing."""
-    known = codes >= 0
-    parts = [] if known.all() else [(" by being missing or not", known.astype(np.int64), target)]
-    parts.append(("", codes[known], target.part(known)))
-    if not known.all():
+    """Describe how a feature reveals the label. None where it does not.
+
+    codes: the codes of `values`, −1 where a value is missing.
+    """
+    present = codes >= 0
+    parts = [] if present.all() else [(" by being missing or not", present.astype(np.int64), target)]
+    parts.append(("", codes[present], target.part(present)))
+    if not present.all():
         parts.append(("", codes + 1, target))
-    for how, of, against in parts:
-        share, told = _strength(of, against)
+    for suffix, part_codes, part_target in parts:
+        share, evidence = _strength(part_codes, part_target)
         if share < LEAK:
             continue
-        if not how and known.any() and bool((values[known] == label[known]).all()):
+        if not suffix and present.any() and bool((values[present] == label[present]).all()):
             return "is the label itself, in every row that has it"
-        return f"alone tells {told}{how}: it may have been written after the label"
+        return f"alone tells {evidence}{suffix}: it may have been written after the label"
     return None
 
 
 def codes_of(values: pd.Series, *, numeric: bool) -> tuple[Ints, int]:
-    """A code for each value, −1 where it is missing, and how many distinct values there are."""
+    """The code of each value, −1 where a value is missing, and the number of distinct values."""
     if not numeric:
-        codes, found = pd.factorize(values)
-        return _together(codes.astype(np.int64)), len(found)
+        codes, categories = pd.factorize(values)
+        return _merge_rare_codes(codes.astype(np.int64)), len(categories)
     numbers = values.to_numpy(dtype=np.float64)
     missing = np.isnan(numbers)
     ordered = np.sort(numbers[~missing])
     distinct = int((np.diff(ordered) > 0).sum()) + bool(len(ordered))
     bins = min(BINS, len(ordered) // IN_A_BIN)
-    at = np.linspace(0, len(ordered), bins, endpoint=False).astype(np.int64)[1:]
-    edges = np.unique(ordered[at])
+    positions = np.linspace(0, len(ordered), bins, endpoint=False).astype(np.int64)[1:]
+    edges = np.unique(ordered[positions])
     return np.where(missing, -1, np.searchsorted(edges, numbers, side="right")), distinct
 
 
-def _together(codes: Ints) -> Ints:
-    """`codes` numbered anew, with one for all that occur once: they tell nothing about any other row."""
-    often = np.bincount(codes[codes >= 0]) > 1
-    numbers = np.where(often, np.cumsum(often), 0)
-    return np.where(codes >= 0, numbers[codes] if len(numbers) else 0, -1)
+def _merge_rare_codes(codes: Ints) -> Ints:
+    """Renumber `codes`. All codes that occur once share a code, because they predict nothing about any other row."""
+    repeated = np.bincount(codes[codes >= 0]) > 1
+    new_codes = np.where(repeated, np.cumsum(repeated), 0)
+    return np.where(codes >= 0, new_codes[codes] if len(new_codes) else 0, -1)
 
 
 def _strength(codes: Ints, target: Target) -> tuple[float, str]:
-    """How much `codes` alone tell, and of what; 0 where too few rows can say it."""
+    """The share that `codes` alone predict, and a text that names the measure. 0 where there are too few rows."""
     if len(codes) < FEWEST_ROWS:
         return 0.0, ""
     if not target.names:
         share = explained(codes, target.values, target.folds)
         return share, f"{share:.1%} of the label's order (R² of its ranks)"
-    best = max(separations(codes, target.values, target.folds, of=len(target.names)), default=(0.0, 0))
+    best = max(separations(codes, target.values, target.folds, class_count=len(target.names)), default=(0.0, 0))
     return best[0], f"{target.names[best[1]]!r} from the rest in {best[0]:.1%} of all pairs (AUC)"
 
 
-def separations(codes: Ints, classes: Ints, folds: Ints, *, of: int) -> Iterator[tuple[float, int]]:
-    """For each class with enough rows on both sides: the codes' AUC, out of fold, and the class's number."""
+def separations(codes: Ints, classes: Ints, folds: Ints, *, class_count: int) -> Iterator[tuple[float, int]]:
+    """The out-of-fold AUC of the codes and the class's number, for each class with enough rows on both sides.
+
+    class_count: the number of classes.
+    """
     size = int(codes.max()) + 1
-    cells = (folds * size + codes) * of + classes
-    counts = np.bincount(cells, minlength=FOLDS * size * of).reshape(FOLDS, size, of)
-    others = counts.sum(axis=0) - counts
-    rows = others.sum(axis=2)
+    cells = (folds * size + codes) * class_count + classes
+    counts = np.bincount(cells, minlength=FOLDS * size * class_count).reshape(FOLDS, size, class_count)
+    other_folds = counts.sum(axis=0) - counts
+    other_rows = other_folds.sum(axis=2)
     prior = counts.sum(axis=(0, 1)) / len(codes)
-    seen = counts.sum(axis=2) > 0
-    for number in range(of):
+    occupied = counts.sum(axis=2) > 0
+    for number in range(class_count):
         positive = counts[:, :, number]
         negative = counts.sum(axis=2) - positive
         if min(positive.sum(), negative.sum()) < FEWEST_ROWS:
             continue
-        scores = np.where(rows > 0, others[:, :, number] / np.maximum(rows, 1), prior[number])
-        yield auc(scores[seen], positive[seen], negative[seen]), number
+        scores = np.where(other_rows > 0, other_folds[:, :, number] / np.maximum(other_rows, 1), prior[number])
+        yield auc(scores[occupied], positive[occupied], negative[occupied]), number
 
 
 def auc(scores: Floats, positive: Ints, negative: Ints) -> float:
-    """The share of pairs of a positive and a negative row that `scores` puts in order, ties counting half.
+    """The share of pairs of a positive and a negative row that `scores` puts in order. Ties count half.
 
-    `positive`, `negative`: how many rows of each kind have the score at the same place.
+    positive, negative: the numbers of rows of each kind that have the score at the same position.
     """
     order = np.argsort(scores)
     ordered = scores[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    up = np.add.reduceat(positive[order], starts).astype(np.float64)
-    down = np.add.reduceat(negative[order], starts).astype(np.float64)
-    below = np.cumsum(down) - down
-    return float((up * (below + down / 2)).sum() / (up.sum() * down.sum()))
+    positives = np.add.reduceat(positive[order], starts).astype(np.float64)
+    negatives = np.add.reduceat(negative[order], starts).astype(np.float64)
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
 
 
 def explained(codes: Ints, ranks: Floats, folds: Ints) -> float:
-    """R² of the mean rank of a row's code in the other folds as its prediction; negative where it tells nothing."""
+    """R² of the prediction of a row's rank by the mean rank of its code in the other folds. May be negative."""
     spread = float(((ranks - ranks.mean()) ** 2).sum())
     if not spread:
         return 0.0

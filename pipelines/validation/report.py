@@ -1,4 +1,4 @@
-"""The report of a validation: what was found, what it means by the model file's policy, and a page that shows it."""
+"""The report of a validation: the findings, their severity by the model file's policy, and an HTML page."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,14 @@ from pipelines.validation.rules import Finding
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A finding and what becomes of it. `share`: of the rows, 1 where it is the whole column or snapshot."""
+    """A finding with its severity.
+
+    severity: `error` or `warning`.
+    rule: the broken rule, as in `Finding`.
+    column: the broken column. None where the whole snapshot breaks the rule.
+    share: the share of the rows, 1 for a whole column or snapshot.
+    said: the text for people, one line.
+    """
 
     severity: Severity
     rule: str
@@ -24,20 +31,24 @@ class Violation:
 
 
 def judged(findings: Iterable[Finding], policy: Validation) -> list[Violation]:
-    """The findings with their severity, the worst first: errors, then what concerns most rows."""
-    found = [Violation(getattr(policy, finding.rule, "error"), **asdict(finding)) for finding in findings]
-    return sorted(found, key=lambda violation: (violation.severity, -violation.share))  # error < warning
+    """The findings with their severity, the worst first. Errors come first, then findings with the most rows."""
+    violations = [Violation(getattr(policy, finding.rule, "error"), **asdict(finding)) for finding in findings]
+    return sorted(violations, key=lambda violation: (violation.severity, -violation.share))  # error < warning
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as an HTML page: whole in itself, no script, all values escaped, narrow enough for a phone."""
-    violations = "".join(_violation(found) for found in report["violations"]) or "<p>No rule is broken.</p>"
+    """Render the report as an HTML page: self-contained, without scripts, all values escaped, fit for a phone."""
+    violations = "".join(_violation(violation) for violation in report["violations"]) or "<p>No rule is broken.</p>"
     columns = "".join(_row(name, column) for name, column in report["statistics"]["columns"].items())
-    last = report["compared_with"]
-    against = f"Compared with the training up to {last['window_end']} UTC." if last else "The first training."
-    told = ", ".join(_counted(report[kind], kind) for kind in ("errors", "warnings") if report[kind])
-    title = escape(f"{report['model']}: {told or 'passed'}")
-    facts = f"{report['statistics']['rows']:,} rows, up to {report['window_end']} UTC. {against}"
+    last_training = report["compared_with"]
+    comparison = (
+        f"Compared with the training up to {last_training['window_end']} UTC."
+        if last_training
+        else "The first training."
+    )
+    counts = ", ".join(_counted(report[kind], kind) for kind in ("errors", "warnings") if report[kind])
+    title = escape(f"{report['model']}: {counts or 'passed'}")
+    facts = f"{report['statistics']['rows']:,} rows, up to {report['window_end']} UTC. {comparison}"
     names = f"Snapshot {report['snapshot_id']}, run {report['run_id']}"
     return PAGE.format(
         title=title,
@@ -49,16 +60,14 @@ def page(report: Mapping[str, Any]) -> str:
     )
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what if number != 1 else what.removesuffix('s')}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun if number != 1 else noun.removesuffix('s')}"
 
 
-def _violation(found: Mapping[str, Any]) -> str:
-    name = f"<b>{escape(found['column'])}</b> " if found["column"] else ""
-    return (
-        f'<p class="{escape(found["severity"])}"><span>{escape(found["severity"])} · {escape(found["rule"])}</span>'
-        f"{name}{escape(found['said'])}</p>"
-    )
+def _violation(violation: Mapping[str, Any]) -> str:
+    severity, rule = escape(violation["severity"]), escape(violation["rule"])
+    name = f"<b>{escape(violation['column'])}</b> " if violation["column"] else ""
+    return f'<p class="{severity}"><span>{severity} · {rule}</span>{name}{escape(violation["said"])}</p>'
 
 
 def _row(name: str, column: Mapping[str, Any]) -> str:
@@ -66,10 +75,10 @@ def _row(name: str, column: Mapping[str, Any]) -> str:
     kind = column["type"]
     if column["min"] is not None:
         kind += f", {column['min']:,.6g} to {column['max']:,.6g}"
-    shown = escape(name).replace("_", "_<wbr>")
+    heading = escape(name).replace("_", "_<wbr>")
     cells = _share(column["missing"]), "" if before is None else _share(before), f"{column['distinct']:,}"
     values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return f"<tr><th>{shown}<small>{escape(kind)}</small></th>{values}</tr>"
+    return f"<tr><th>{heading}<small>{escape(kind)}</small></th>{values}</tr>"
 
 
 def _label(label: Mapping[str, Any]) -> str:
