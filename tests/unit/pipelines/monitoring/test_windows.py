@@ -68,43 +68,43 @@ PROFILE: dict[str, Any] = build_profile(world(5000, 1), ["M"] * 5000, spec=SPEC)
 
 
 def tally_of(*chunks: pa.Table) -> WindowCounts:
-    tally = WindowCounts()
+    window_counts = WindowCounts()
     for chunk in chunks:
-        tally.add(chunk, profile=PROFILE)
-    return tally
+        window_counts.add(chunk, profile=PROFILE)
+    return window_counts
 
 
 @given(st.lists(st.integers(0, 300), max_size=4))
 def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: list[int]) -> None:
     rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
     whole = log_of(rows)
-    tally = tally_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
-    assert (tally.rows, tally.distinct) == (300, 300)
+    window_counts = tally_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
+    assert (window_counts.rows, window_counts.distinct) == (300, 300)
     for name, entry in PROFILE["features"].items():
-        assert (tally.counts[name] == counts(rows[name], entry)).all(), name
-    assert tally.counts[PREDICTION].sum() == 300
+        assert (window_counts.counts[name] == counts(rows[name], entry)).all(), name
+    assert window_counts.counts[PREDICTION].sum() == 300
 
 
 def test_repeated_requests_of_an_entity_with_the_same_features_count_once_in_any_chunk() -> None:
     rows = world(50, 3)
-    tally = tally_of(log_of(rows), log_of(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
-    assert tally.rows == 130
+    window_counts = tally_of(log_of(rows), log_of(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
+    assert window_counts.rows == 130
     assert tally_of(log_of(rows), log_of(rows), log_of(rows)).distinct == 50
     assert tally_of(log_of(rows), log_of(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
 
 
 def test_a_log_row_of_another_model_file_counts_with_its_known_features() -> None:
     row = {"entity_id": ["a"], "features": ['{"visits": 90, "new": [1, 2]}'], "prediction": ["L"], "warnings": ["[]"]}
-    tally = tally_of(pa.table(row))
-    assert tally.counts["town"][-1] == 1
-    assert tally.counts["visits"][-1] == 0
+    window_counts = tally_of(pa.table(row))
+    assert window_counts.counts["town"][-1] == 1
+    assert window_counts.counts["visits"][-1] == 0
 
 
 def defects_in(rows: pd.DataFrame) -> list[str]:
-    tally = tally_of(log_of(rows))
-    drifted = frozenset(worst_first(measure_drift(PROFILE, tally.counts, policy=Drift())))
+    window_counts = tally_of(log_of(rows))
+    drifted = frozenset(worst_first(measure_drift(PROFILE, window_counts.counts, policy=Drift())))
     return [
-        f"{each.feature} {each.kind}" for each in defects(PROFILE, tally.counts, unseen=tally.unseen, drifted=drifted)
+        f"{each.feature} {each.kind}" for each in defects(PROFILE, window_counts.counts, unseen=window_counts.unseen, drifted=drifted)
     ]
 
 
