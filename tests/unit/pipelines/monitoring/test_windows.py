@@ -67,7 +67,7 @@ def log_of(rows: pd.DataFrame, *, entities: list[str] | None = None) -> pa.Table
 PROFILE: dict[str, Any] = build_profile(world(5000, 1), ["M"] * 5000, spec=SPEC)
 
 
-def tally_of(*chunks: pa.Table) -> WindowCounts:
+def counts_of(*chunks: pa.Table) -> WindowCounts:
     window_counts = WindowCounts()
     for chunk in chunks:
         window_counts.add(chunk, profile=PROFILE)
@@ -78,7 +78,7 @@ def tally_of(*chunks: pa.Table) -> WindowCounts:
 def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: list[int]) -> None:
     rows, bounds = world(300, 2), [0, *sorted(cuts), 300]
     whole = log_of(rows)
-    window_counts = tally_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
+    window_counts = counts_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
     assert (window_counts.rows, window_counts.distinct) == (300, 300)
     for name, entry in PROFILE["features"].items():
         assert (window_counts.counts[name] == counts(rows[name], entry)).all(), name
@@ -87,24 +87,27 @@ def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: l
 
 def test_repeated_requests_of_an_entity_with_the_same_features_count_once_in_any_chunk() -> None:
     rows = world(50, 3)
-    window_counts = tally_of(log_of(rows), log_of(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True)))
+    window_counts = counts_of(
+        log_of(rows), log_of(pd.concat([rows, rows], ignore_index=True).iloc[:80].reset_index(drop=True))
+    )
     assert window_counts.rows == 130
-    assert tally_of(log_of(rows), log_of(rows), log_of(rows)).distinct == 50
-    assert tally_of(log_of(rows), log_of(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
+    assert counts_of(log_of(rows), log_of(rows), log_of(rows)).distinct == 50
+    assert counts_of(log_of(rows), log_of(rows, entities=[f"other {n}" for n in range(50)])).distinct == 100
 
 
 def test_a_log_row_of_another_model_file_counts_with_its_known_features() -> None:
     row = {"entity_id": ["a"], "features": ['{"visits": 90, "new": [1, 2]}'], "prediction": ["L"], "warnings": ["[]"]}
-    window_counts = tally_of(pa.table(row))
+    window_counts = counts_of(pa.table(row))
     assert window_counts.counts["town"][-1] == 1
     assert window_counts.counts["visits"][-1] == 0
 
 
 def defects_in(rows: pd.DataFrame) -> list[str]:
-    window_counts = tally_of(log_of(rows))
+    window_counts = counts_of(log_of(rows))
     drifted = frozenset(worst_first(measure_drift(PROFILE, window_counts.counts, policy=Drift())))
     return [
-        f"{each.feature} {each.kind}" for each in defects(PROFILE, window_counts.counts, unseen=window_counts.unseen, drifted=drifted)
+        f"{each.feature} {each.kind}"
+        for each in defects(PROFILE, window_counts.counts, unseen=window_counts.unseen, drifted=drifted)
     ]
 
 
