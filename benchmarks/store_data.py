@@ -1,4 +1,4 @@
-"""Generated histories for the benchmark of the store: labels, with three feature rows each, in the order of time."""
+"""Generated histories for the benchmark of the store: three feature rows for every label, in the order of time."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta

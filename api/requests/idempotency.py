@@ -1,9 +1,10 @@
 """Idempotency keys: a client or a proxy without an answer sends its request again with the same key.
 
 The prediction ids of a request are derived from its header `Idempotency-Key: SECONDS-NAME`. SECONDS is the Unix time of
-the first attempt, with milliseconds. NAME is any name that no other request has. A repeated request gets the same ids
-from every replica, and the log keeps one row for each id. Content and version are part of the ids, so a different
-answer never takes the place of a logged one.
+the first attempt, with up to six decimals, at most 10 minutes ago and 1 minute ahead. NAME is 1 to 100 printable ASCII
+characters without spaces that no other request has. A repeated request gets the same ids from every replica, and the
+log keeps one row for each id. Content and version are part of the ids, so a different answer never takes the place of a
+logged one.
 """
 
 import re
