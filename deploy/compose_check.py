@@ -21,7 +21,7 @@ from rich.table import Table
 
 from api.requests.row_type import example
 from deploy import compose_profiles as profiles
-from deploy.compose_stack import ONE_SHOT, PROJECT, Stack
+from deploy.compose_stack import CONTAINER_PATIENCE, ONE_SHOT, PROJECT, Stack
 from deploy.compose_traffic import Target, Traffic
 from pipelines.spec import find_spec, model_names
 from stack.programs.airflow_client import Airflow
@@ -68,8 +68,12 @@ def ask(stack: Stack) -> str:
     """Request one prediction of every model."""
     traffic = Traffic(targets(stack), stack.settings.api_key.get_secret_value(), rate=10)
     with traffic:
+        services = [name for name in stack.default_services if name.startswith("serve-")]
         patience = Patience(
-            "an answer of every model", lambda: len(traffic.answered), state=lambda: traffic.failed[-1:]
+            "an answer of every model",
+            lambda: (len(traffic.answered), stack.work(services)),
+            seconds=CONTAINER_PATIENCE,
+            state=lambda: traffic.failed[-1:],
         )
         patience.until(lambda: len(traffic.answered) >= len(traffic.targets))
     if traffic.failed:  # requests go to the models in turn, so without a failure every model has answered

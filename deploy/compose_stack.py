@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import yaml
 from stack.programs.airflow_client import Airflow
 from stack.programs.airflow_runs import activity
 from stack.programs.ports import free_ports
+from stack.programs.processes import work
 from utils.patience import Patience
 from utils.settings import Settings, load_settings
 from utils.version import ROOT
@@ -172,9 +172,14 @@ class Stack:
         """
         before = self.state(container)
         os.kill(before["Pid"], signal.SIGKILL)
-        Patience("a new start of a container that crashed", lambda: self.state(container)["Status"], seconds=120).until(
+        Patience("a new start of a crashed container", lambda: self.state(container), seconds=CONTAINER_PATIENCE).until(
             lambda: self.state(container)["StartedAt"] != before["StartedAt"], every=0.2
         )
+
+    def work(self, services: list[str]) -> object:
+        """The work of the processes in all containers of `services`: a sign for a `Patience`."""
+        states = self.states()
+        return [work(state["Pid"]) for name in services for state in states[name]]
 
     def make_standins(self) -> None:
         """Build stand-ins for images that can't be pulled, if the engine was started for this check."""
@@ -203,9 +208,8 @@ def _restarts(states: list[dict[str, Any]]) -> int:
 
 
 def _progress(states: list[dict[str, Any]]) -> object:
-    """A value that changes with progress. A `starting` container counts as progress: `start_period` limits it."""
-    is_starting = any(_health(state) == "starting" for state in states)
-    return time.monotonic() if is_starting else [(state["Status"], _health(state)) for state in states]
+    """A value that changes with each container's status and with the work of its processes."""
+    return [(state["Status"], _health(state), work(state["Pid"])) for state in states]
 
 
 def _engine() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -11,9 +12,13 @@ from rich.markup import escape
 
 from pipelines.spec import ModelSpec
 from stack.programs.program_list import serving_urls
+from stack.programs.starting import LONGEST
+from stack.programs.supervisor import Supervisor
 from utils.errors import StackError
 from utils.patience import Patience
 from utils.settings import Settings
+
+ANSWER_PATIENCE = 120.0  # seconds without progress of a service
 
 
 def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
@@ -24,7 +29,7 @@ def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console,
     urls = serving_urls(settings)
     serving = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
     bodies = {model: example_body(url, settings) for model, url in serving.items()}
-    answers = {model: predict(url, bodies[model], settings) for model, url in serving.items()}
+    answers = {model: predict(settings, model, bodies[model]) for model in serving}
     seconds = time.time() - begun
     console.print()
     for name, address, secret in _addresses(settings):
@@ -55,10 +60,10 @@ def is_ready(url: str) -> bool:
 
 
 def first_answer(settings: Settings, model: str) -> dict[str, Any]:
-    """Wait for the model's service and return its answer to its own example. Raises: StackError."""
+    """Wait for the model's service and return its answer to its own example. Raises: StackError, GaveUp."""
     url = serving_urls(settings)[model]
-    Patience(f"the service at {url}").until(lambda: is_ready(url), every=0.5)
-    return predict(url, example_body(url, settings), settings)
+    _patience(settings, model, f"the service at {url}", lambda: _readiness(url)).until(lambda: is_ready(url), every=0.5)
+    return predict(settings, model, example_body(url, settings))
 
 
 def example_body(url: str, settings: Settings) -> dict[str, Any]:
@@ -72,9 +77,9 @@ def example_body(url: str, settings: Settings) -> dict[str, Any]:
     return example
 
 
-def predict(url: str, body: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the answer of `/predict`. Raises: StackError with the service's error."""
-    error_text = ""
+def predict(settings: Settings, model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of `/predict`. Raises: StackError with the service's error; GaveUp."""
+    url, error_text = serving_urls(settings)[model], ""
 
     def answer() -> dict[str, Any] | None:
         nonlocal error_text
@@ -91,7 +96,24 @@ def predict(url: str, body: dict[str, Any], settings: Settings) -> dict[str, Any
             raise StackError(f"{url}/predict refuses its own example, {error_text}")
         return None
 
-    return Patience(f"an answer of {url}/predict", lambda: error_text).until(answer, every=0.5)
+    return _patience(settings, model, f"an answer of {url}/predict", lambda: error_text).until(answer, every=0.5)
+
+
+def _readiness(url: str) -> str:
+    try:
+        return requests.get(f"{url}/readyz", timeout=5).text[:300]
+    except requests.RequestException as error:
+        return type(error).__name__
+
+
+def _patience(settings: Settings, model: str, awaited: str, state: Callable[[], str]) -> Patience:
+    """Wait while the service works. Of a service on another machine only its answers can be seen."""
+    supervisor = Supervisor(settings)
+
+    def sign() -> object:
+        return state() if settings.serving_url else supervisor.progress(f"serve-{model}")
+
+    return Patience(awaited, sign, seconds=ANSWER_PATIENCE, longest=LONGEST, state=state)
 
 
 def curl(url: str, body: dict[str, Any], settings: Settings) -> str:

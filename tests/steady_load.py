@@ -71,7 +71,9 @@ def steady_load(
             yield load
             if until_closed:
                 with suppress(GaveUp):
-                    patience = Patience("every client to be told", lambda: sum(each.done() for each in futures))
+                    patience = Patience(
+                        "the end of every client", lambda: sum(each.done() for each in futures), seconds=60
+                    )
                     patience.until(lambda: all(each.done() for each in futures))
         finally:
             load.stop.set()

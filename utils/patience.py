@@ -21,7 +21,7 @@ class Patience:
     """A wait that ends with an error once `sign` has not changed for `seconds`.
 
     what: what is waited for, as in "gave up on …".
-    sign: returns a value that changes with progress.
+    sign: returns a value that changes with every step of progress.
     seconds: the longest time without progress.
     longest: seconds after which the wait ends in any case. Set it where the sign may change for ever.
     state: returns the state for the error message. The default is `sign`.
@@ -31,9 +31,9 @@ class Patience:
     def __init__(
         self,
         what: str,
-        sign: Callable[[], object] = lambda: None,
+        sign: Callable[[], object],
         *,
-        seconds: float = 60.0,
+        seconds: float,
         longest: float = inf,
         state: Callable[[], object] | None = None,
         clock: Callable[[], float] = time.monotonic,

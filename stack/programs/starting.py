@@ -38,17 +38,13 @@ def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supe
                 raise StackError(f"{name} ends again and again; {log_text(name)}")
         return not waiting
 
-    def signs() -> list[object]:
-        states = supervisor.states()
-        return [(size(supervisor.log(name)), work(states[name].pid)) for name in waiting if name in states]
-
     def log_text(name: str) -> str:
         log = supervisor.log(name)
         return f"it last said: {last_words(log, lines=1)} (all of it: {log})"
 
     patience = Patience(
         ", ".join(waiting),
-        signs,
+        lambda: [supervisor.progress(name) for name in waiting],
         seconds=START_PATIENCE,
         longest=LONGEST,
         state=lambda: f"{waiting[0]} does not answer; {log_text(waiting[0])}",

@@ -17,7 +17,7 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from stack.programs.folders import logs, runtime
 from stack.programs.logs import last_words, size
-from stack.programs.processes import MARKER, PROGRAM, clear_leftovers, is_alive
+from stack.programs.processes import MARKER, PROGRAM, clear_leftovers, is_alive, work
 from stack.programs.program import Launch, Program
 from utils.errors import GaveUp, StackError
 from utils.patience import Patience
@@ -33,6 +33,7 @@ STOPPED_FIRST = ("airflow-scheduler",)  # ending tasks report to the API server
 STOPPED_LAST = ("mlflow", "mariadb")  # the other programs write to these
 RETRIES = 20  # failed starts, each wait a second longer, before the state becomes FATAL
 STOP_PATIENCE = 130.0  # seconds in which no program ends; longer than any `stop_seconds`
+OWN_PATIENCE = 120.0  # seconds without a sign of the supervisor itself, at its start and its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,16 @@ class Supervisor:
         result = subprocess.run(daemon, env=environment, cwd=ROOT, capture_output=True, text=True)
         if result.returncode:
             raise StackError(f"the supervisor did not start: {(result.stderr or result.stdout).strip()[-300:]}")
+        self._patience("the supervisor", self.pid()).until(lambda: self.running)
+
+    def _patience(self, awaited: str, pid: int) -> Patience:
         log = self.log("supervisor")
-        patience = Patience("the supervisor", lambda: size(log), state=lambda: last_words(log, lines=1))
-        patience.until(lambda: self.running)
+        return Patience(
+            awaited,
+            lambda: (size(log), work(pid)),
+            seconds=OWN_PATIENCE,
+            state=lambda: last_words(log, lines=1),
+        )
 
     def _reload(self, until_start: Collection[str]) -> None:
         added, changed, removed = self._call("reloadConfig")[0]
@@ -132,6 +140,11 @@ class Supervisor:
     def log(self, name: str) -> Path:
         """The log file of program `name`."""
         return logs(self._settings) / f"{name}.log"
+
+    def progress(self, name: str) -> object:
+        """The size of a program's log and the work of its processes: a sign for a `Patience`."""
+        state = self.states().get(name)
+        return size(self.log(name)), work(state.pid if state else 0)
 
     def start(self, names: Iterable[str]) -> list[str]:
         """Start the programs in `names` that do not run with their current definition. Return the started names.
@@ -161,7 +174,7 @@ class Supervisor:
             self._call("shutdown")
         except UNREACHABLE:
             return
-        Patience("the supervisor's end").until(
+        self._patience("the supervisor's end", pid).until(
             lambda: not (pid and psutil.pid_exists(pid) and is_alive(psutil.Process(pid)))
         )
 

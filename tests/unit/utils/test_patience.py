@@ -81,7 +81,7 @@ def test_the_error_has_the_subject_the_durations_and_the_last_state() -> None:
 
 def test_a_value_that_exists_already_is_returned_without_a_pause() -> None:
     time = Time()
-    assert Patience("it", clock=time.clock, pause=time.pause).until(lambda: 7) == 7
+    assert Patience("it", lambda: 0, seconds=1, clock=time.clock, pause=time.pause).until(lambda: 7) == 7
     assert time.now == 0
 
 
@@ -90,7 +90,7 @@ def test_an_error_of_the_look_ends_the_wait() -> None:
         raise ProcessLookupError
 
     with pytest.raises(ProcessLookupError):
-        Patience("it").until(look)
+        Patience("it", lambda: 0, seconds=1).until(look)
 
 
 def test_a_costly_sign_is_looked_at_a_few_times_while_patience_lasts() -> None:

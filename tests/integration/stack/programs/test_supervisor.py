@@ -16,12 +16,13 @@ import pytest
 from stack.down import clean, down
 from stack.programs import mariadb, secrets
 from stack.programs.folders import runtime
-from stack.programs.processes import MARKER, is_alive, is_ours, ours, pss_mb
+from stack.programs.processes import MARKER, is_alive, is_ours, ours, pss_mb, work
 from stack.programs.program import Launch, Program, base_environment
 from stack.programs.program_list import mariadb_program
 from stack.programs.supervisor import Supervisor
 from stack.up import start_mariadb
 from tests.servers import free_port
+from tests.services import PROGRAM_PATIENCE
 from utils.errors import AccessDenied, StackError
 from utils.patience import Patience
 from utils.settings import Settings, load_settings
@@ -60,8 +61,13 @@ def query(settings: Settings, *statements: str) -> tuple[tuple[object, ...], ...
         return tuple(cursor.fetchall())
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    Patience("what the supervisor should do", seconds=120).until(condition)
+def wait_for(settings: Settings, condition: Callable[[], bool]) -> None:
+    """Wait while a process of the stack works."""
+
+    def sign() -> object:
+        return work(*(process.pid for process in ours(settings)))
+
+    Patience("a step of the supervisor", sign, seconds=PROGRAM_PATIENCE).until(condition)
 
 
 def pid_of(supervisor: Supervisor) -> int:
@@ -77,8 +83,8 @@ def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> N
     write_row(settings)
     killed_pid = pid_of(supervisor)
     os.kill(killed_pid, signal.SIGKILL)
-    wait_for(lambda: pid_of(supervisor) not in {0, killed_pid})
-    wait_for(lambda: mariadb.root_signs_in(settings))
+    wait_for(settings, lambda: pid_of(supervisor) not in {0, killed_pid})
+    wait_for(settings, lambda: mariadb.root_signs_in(settings))
     assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
 
 
@@ -95,11 +101,11 @@ def test_children_of_a_killed_program_are_ended_before_it_starts_again(settings:
         return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
     supervisor.start(["killed"])
-    wait_for(lambda: len(child_pids()) == 1)
+    wait_for(settings, lambda: len(child_pids()) == 1)
     supervisor.start(["other"])
-    wait_for(lambda: len(child_pids()) == 2)
+    wait_for(settings, lambda: len(child_pids()) == 2)
     os.kill(supervisor.states()["killed"].pid, signal.SIGKILL)
-    wait_for(lambda: len(child_pids()) == 3)
+    wait_for(settings, lambda: len(child_pids()) == 3)
     assert [psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in child_pids()] == [False, True, True]
 
 
@@ -113,7 +119,7 @@ def test_programs_of_a_killed_supervisor_are_ended_and_foreign_ones_are_not(sett
     same_home = subprocess.Popen(sleep, env={"EVERGREEN_HOME": str(settings.home)})
     try:
         os.kill(supervisor.pid(), signal.SIGKILL)
-        wait_for(lambda: not supervisor.running)
+        wait_for(settings, lambda: not supervisor.running)
         assert orphan.is_running()
         assert is_ours(orphan, settings)
         start(settings)
@@ -147,8 +153,8 @@ def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Pro
     return Program(name=name, launch=lambda: Launch(argv, base_environment(settings)))
 
 
-def wait_for_sleepers(names: Sequence[str], *, log: Path, definition: int) -> None:
-    wait_for(lambda: all(Path(f"{log}-{name}-{definition}").exists() for name in names))
+def wait_for_sleepers(settings: Settings, names: Sequence[str], *, log: Path, definition: int) -> None:
+    wait_for(settings, lambda: all(Path(f"{log}-{name}-{definition}").exists() for name in names))
 
 
 def test_if_all_programs_changed_they_stop_in_the_order_of_down(settings: Settings, tmp_path: Path) -> None:
@@ -157,7 +163,7 @@ def test_if_all_programs_changed_they_stop_in_the_order_of_down(settings: Settin
     supervisor = Supervisor(settings)
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
-    wait_for_sleepers(names, log=log, definition=1)
+    wait_for_sleepers(settings, names, log=log, definition=1)
     supervisor.ensure([sleeper(settings, name, log=log, definition=2) for name in names])
     first, *together, before_last, last = log.read_text().split()
     assert (first, before_last, last) == ("airflow-scheduler", "mlflow", "mariadb")
@@ -169,7 +175,7 @@ def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Set
     supervisor, names, log = Supervisor(settings), ("other", "serve-m"), tmp_path / "ended"
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
-    wait_for_sleepers(names, log=log, definition=1)
+    wait_for_sleepers(settings, names, log=log, definition=1)
     pid_before = supervisor.states()["serve-m"].pid
     for definition in (2, 3):  # the first of two attempts ended before it reached the service
         second = Supervisor(settings)
@@ -177,7 +183,7 @@ def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Set
         second.ensure(programs, until_start=["serve-m"])
     assert (second.states()["serve-m"].pid, second.states()["other"].pid) == (pid_before, 0)
     assert second.start(names) == ["other", "serve-m"]
-    wait_for_sleepers(names, log=log, definition=3)
+    wait_for_sleepers(settings, names, log=log, definition=3)
     assert psutil.Process(second.states()["serve-m"].pid).cmdline()[-1] == "3"
     assert log.read_text().split() == ["other", "serve-m"]
     assert second.start(names) == []
@@ -192,10 +198,10 @@ def test_a_program_in_state_fatal_is_started_again_by_its_new_definition(
     missing = Launch((str(tmp_path / "gone"),), base_environment(settings))
     supervisor.ensure([Program(name=name, launch=lambda: missing)])
     supervisor.start([name])
-    wait_for(lambda: supervisor.states()[name].state == "FATAL")
+    wait_for(settings, lambda: supervisor.states()[name].state == "FATAL")
     supervisor.ensure([sleeper(settings, name, log=tmp_path / "log", definition=1)], until_start=[name])
     assert supervisor.start([name]) == [name]
-    wait_for(lambda: supervisor.states()[name].state == "RUNNING")
+    wait_for(settings, lambda: supervisor.states()[name].state == "RUNNING")
 
 
 def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settings) -> None:

@@ -12,8 +12,8 @@ import pytest
 from stack.programs import processes, starting
 from stack.programs.logs import last_words, size
 from stack.programs.processes import work
+from tests.services import wait_for
 from utils.errors import GaveUp, StackError
-from utils.patience import Patience
 
 STARTS_SLOWLY = """
 import sys, time
@@ -51,7 +51,7 @@ def test_a_program_that_sleeps_is_given_up_with_its_last_words(tmp_path: Path, m
     log = tmp_path / "log"
     code = "import time; print('waiting for a lock', flush=True); time.sleep(999)"
     with program(code, log) as process:
-        Patience("its first line", lambda: None).until(lambda: size(log))
+        wait_for("its first line", lambda: size(log))
         with pytest.raises(GaveUp, match=r"gave up on it after .* last seen: waiting for a lock"):
             starting.wait_for_process("it", process, lambda: False, log=log)
 
@@ -73,6 +73,6 @@ def test_work_counts_computing_also_in_a_child_but_not_polling(tmp_path: Path, m
     monkeypatch.setattr(processes, "COMPUTED", 0.2)
     computes = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     with program(computes, log) as process:
-        Patience("work").until(lambda: work(process.pid)[0] > 2)
+        wait_for("work", lambda: work(process.pid)[0] > 2)
         for child in psutil.Process(process.pid).children():
             child.kill()
