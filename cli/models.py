@@ -180,7 +180,7 @@ def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
     with err.status("") as status:
         started_at = time.monotonic()
 
-        def progress(step: str, result: training_steps.Done | None) -> None:
+        def progress(step: str, result: training_steps.StepResult | None) -> None:
             nonlocal started_at
             if result is None:
                 started_at = time.monotonic()

@@ -50,7 +50,7 @@ def train(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
     training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
     training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
     for step in training_steps.STEPS:
-        training_steps.do(step, run_id, settings=settings, now=NOW)
+        training_steps.run_step(step, run_id, settings=settings, now=NOW)
     return training_runs.load_run(settings, run_id)
 
 
@@ -73,7 +73,7 @@ def served_model(
 
 
 def test_the_shipped_gates_pass_a_first_model(served_model: ServedModel) -> None:
-    assert training_runs.verdict(served_model.settings, served_model.run.run_id) == "promote"
+    assert training_runs.read_verdict(served_model.settings, served_model.run.run_id) == "promote"
     evaluation = load_evaluation(served_model.run, settings=served_model.settings)
     assert evaluation.rows > 1000
     metric, minimum = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served_model.spec.name]

@@ -94,7 +94,7 @@ def evergreen(settings, *arguments):
 
 
 def test_history_lists_versions_with_their_times_causes_and_runs_newest_first(story_settings):
-    rows = wording.served(story_settings, MODEL)
+    rows = wording.serving_history(story_settings, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
         (2, "rollback", None),
         (4, "deploy", "failed"),
@@ -110,7 +110,7 @@ def test_history_lists_versions_with_their_times_causes_and_runs_newest_first(st
 
 
 def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(story_settings):
-    explanation = wording.why(story_settings, MODEL)
+    explanation = wording.explain(story_settings, MODEL)
     assert explanation.hold is not None
     assert explanation.training is not None
     assert explanation.promotion is not None

@@ -37,12 +37,12 @@ def claim_run(small: Small, run_id: str, window_end: datetime, trials: int | Non
 def train(small: Small, run_id: str, window_end: datetime) -> str:
     claim_run(small, run_id, window_end)
     for step in training_steps.STEPS:
-        result = training_steps.do(step, run_id, settings=small.settings, now=small.end)
-        repeated = training_steps.do(step, run_id, settings=small.settings, now=small.end)
+        result = training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
+        repeated = training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
         assert (repeated.summary, repeated.url) == (result.summary, result.url), (
             f"{step} did something else the second time"
         )
-    return training_runs.verdict(small.settings, run_id)
+    return training_runs.read_verdict(small.settings, run_id)
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +162,16 @@ def test_two_tasks_that_share_a_search_run_each_trial_once(small: Small) -> None
     run_id = "t/shared"
     claim_run(small, run_id, small.end, trials=5)
     for step in ("extract", "validate", "open"):
-        training_steps.do(step, run_id, settings=small.settings, now=small.end)
+        training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
     with ThreadPoolExecutor(2) as workers:
         futures = [
-            workers.submit(training_steps.do, "explore", run_id, settings=small.settings, now=small.end) for _ in "ab"
+            workers.submit(training_steps.run_step, "explore", run_id, settings=small.settings, now=small.end)
+            for _ in "ab"
         ]
         assert "5 of 5 trials are complete" in {future.result().summary for future in futures}
-    repeated = training_steps.do("explore", run_id, settings=small.settings, now=small.end)
+    repeated = training_steps.run_step("explore", run_id, settings=small.settings, now=small.end)
     assert repeated.summary == "5 of 5 trials are complete"
-    training_steps.do("search", run_id, settings=small.settings, now=small.end)
+    training_steps.run_step("search", run_id, settings=small.settings, now=small.end)
     run = training_runs.load_run(small.settings, run_id)
     assert run.mlflow_run_id
     mlflow = registry.client(small.settings)
@@ -228,7 +229,7 @@ def test_decisions_of_a_failed_run_are_claimed_by_the_next(small: Small) -> None
 def test_an_empty_window_is_refused_and_leaves_no_snapshot(small: Small) -> None:
     run = claim_run(small, "t/empty", datetime(2001, 1, 1))
     with pytest.raises(EmptyWindow, match="2000-12-31"):
-        training_steps.do("extract", run.run_id, settings=small.settings, now=small.end)
+        training_steps.run_step("extract", run.run_id, settings=small.settings, now=small.end)
     assert training_runs.load_run(small.settings, "t/empty").snapshot_id is None
 
 

@@ -75,10 +75,10 @@ class Orders:
             self.settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=window_end
         )
         training_runs.claim(self.settings, spec=spec, run_id=run_id, now=window_end, window_end=window_end)
-        training_steps.do("extract", run_id, settings=self.settings, now=window_end)
+        training_steps.run_step("extract", run_id, settings=self.settings, now=window_end)
 
-    def validate(self, run_id: str, *, now: datetime = FIRST) -> training_steps.Done:
-        return training_steps.do("validate", run_id, settings=self.settings, now=now)
+    def validate(self, run_id: str, *, now: datetime = FIRST) -> training_steps.StepResult:
+        return training_steps.run_step("validate", run_id, settings=self.settings, now=now)
 
     def row(self, run_id: str) -> Any:
         with session(self.settings, "reader") as connection:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.artifact.profile import build_profile, counts, psi, reference
+from pipelines.artifact.profile import build_profile, count_by_bin, psi, recorded_counts
 from pipelines.spec import ModelSpec
 
 SPEC = ModelSpec.parse(
@@ -41,17 +41,17 @@ def test_every_row_falls_into_one_bin_and_the_profile_counts_them_all() -> None:
     frame = world(3000, 1)
     profile = build_profile(frame, list(np.arange(3000.0)), spec=SPEC)
     for name, entry in {**profile["features"], "prediction": profile["prediction"]}.items():
-        assert reference(entry).sum() == 3000, name
+        assert recorded_counts(entry).sum() == 3000, name
     for name, entry in profile["features"].items():
-        assert (counts(frame[name], entry) == reference(entry)).all(), name
+        assert (count_by_bin(frame[name], entry) == recorded_counts(entry)).all(), name
 
 
 def test_unseen_categories_and_values_beyond_the_edges_are_counted() -> None:
     frame = world(3000, 1)
     profile = build_profile(frame, [0.0] * 3000, spec=SPEC)["features"]
-    towns = counts(pd.Series(["Bern", "Genf", None]), profile["town"])
+    towns = count_by_bin(pd.Series(["Bern", "Genf", None]), profile["town"])
     assert towns.tolist() == [1, 0, 1, 1]
-    visits = counts(pd.Series([-1e9, 1e9, np.nan]), profile["visits"])
+    visits = count_by_bin(pd.Series([-1e9, 1e9, np.nan]), profile["visits"])
     assert (visits[0], visits[-2], visits[-1]) == (1, 1, 1)
 
 
@@ -64,7 +64,7 @@ def test_two_samples_of_one_distribution_have_a_stability_index_near_zero() -> N
 def test_a_shift_of_the_mean_has_the_expected_stability_index(shift: float, low: float, high: float) -> None:
     """The expected values are the integral for two normal distributions with ten equal bins."""
     profile = build_profile(world(20_000, 1), [0.0] * 20_000, spec=SPEC)["features"]["visits"]
-    assert low < psi(reference(profile), counts(world(20_000, 2, shift)["visits"], profile)) < high
+    assert low < psi(recorded_counts(profile), count_by_bin(world(20_000, 2, shift)["visits"], profile)) < high
 
 
 def test_windows_of_a_stable_period_differ_little_and_of_an_unstable_one_much() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from pipelines.artifact.profile import build_profile, counts
+from pipelines.artifact.profile import build_profile, count_by_bin
 from pipelines.measures.drift import PREDICTION, Difference, benjamini_hochberg, measure_drift, p_value, worst_first
 from pipelines.spec import Drift, ModelSpec
 
@@ -55,8 +55,8 @@ def world(rows: int, seed: int, *, shift: float = 0.0, days: int = 30, day_effec
 
 
 def window(profile: dict[str, Any], rows: pd.DataFrame) -> dict[str, Difference]:
-    window_counts = {name: counts(rows[name], entry) for name, entry in profile["features"].items()}
-    window_counts[PREDICTION] = counts(pd.Series(np.arange(float(len(rows)))), profile["prediction"])
+    window_counts = {name: count_by_bin(rows[name], entry) for name, entry in profile["features"].items()}
+    window_counts[PREDICTION] = count_by_bin(pd.Series(np.arange(float(len(rows)))), profile["prediction"])
     return measure_drift(profile, window_counts, policy=POLICY)
 
 
@@ -137,7 +137,9 @@ def test_a_restless_training_period_raises_the_limit() -> None:
 
 def test_drift_that_the_newest_training_rows_share_is_no_drift_against_them() -> None:
     profile = profile_of(world(30_000, 1))
-    current, newest = ({"f1": counts(world(2000, seed, shift=0.8)["f1"], profile["features"]["f1"])} for seed in (2, 3))
+    current, newest = (
+        {"f1": count_by_bin(world(2000, seed, shift=0.8)["f1"], profile["features"]["f1"])} for seed in (2, 3)
+    )
     assert measure_drift(profile, current, policy=POLICY)["f1"].drifted
     assert not measure_drift(profile, current, policy=POLICY, base=newest)["f1"].drifted
 

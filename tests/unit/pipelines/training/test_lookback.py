@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from pipelines.spec import ModelSpec
-from pipelines.training.lookback import lengths, recent
+from pipelines.training.lookback import look_back_choices, newest_rows
 from pipelines.training.split import Split, split_rows
 
 UNTIL = pd.Timestamp("2026-06-01")
@@ -39,44 +39,44 @@ def parts(frame: pd.DataFrame) -> Split:
 
 
 def test_all_rows_and_every_length_that_leaves_rows_out_are_tried() -> None:
-    assert lengths(parts(rows(130)), spec=spec()) == ["all", "90d", "60d", "30d"]
-    assert lengths(parts(rows(45)), spec=spec()) == ["all"]
+    assert look_back_choices(parts(rows(130)), spec=spec()) == ["all", "90d", "60d", "30d"]
+    assert look_back_choices(parts(rows(45)), spec=spec()) == ["all"]
 
 
 def test_a_length_without_one_of_the_classes_is_not_tried() -> None:
     frame = rows(130)
     late = frame["event_time"] > UNTIL - timedelta(days=55)
-    assert lengths(parts(frame[~late | (frame["closed"] == "open")]), spec=spec()) == ["all", "90d", "60d"]
+    assert look_back_choices(parts(frame[~late | (frame["closed"] == "open")]), spec=spec()) == ["all", "90d", "60d"]
 
 
 def test_nothing_is_tried_if_the_model_file_sets_the_look_back() -> None:
-    assert lengths(parts(rows(130)), spec=spec("100d")) == []
+    assert look_back_choices(parts(rows(130)), spec=spec("100d")) == []
 
 
 def test_a_length_counts_back_from_the_newest_row() -> None:
-    newest = recent(rows(130), "30d")
+    newest = newest_rows(rows(130), "30d")
     assert len(newest) == 60
     assert newest["event_time"].max() == UNTIL
-    assert recent(newest, "30d").equals(newest)
+    assert newest_rows(newest, "30d").equals(newest)
 
 
 @pytest.mark.parametrize("length", [None, "all"])
 def test_all_rows_stay_without_a_length(length: str | None) -> None:
-    assert len(recent(rows(130), length)) == 260
-    assert recent(rows(130).head(0), "30d").empty
+    assert len(newest_rows(rows(130), length)) == 260
+    assert newest_rows(rows(130).head(0), "30d").empty
 
 
 def test_months_of_a_replay_keep_their_day_if_the_month_has_it() -> None:
-    from pipelines.replay import moments
+    from pipelines.replay import step_times
 
-    assert list(moments(datetime(2026, 1, 31), datetime(2026, 5, 1), "1mo")) == [
+    assert list(step_times(datetime(2026, 1, 31), datetime(2026, 5, 1), "1mo")) == [
         datetime(2026, 1, 31),
         datetime(2026, 2, 28),
         datetime(2026, 3, 31),
         datetime(2026, 4, 30),
     ]
-    assert list(moments(datetime(2026, 12, 1), datetime(2027, 2, 1), "1mo")) == [
+    assert list(step_times(datetime(2026, 12, 1), datetime(2027, 2, 1), "1mo")) == [
         datetime(2026, 12, 1),
         datetime(2027, 1, 1),
     ]
-    assert len(list(moments(datetime(2026, 1, 1), datetime(2026, 1, 15), "7d"))) == 2
+    assert len(list(step_times(datetime(2026, 1, 1), datetime(2026, 1, 15), "7d"))) == 2

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipelines.spec import Gates
-from pipelines.training.evaluate import Estimate, Evaluation, SliceDifference, from_json
+from pipelines.training.evaluate import Estimate, Evaluation, SliceDifference, evaluation_from_json
 from pipelines.training.verdict import GateResults, decide_promotion
 
 GATES = Gates.model_validate(
@@ -117,4 +117,4 @@ def test_an_evaluation_survives_being_written_and_read() -> None:
     from dataclasses import asdict
 
     original = evaluation(estimate(0.05), slices=(SliceDifference("town", "Bern", 200, estimate(0.1)),))
-    assert from_json(json.loads(json.dumps(asdict(original)))) == original
+    assert evaluation_from_json(json.loads(json.dumps(asdict(original)))) == original

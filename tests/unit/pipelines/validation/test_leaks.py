@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from pipelines.spec import ModelSpec
-from pipelines.validation.leaks import auc, codes_of, leak, target_of
+from pipelines.validation.leaks import auc, build_target, describe_leak, encode
 
 ROWS = 600
 DRAW = np.random.default_rng(7)
@@ -27,9 +27,9 @@ def leak_text(task: str, label: np.ndarray, values: object, *, entities: int = R
         "features": {"columns": {"x": {"type": "numeric" if numeric else "categorical"}}},
     }
     frame = pd.DataFrame({"entity_id": [f"e{i % entities}" for i in range(len(label))], "y": label})
-    codes, _ = codes_of(feature, numeric=numeric)
-    target = target_of(frame, spec=ModelSpec.parse(file, file="m.yaml"))
-    return leak(feature, codes, target, label=frame["y"])
+    codes, _ = encode(feature, numeric=numeric)
+    target = build_target(frame, spec=ModelSpec.parse(file, file="m.yaml"))
+    return describe_leak(feature, codes, target, label=frame["y"])
 
 
 CHOSEN = DRAW.integers(0, 3, ROWS)
@@ -112,7 +112,7 @@ def test_the_auc_is_that_of_scikit_learn(rows: list[tuple[bool, float]]) -> None
 @given(st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), max_size=80))
 def test_codes_keep_the_order_of_numbers_and_mark_missing_values(values: list[float | None]) -> None:
     series = pd.Series(values, dtype=float)
-    codes, distinct = codes_of(series, numeric=True)
+    codes, distinct = encode(series, numeric=True)
     assert distinct == series.nunique()
     assert ((codes < 0) == series.isna()).all()
     present = series.notna()

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipelines.spec import ModelSpec, Validation
-from pipelines.validation.report import judged, page
+from pipelines.validation.report import grade_findings, render_page
 from pipelines.validation.rules import Finding
 from pipelines.validation.validate import examine
 from utils.errors import SpecInvalid
@@ -58,7 +58,7 @@ def orders(rows: int = ROWS, *, end: datetime = END, seed: int = 7, **replacemen
 def findings_of(frame: pd.DataFrame, *, spec: ModelSpec = SPEC, **context: Any) -> dict[tuple[str, str | None], str]:
     """The texts of `examine` by rule and column. `context` are further arguments of `examine`."""
     findings, _ = examine(frame, spec=spec, window_end=context.pop("window_end", END), **context)
-    return {(finding.rule, finding.column): finding.said for finding in findings}
+    return {(finding.rule, finding.column): finding.text for finding in findings}
 
 
 def with_first(values: pd.Series, *, count: int, value: object) -> pd.Series:
@@ -90,7 +90,7 @@ def test_everything_that_breaks_the_model_file_is_found_at_once() -> None:
     assert findings[("duplicates", None)] == "a row of the same entity and time again in 7 of 807 rows"
     all_findings, _ = examine(frame, spec=SPEC, window_end=END)
     assert {"is below the minimum 0 in 3 of 807 rows, first '-1.0'", "is missing in 2 of 807 rows"} <= {
-        finding.said for finding in all_findings
+        finding.text for finding in all_findings
     }
 
 
@@ -205,14 +205,14 @@ def test_the_policy_sets_the_severity_and_errors_come_first() -> None:
         Finding("values", "d", 0.5, "x"),
         Finding("columns", "e", 1.0, "x"),
     ]
-    assert [(v.severity, v.column) for v in judged(findings, Validation())] == [
+    assert [(v.severity, v.column) for v in grade_findings(findings, Validation())] == [
         ("error", "b"),
         ("error", "e"),
         ("error", "d"),
         ("error", "c"),
         ("warning", "a"),
     ]
-    softer = judged(findings, Validation(leak="warning", constant="error"))
+    softer = grade_findings(findings, Validation(leak="warning", constant="error"))
     assert [v.column for v in softer if v.severity == "warning"] == ["b"]
 
 
@@ -241,7 +241,7 @@ def report(frame: pd.DataFrame) -> dict[str, Any]:
     findings, statistics = examine(frame, spec=SPEC, window_end=END, before=BEFORE)
     violations = [
         {name: getattr(v, name) for name in ("severity", "rule", "column", "share", "said")}
-        for v in judged(findings, SPEC.validation)
+        for v in grade_findings(findings, SPEC.validation)
     ]
     last = {"run_id": "r1", "window_end": "2026-08-30 00:00"}
     return {
@@ -268,7 +268,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_loads_no_other_files_and_no_value_becomes_markup() -> None:
-    html = page(report(orders(weather=np.array(["<script>alert(1)</script>"] * ROWS, dtype=object))))
+    html = render_page(report(orders(weather=np.array(["<script>alert(1)</script>"] * ROWS, dtype=object))))
     tags = Tags(html).tags
     assert "script" not in {tag for tag, _ in tags}
     assert not [attrs for _, attrs in tags if {"src", "href"} & set(attrs)]
