@@ -67,12 +67,14 @@ def test_all_rows_of_an_entity_have_the_same_weight_in_a_resample() -> None:
     assert (weights[:, 0] + weights[:, 1] + weights[:, 3] == 3).all()
 
 
-def test_the_bootstrap_error_depends_on_the_number_resampled_and_not_of_rows() -> None:
+def test_the_bootstrap_error_depends_on_the_number_of_entities_and_not_of_rows() -> None:
     generator = np.random.default_rng(3)
     entities = np.repeat([f"e{i}" for i in range(100)], 50)
     correct = np.repeat(generator.integers(0, 2, 100), 50)
     judged_rows = JudgedRows(np.ones(5000, int), correct, None, 2)
-    resampled = np.concatenate([weighted_metric("accuracy", judged_rows, w) for w in entity_weights(entities, seed=1)])
+    resampled = np.concatenate(
+        [weighted_metric("accuracy", judged_rows, weights) for weights in entity_weights(entities, seed=1)]
+    )
     assert resampled.std() == pytest.approx(np.sqrt(0.25 / 100), rel=0.15)
 
 
