@@ -12,8 +12,8 @@ import numpy as np
 
 from pipelines.artifact.profile import recorded_counts
 
-JUMP = 0.2  # a share of rows is a defect if it exceeds the ordinary share by more than this
-BEYOND = 0.8  # least share of values in the lowest or highest tenth of the training values that shows another unit
+JUMP = 0.2  # the share of rows by which a defect exceeds the ordinary share
+OUTER_SHARE = 0.8  # if more values are in the range of the outermost tenth of training, the unit has changed
 FEWEST_ROWS = 50  # rows or requests; with fewer, no defect is reported
 
 
@@ -109,6 +109,6 @@ def _feature_defects(
     values, base_values = window[:-1], base[:-1]
     if "edges" in entry and name in drifted and len(values) > 2 and values.sum() >= FEWEST_ROWS:
         for end in (0, -1):
-            beyond, base_beyond = values[end] / values.sum(), base_values[end] / max(1, base_values.sum())
-            if beyond > BEYOND and base_beyond < BEYOND / 2:
-                yield Defect(name, "unit", float(beyond), float(base_beyond))
+            outer_share, base_outer_share = values[end] / values.sum(), base_values[end] / max(1, base_values.sum())
+            if outer_share > OUTER_SHARE and base_outer_share < OUTER_SHARE / 2:
+                yield Defect(name, "unit", float(outer_share), float(base_outer_share))

@@ -1,4 +1,4 @@
-"""Evaluate: score the candidate and the champion on the same test rows, from which neither has learned."""
+"""Evaluate: score the candidate and the champion, and compare them on rows from which neither has learned."""
 
 import json
 from collections.abc import Mapping
@@ -93,8 +93,8 @@ class Evaluation:
 def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
     """Score the candidate and, if there is one, the champion. Log the evaluation to MLflow.
 
-    In a split by entity, the champion's final fit has learned from the test entities. So its `evaluated_as` version is
-    scored in its place.
+    In a split by entity, the champion's final fit has learned from the test entities. So the version in the champion's
+    tag `evaluated_as` is scored instead.
 
     Raises:
         NotFound: the run has no candidate.
@@ -106,7 +106,9 @@ def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
     test = split_rows(snapshot.frame, spec=spec, until=newest_label(run)).test
     candidate = _judge_bundle(registry.load(settings, run.model, run.candidate_version), test, run=run)
     champion_version, champion, is_compared = _judge_champion(run, test, settings=settings)
-    differences = _compare(candidate, champion, test, is_compared, run=run) if champion and is_compared.any() else {}
+    differences = (
+        _compare_versions(candidate, champion, test, is_compared, run=run) if champion and is_compared.any() else {}
+    )
     units = _units_of(test)
     evaluation = Evaluation(
         candidate_version=run.candidate_version,
@@ -160,12 +162,12 @@ def _judge_champion(
         return None, None, np.zeros(len(test), dtype=bool)
     version = scored_version = int(row["version"])
     tags = registry.version_tags(settings, run.model, version)
-    unseen = np.ones(len(test), dtype=bool)
+    is_unseen = np.ones(len(test), dtype=bool)
     if isinstance(run.spec.training.split, EntitySplit):
         scored_version = int(tags.get("evaluated_as", version))
     else:
-        unseen = (test["event_time"] > pd.Timestamp(registry.fitted_until(tags))).to_numpy()
-    return version, _judge_bundle(registry.load(settings, run.model, scored_version), test, run=run), unseen
+        is_unseen = (test["event_time"] > pd.Timestamp(registry.fitted_until(tags))).to_numpy()
+    return version, _judge_bundle(registry.load(settings, run.model, scored_version), test, run=run), is_unseen
 
 
 def _judge_bundle(bundle: Bundle, test: pd.DataFrame, *, run: Run) -> JudgedRows:
@@ -194,7 +196,7 @@ def _estimate_metrics(judged_rows: JudgedRows, units: np.ndarray, metrics: tuple
     return estimates
 
 
-def _compare(
+def _compare_versions(
     candidate: JudgedRows, champion: JudgedRows, test: pd.DataFrame, is_compared: np.ndarray, *, run: Run
 ) -> dict[str, Any]:
     """Estimate the paired differences over all compared rows and in each slice, from the same resamples.

@@ -28,7 +28,7 @@ from utils.settings import OPTUNA_DB, Settings
 
 MOST_TREES = 500  # of a trial
 HEARTBEAT = 60  # seconds between two signals that a trial still runs
-CURVES = ("learn", "validation")  # the rows of the two loss curves, in CatBoost's order
+CURVE_NAMES = ("learn", "validation")  # of the loss curves, in CatBoost's order
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     """Run the search, and record the parameters and the number of trees of the best trial in the run's row.
 
-    After a crash, a second call continues the study of the first.
+    A call after a crash continues the study that the first call began.
 
     Raises: MissingLabels, Unreachable.
     """
@@ -61,8 +61,8 @@ def open_search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
 def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
     """Run trials of a search together with other workers. Return the number of complete trials of all workers.
 
-    Call `open_search` once before, then `explore` in each worker. Together the workers start at most the run's number
-    of trials. If a worker is killed, `search` runs the missing trials afterwards.
+    Call `open_search` first, and then `explore` in each worker. Together, the workers start at most the run's number of
+    trials. If a worker is killed, `search` runs the missing trials.
 
     Raises: MissingLabels, Unreachable.
     """
@@ -82,7 +82,7 @@ def _optimize(
     study = _load_study(run, look_backs, settings=settings, shared=shared)
     limits = run.spec.training.search
     curves: dict[int, dict[str, list[float]]] = {}
-    started = time.monotonic()
+    start = time.monotonic()
 
     def objective(trial: optuna.Trial) -> float:
         if shared and _count_earlier_trials(trial) >= run.trials:
@@ -100,13 +100,13 @@ def _optimize(
             limits.metric,
             trial_value,
             trees,
-            time.monotonic() - started,
+            time.monotonic() - start,
         )
         return trial_value
 
     stop_after_last_trial = MaxTrialsCallback(run.trials, states=(TrialState.COMPLETE,))
-    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    if complete < run.trials:
+    complete_trials = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if complete_trials < run.trials:
         study.optimize(objective, timeout=limits.timeout.total_seconds(), callbacks=[stop_after_last_trial])
     return study, curves
 
@@ -190,7 +190,7 @@ def _record_best(
     best_trial = study.best_trial
     complete_trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best_curves = curves.get(best_trial.number, {}).values()
-    loss_curves = {f"loss_{name}": losses for name, losses in zip(CURVES, best_curves, strict=False)}
+    loss_curves = {f"loss_{name}": losses for name, losses in zip(CURVE_NAMES, best_curves, strict=False)}
     validation_metric = f"validation_{run.spec.training.search.metric}"
     assert run.mlflow_run_id  # noqa: S101
     tracking.log_values(

@@ -16,14 +16,14 @@ from utils.duration import show_duration
 
 LEAST_ROWS = 0.5  # share of the last training's row count
 MOST_SHIFT = 1 / 3  # of the mean, in standard deviations; the stability index is then about 0.1, the limit for classes
-MOST_SPREAD = 1.5  # ratio of the standard deviations, or its inverse
-MOST_GAPS = 3  # age of the newest row, in longest gaps between days with rows
+MOST_SPREAD = 1.5  # largest ratio of the two standard deviations; the smallest ratio is its inverse
+MOST_GAPS = 3  # largest age of the newest row, as a multiple of the longest gap between days with rows
 
 
 def label_statistics(rows: pd.DataFrame, *, spec: ModelSpec) -> dict[str, Any]:
     """The number of rows of each class. For a regression, the mean, std, min and max of the label.
 
-    A number is None if it is undefined for lack of rows.
+    One of these four is None if there are too few rows for it.
     """
     label = rows[spec.label.column] if spec.label.column in rows else pd.Series(dtype=float)
     if spec.task != "regression":
@@ -59,7 +59,7 @@ def check_differences(
 ) -> Iterator[Finding]:
     """Report differences from the last training's snapshot.
 
-    Only newer rows are compared, because the rows of half a year would hide a source that broke last week. If too few
+    The newer rows are compared, because the rows of half a year would hide a source that broke last week. If too few
     rows are newer, all rows are compared.
 
     frame: all rows of the snapshot.
@@ -83,7 +83,7 @@ def check_differences(
 
 
 def _select_newer(rows: pd.DataFrame, before: Mapping[str, Any]) -> pd.DataFrame:
-    """Select the rows newer than the newest label of the last snapshot. None are newer if the data has no time."""
+    """Select the rows newer than the newest label of the last snapshot. Select no rows if the data has no time."""
     newest_label = before["newest_label"]
     return rows[rows["event_time"] > pd.Timestamp(newest_label)] if newest_label else rows.iloc[:0]
 
@@ -118,13 +118,13 @@ def _check_classes(
             yield Finding("lost_class", spec.label.column, 1.0, text)
     expected = np.array([*last_counts.values()])
     observed = np.array([compared["classes"][name] for name in last_counts])
-    index = psi(expected, observed)
-    if min(expected.sum(), observed.sum()) >= FEWEST_ROWS and index > spec.monitoring.drift.psi:
-        change = observed / observed.sum() - expected / expected.sum()
-        largest = int(np.abs(change).argmax())
-        share, name = observed[largest] / observed.sum(), [*last_counts][largest]
+    stability_index = psi(expected, observed)
+    if min(expected.sum(), observed.sum()) >= FEWEST_ROWS and stability_index > spec.monitoring.drift.psi:
+        changes = observed / observed.sum() - expected / expected.sum()
+        position = int(np.abs(changes).argmax())
+        share, name = observed[position] / observed.sum(), [*last_counts][position]
         text = f"is {name!r} in {share:.0%} of {observed.sum():,} rows"
-        last_text = f"in the last training in {share - change[largest]:.0%} (stability index {index:.2f})"
+        last_text = f"in the last training in {share - changes[position]:.0%} (stability index {stability_index:.2f})"
         yield Finding("target", spec.label.column, 1.0, f"{text}; {last_text}")
 
 

@@ -19,7 +19,7 @@ from pipelines.spec import ModelSpec
 # A feature above this limit is a leak. For classes, the limit applies to the AUC of the feature alone. For numbers, it
 # applies to the share of the variance of the label's ranks that the feature alone explains (R²). Copied, scaled,
 # rounded or coded labels are above the limit. The strongest features of the shipped models and of the examples' real
-# data reach an AUC of 0.87 and an R² of 0.63. The temperature of an hour ago explains 0.985 of the present temperature.
+# data reach an AUC of 0.87 and an R² of 0.63. The temperature of an hour ago explains 0.985 of the variance.
 LEAK = 0.99
 FOLDS = 5
 FOLD_SEED = 7  # fixed, so that the same rows always give the same findings
@@ -65,16 +65,16 @@ def describe_leak(values: pd.Series, codes: Ints, target: Target, *, label: pd.S
     codes: the codes of `values`, −1 where a value is missing.
     target, label: the target and the labels of the same rows.
     """
-    present = codes >= 0
-    parts = [] if present.all() else [(" by being missing or not", present.astype(np.int64), target)]
-    parts.append(("", codes[present], target.select(present)))
-    if not present.all():
+    is_present = codes >= 0
+    parts = [] if is_present.all() else [(" by being missing or not", is_present.astype(np.int64), target)]
+    parts.append(("", codes[is_present], target.select(is_present)))
+    if not is_present.all():
         parts.append(("", codes + 1, target))
     for suffix, part_codes, part_target in parts:
-        share, evidence = _measure_strength(part_codes, part_target)
-        if share < LEAK:
+        strength, evidence = _measure_strength(part_codes, part_target)
+        if strength < LEAK:
             continue
-        if not suffix and present.any() and bool((values[present] == label[present]).all()):
+        if not suffix and is_present.any() and bool((values[is_present] == label[is_present]).all()):
             return "is the label itself, in every row that has it"
         return f"alone tells {evidence}{suffix}: it may have been written after the label"
     return None
@@ -86,19 +86,19 @@ def encode(values: pd.Series, *, numeric: bool) -> tuple[Ints, int]:
         codes, categories = pd.factorize(values)
         return _merge_rare_codes(codes.astype(np.int64)), len(categories)
     numbers = values.to_numpy(dtype=np.float64)
-    missing = np.isnan(numbers)
-    ordered = np.sort(numbers[~missing])
-    distinct = int((np.diff(ordered) > 0).sum()) + bool(len(ordered))
-    bins = min(BINS, len(ordered) // LEAST_ROWS_PER_BIN)
-    positions = np.linspace(0, len(ordered), bins, endpoint=False).astype(np.int64)[1:]
-    edges = np.unique(ordered[positions])
-    return np.where(missing, -1, np.searchsorted(edges, numbers, side="right")), distinct
+    is_missing = np.isnan(numbers)
+    sorted_numbers = np.sort(numbers[~is_missing])
+    distinct = int((np.diff(sorted_numbers) > 0).sum()) + bool(len(sorted_numbers))
+    bins = min(BINS, len(sorted_numbers) // LEAST_ROWS_PER_BIN)
+    positions = np.linspace(0, len(sorted_numbers), bins, endpoint=False).astype(np.int64)[1:]
+    edges = np.unique(sorted_numbers[positions])
+    return np.where(is_missing, -1, np.searchsorted(edges, numbers, side="right")), distinct
 
 
 def _merge_rare_codes(codes: Ints) -> Ints:
     """Renumber `codes`. Codes of a single row get the same new code, because they predict nothing for other rows."""
-    repeated = np.bincount(codes[codes >= 0]) > 1
-    new_codes = np.where(repeated, np.cumsum(repeated), 0)
+    is_repeated = np.bincount(codes[codes >= 0]) > 1
+    new_codes = np.where(is_repeated, np.cumsum(is_repeated), 0)
     return np.where(codes >= 0, new_codes[codes] if len(new_codes) else 0, -1)
 
 
@@ -115,27 +115,27 @@ def _measure_strength(codes: Ints, target: Target) -> tuple[float, str]:
 
 
 def class_aucs(codes: Ints, classes: Ints, folds: Ints, *, class_count: int) -> Iterator[tuple[float, int]]:
-    """Yield the out-of-fold AUC of the codes and the number of the class, for each class against the other classes.
+    """Yield the out-of-fold AUC of each class against the other classes, and the number of the class.
 
     Classes with too few rows, or with too few rows of other classes, are left out.
 
     codes, classes, folds: (n,) integers.
     class_count: the number of classes.
     """
-    size = int(codes.max()) + 1
-    cells = (folds * size + codes) * class_count + classes
-    counts = np.bincount(cells, minlength=FOLDS * size * class_count).reshape(FOLDS, size, class_count)
+    code_count = int(codes.max()) + 1
+    cells = (folds * code_count + codes) * class_count + classes
+    counts = np.bincount(cells, minlength=FOLDS * code_count * class_count).reshape(FOLDS, code_count, class_count)
     other_folds = counts.sum(axis=0) - counts
     other_rows = other_folds.sum(axis=2)
-    prior = counts.sum(axis=(0, 1)) / len(codes)
-    occupied = counts.sum(axis=2) > 0
+    class_shares = counts.sum(axis=(0, 1)) / len(codes)
+    has_rows = counts.sum(axis=2) > 0
     for number in range(class_count):
         positive = counts[:, :, number]
         negative = counts.sum(axis=2) - positive
         if min(positive.sum(), negative.sum()) < FEWEST_ROWS:
             continue
-        scores = np.where(other_rows > 0, other_folds[:, :, number] / np.maximum(other_rows, 1), prior[number])
-        yield auc(scores[occupied], positive[occupied], negative[occupied]), number
+        scores = np.where(other_rows > 0, other_folds[:, :, number] / np.maximum(other_rows, 1), class_shares[number])
+        yield auc(scores[has_rows], positive[has_rows], negative[has_rows]), number
 
 
 def auc(scores: Floats, positive: Ints, negative: Ints) -> float:
@@ -145,26 +145,26 @@ def auc(scores: Floats, positive: Ints, negative: Ints) -> float:
     positive, negative: (m,) numbers of positive and negative rows with each score.
     """
     order = np.argsort(scores)
-    ordered = scores[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    sorted_scores = scores[order]
+    starts = np.flatnonzero(np.concatenate(([True], sorted_scores[1:] != sorted_scores[:-1])))
     positives = np.add.reduceat(positive[order], starts).astype(np.float64)
     negatives = np.add.reduceat(negative[order], starts).astype(np.float64)
-    below = np.cumsum(negatives) - negatives
-    return float((positives * (below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
+    negatives_below = np.cumsum(negatives) - negatives
+    return float((positives * (negatives_below + negatives / 2)).sum() / (positives.sum() * negatives.sum()))
 
 
 def explained_variance(codes: Ints, ranks: Floats, folds: Ints) -> float:
-    """The R² of a prediction of each row's rank: the mean rank of the rows with its code in the other folds.
+    """The R² of a prediction of each row's rank. It may be negative.
 
-    The R² may be negative.
+    The prediction is the mean rank of the rows with the same code in the other folds.
     """
     total_variation = float(((ranks - ranks.mean()) ** 2).sum())
     if not total_variation:
         return 0.0
-    size = int(codes.max()) + 1
-    cells = folds * size + codes
-    rows = np.bincount(cells, minlength=FOLDS * size).reshape(FOLDS, size)
-    sums = np.bincount(cells, weights=ranks, minlength=FOLDS * size).reshape(FOLDS, size)
+    code_count = int(codes.max()) + 1
+    cells = folds * code_count + codes
+    rows = np.bincount(cells, minlength=FOLDS * code_count).reshape(FOLDS, code_count)
+    sums = np.bincount(cells, weights=ranks, minlength=FOLDS * code_count).reshape(FOLDS, code_count)
     other_rows, other_sums = rows.sum(axis=0) - rows, sums.sum(axis=0) - sums
     predicted = np.where(other_rows > 0, other_sums / np.maximum(other_rows, 1), ranks.mean())
     return 1 - float(((ranks - predicted.ravel()[cells]) ** 2).sum()) / total_variation
