@@ -189,7 +189,7 @@ def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
                 seconds = time.monotonic() - started_at
                 out.print(f"{step:<9} {seconds:6.1f} s  {result.summary}", soft_wrap=True, markup=False)
 
-        return training_steps.train(settings, run_id, progress=progress)
+        return training_steps.run_all_steps(settings, run_id, progress=progress)
 
 
 def _model_row(settings: Settings, name: str) -> dict[str, object]:

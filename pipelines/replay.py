@@ -177,7 +177,7 @@ def _train(
         settings, spec, model=name, run_id=run_id, reason=reason, window_end=window_end, trials=trials, now=utc_now()
     )
     try:
-        verdict = training_steps.train(settings, run_id)
+        verdict = training_steps.run_all_steps(settings, run_id)
         if verdict["verdict"] == "promote":
             _put_into_service(settings, name, run_id)
     except (DataRefused, IntegrityError) as error:

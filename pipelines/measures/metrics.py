@@ -68,8 +68,7 @@ def metric_value(metric: str, judged_rows: JudgedRows) -> float:
 def weighted_metric(metric: str, judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
     """Compute `metric` once for each row of `weights`.
 
-    weights: (resamples, n) weights of the rows.
-    Returns an array (resamples,).
+    weights: (resamples, n) weights of the rows. The result is an array (resamples,).
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         return _METRICS[metric](judged_rows, weights)
@@ -88,21 +87,24 @@ def resampling_units(entities: np.ndarray, event_times: np.ndarray) -> np.ndarra
     return np.arange(len(entities))
 
 
-def entity_weights(entities: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
+def entity_weights(units: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
     """Draw bootstrap weights for n rows. Return them in blocks of at most `resamples` rows and n columns.
 
-    Whole entities are drawn with replacement (the cluster bootstrap of Field and Welsh 2007). The rows of one entity
-    are similar, so drawing single rows would give too narrow intervals.
+    Whole units are drawn with replacement (the cluster bootstrap of Field and Welsh 2007). The rows of one entity are
+    similar, so drawing single rows would give too narrow intervals.
 
-    entities: (n,) entities or other resampling units.
+    units: (n,) the resampling unit of each row, which is usually its entity (`resampling_units`).
     """
-    _, position = np.unique(entities, return_inverse=True)
-    count = int(position.max()) + 1
-    block_size = max(1, min(resamples, _CELLS_PER_BLOCK // len(entities)))
+    _, unit_positions = np.unique(units, return_inverse=True)
+    unit_count = int(unit_positions.max()) + 1
+    block_size = max(1, min(resamples, _CELLS_PER_BLOCK // len(units)))
     generator = np.random.default_rng(seed)
     sizes = [min(block_size, resamples - start) for start in range(0, resamples, block_size)]
     return [
-        generator.multinomial(count, np.full(count, 1 / count), size=size)[:, position].astype(float) for size in sizes
+        generator.multinomial(unit_count, np.full(unit_count, 1 / unit_count), size=size)[:, unit_positions].astype(
+            float
+        )
+        for size in sizes
     ]
 
 

@@ -18,14 +18,8 @@ METRICS: Mapping[str, tuple[str, ...]] = {  # by task, the default metric first
     "regression": ("rmse", "mae", "r2"),
 }
 
-UNITLESS = {
-    "macro_f1",
-    "f1",
-    "accuracy",
-    "roc_auc",
-    "r2",
-    "log_loss",
-}  # metrics that do not depend on the unit of the label
+# The metrics that do not depend on the unit of the label.
+UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}
 
 
 class Frozen(BaseModel):

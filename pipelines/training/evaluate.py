@@ -107,7 +107,9 @@ def evaluate(run: Run, snapshot: Snapshot, *, settings: Settings) -> Evaluation:
     candidate = _judge_bundle(registry.load(settings, run.model, run.candidate_version), test, run=run)
     champion_version, champion, is_compared = _judge_champion(run, test, settings=settings)
     differences = (
-        _compare_versions(candidate, champion, test, is_compared, run=run) if champion and is_compared.any() else {}
+        _compare_with_champion(candidate, champion, test, is_compared, run=run)
+        if champion and is_compared.any()
+        else {}
     )
     units = _units_of(test)
     evaluation = Evaluation(
@@ -196,7 +198,7 @@ def _estimate_metrics(judged_rows: JudgedRows, units: np.ndarray, metrics: tuple
     return estimates
 
 
-def _compare_versions(
+def _compare_with_champion(
     candidate: JudgedRows, champion: JudgedRows, test: pd.DataFrame, is_compared: np.ndarray, *, run: Run
 ) -> dict[str, Any]:
     """Estimate the paired differences over all compared rows and in each slice, from the same resamples.

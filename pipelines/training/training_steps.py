@@ -1,8 +1,8 @@
-"""A training: its start, its steps in order, and the clean-up after a failure.
+"""A training: its beginning, its steps in order, and the clean-up after a failure.
 
-Airflow runs each step as one task. The command line and a replay run all steps in one process (`train`). A step gets
-the id of a run, reads the run's row, and records its results there. Slow modules are imported inside the steps,
-because Airflow imports this module at every parse of a DAG file.
+Airflow runs each step as one task. The command line and a replay run all steps in one process (`run_all_steps`). A
+step gets the id of a run, reads the run's row, and records its results there. Slow modules are imported inside the
+steps, because Airflow imports this module at every parse of a DAG file.
 """
 
 from collections.abc import Callable
@@ -70,10 +70,10 @@ def begin(
     )
 
 
-def train(
+def run_all_steps(
     settings: Settings, run_id: str, *, progress: Callable[[str, StepResult | None], None] = lambda step, result: None
 ) -> dict[str, Any]:
-    """Run all steps of a run that has begun. Return the row of its verdict. If a step fails, clean up with `give_up`.
+    """Run all steps of a run that has begun, and return the row of its verdict. After a failed step, call `give_up`.
 
     progress: called with the step's name and None before each step, and with the step's name and result after it.
 

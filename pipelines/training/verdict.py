@@ -18,7 +18,7 @@ from pipelines.training.evaluate import Evaluation
 from utils.settings import Settings
 
 Verdict = Literal["promote", "reject", "wait"]
-NEEDED_PRECISION = 2.5  # standard errors per margin; with fewer, a failed gate only means that evidence is missing
+NEEDED_PRECISION = 2.5  # least ratio of margin and standard error at which a failed gate counts as evidence
 SLICE_CONFIDENCE = 0.95  # confidence over all slices together
 
 
@@ -57,12 +57,12 @@ def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
         *_check_champion(evaluation, policy),
         *_check_slices(evaluation, policy),
     )
-    failed = [gate for gate in gates if gate.passed is False]
-    missing = [gate for gate in gates if gate.passed is None]
-    if failed:
-        return GateResults("reject", "; ".join(gate.detail for gate in failed), gates)
-    if missing:
-        return GateResults("wait", "; ".join(gate.detail for gate in missing), gates)
+    failed_gates = [gate for gate in gates if gate.passed is False]
+    undecided_gates = [gate for gate in gates if gate.passed is None]
+    if failed_gates:
+        return GateResults("reject", "; ".join(gate.detail for gate in failed_gates), gates)
+    if undecided_gates:
+        return GateResults("wait", "; ".join(gate.detail for gate in undecided_gates), gates)
     opponent = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
     return GateResults("promote", f"passed {len(gates)} gates against {opponent}", gates)
 
@@ -70,7 +70,7 @@ def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
 def record_verdict(
     run: Run, results: GateResults, evaluation: Evaluation, *, settings: Settings, now: datetime
 ) -> None:
-    """Store the verdict on the run's candidate, from which a deployment reads it. A second call changes nothing."""
+    """Store the verdict on the run's candidate. A deployment reads this row. A second call changes nothing."""
     row = {
         "model": run.model,
         "candidate_version": evaluation.candidate_version,
@@ -107,7 +107,7 @@ def _check_minimums(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
 def _check_champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     """Check the lower confidence bound of the difference between candidate and champion.
 
-    `not_worse` passes if the bound is above −margin. `better` passes if the bound is above 0. Evidence is missing if
+    `require: not_worse` asks for a bound above −margin, `require: better` for a bound above 0. Evidence is missing if
     the interval contains the threshold and is too wide.
     """
     if evaluation.champion_version is None or evaluation.compared_rows < policy.min_rows or not evaluation.better_by:
@@ -116,8 +116,7 @@ def _check_champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     margin = margin_at(gate.margin, evaluation.champion[gate.metric].value)
     threshold = 0.0 if gate.require == "better" else -margin
     z = NormalDist().inv_cdf(gate.confidence)
-    # The power is the probability that an equal candidate passes. For `better`, it is that of a candidate which is
-    # better by the margin.
+    # The power is the probability that an equal candidate passes. For `better`, the candidate is better by the margin.
     power = NormalDist().cdf(margin / better_by.standard_error - z) if better_by.standard_error else 1.0
     is_precise = better_by.standard_error <= margin / NEEDED_PRECISION
     passed: bool | None = better_by.low > threshold
@@ -127,8 +126,8 @@ def _check_champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
         f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {subject} passes with {power:.0%})"
     )
     if not passed and not is_precise and better_by.high > threshold:
-        factor = (better_by.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
-        missing_labels = evaluation.compared_rows * (factor - 1)
+        needed_factor = (better_by.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
+        missing_labels = evaluation.compared_rows * (needed_factor - 1)
         passed, detail = None, f"{detail}: too few labels to tell, waiting for about {missing_labels:,.0f} more"
     yield Gate(f"champion.{gate.metric}", better_by.value, threshold, passed, detail)
 
@@ -136,7 +135,7 @@ def _check_champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
 def _check_slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     """Check that no slice is significantly worse by more than the margin, with a Bonferroni correction.
 
-    The check does not ask for proof that a slice is not worse. Small slices of nearly every equal candidate lack it.
+    A slice needs no proof that it is not worse, because nearly every candidate has slices too small for such a proof.
     """
     if not (policy.slices and evaluation.slices):
         return

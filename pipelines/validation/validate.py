@@ -1,4 +1,4 @@
-"""Validate: check a snapshot against its model file and against the last training's snapshot, before any fit."""
+"""Validate: check a snapshot against its model file and against the last training's snapshot."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from utils.errors import ValidationFailed
 from utils.settings import Settings
 
 REPORT_FILE, REPORT_PAGE = "validation/report.json", "validation/report.html"
-RHYTHM_PERIOD = timedelta(days=92)  # time in which to find how often feature rows usually arrive
+RHYTHM_PERIOD = timedelta(days=92)  # the usual rhythm of feature rows is that of this period before the window end
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +39,21 @@ def validate(run: Run, snapshot: Snapshot, *, settings: Settings, now: datetime)
     The report is written to the run's artifacts in MLflow and to a row in MariaDB. A second call writes it again.
 
     Raises:
-        ValidationFailed: a violation is an error. The report is written before.
+        ValidationFailed: a violation is an error. The report has been written.
         Unreachable.
     """
     end, store = run.window_end, run.spec.store
     with session(settings, "pipeline") as connection:
         last_report = validation_reports.last_trained(connection, model=run.model, run_id=run.run_id, window_end=end)
-        times = (
+        feature_times = (
             loads.feature_times(connection, store, after=end - RHYTHM_PERIOD, until=end, commit_seq=run.commit_seq)
             if run.spec.timed
             else []
         )
     before = last_report["report"]["statistics"] if last_report else None
-    findings, statistics = examine(snapshot.frame, spec=run.spec, window_end=end, feature_times=times, before=before)
+    findings, statistics = examine(
+        snapshot.frame, spec=run.spec, window_end=end, feature_times=feature_times, before=before
+    )
     violations = grade_findings(findings, run.spec.validation)
     errors = [violation for violation in violations if violation.severity == "error"]
     report = {

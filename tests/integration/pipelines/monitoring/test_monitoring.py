@@ -192,8 +192,8 @@ def monitor(model: Model, until: datetime, caused_by: str = "") -> RowMapping:
         for do in monitoring_steps.STEPS.values():
             do(model.settings, model.spec, until=until, now=now)
     caused_by = caused_by or f"monitoring/{until}"
-    first = monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now)
-    assert monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now) == first
+    first = monitoring_steps.decide_and_alert(model.settings, model.spec, caused_by=caused_by, now=now)
+    assert monitoring_steps.decide_and_alert(model.settings, model.spec, caused_by=caused_by, now=now) == first
     return first
 
 
