@@ -28,6 +28,7 @@ from pipelines.measures.metrics import JudgedRows, judge, metric_value
 from pipelines.runs import training_runs
 from pipelines.spec import ModelSpec
 from pipelines.training import training_steps
+from pipelines.training.lookback import LOOK_BACK_KEY
 from utils.clock import utc_now
 from utils.duration import duration
 from utils.errors import DataRefused, IntegrityError
@@ -71,7 +72,7 @@ class Replay:
     metric: the metric of `gates.champion`.
     steps: the steps, the oldest first.
     rows: the number of labels in all steps with a version that serves.
-    served: the metric of the versions that serve, over these labels.
+    served: the metric over these labels, each predicted by the version that served at its time.
     left_alone: the metric of the first promoted version over these labels, as if no training had followed.
     """
 
@@ -153,11 +154,11 @@ def step_times(start: datetime, end: datetime, every: str) -> Iterator[datetime]
         raise DataRefused(f"--every: {error}, or months like 1mo") from None
     if start >= end or not (months or length):
         raise DataRefused(f"there is no step of {every} between {start:%Y-%m-%d} and {end:%Y-%m-%d}")
-    number, moment = 0, start
-    while moment < end:
-        yield moment
+    number, step_time = 0, start
+    while step_time < end:
+        yield step_time
         number += 1
-        moment = _months_after(start, number * months) + number * length
+        step_time = _months_after(start, number * months) + number * length
 
 
 def _months_after(moment: datetime, months: int) -> datetime:
@@ -186,16 +187,16 @@ def _train(
 
 
 def _put_into_service(settings: Settings, name: str, run_id: str) -> None:
-    claimed = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
-    version = promote.promote(settings, decision_id=claimed["decision"])
+    claim = promote.claim(settings, model=name, run_id=run_id, now=utc_now())
+    version = promote.promote(settings, decision_id=claim["decision"])
     rollout.roll_out(
         settings,
         model=name,
         version=version,
         caused_by=run_id,
-        reason=claimed["why"],
+        reason=claim["why"],
         now=utc_now(),
-        decision_id=claimed["decision"],
+        decision_id=claim["decision"],
     )
 
 
@@ -210,7 +211,7 @@ def _find_look_back(settings: Settings, name: str, version: int | None) -> str |
     if version is None:
         return None
     run = training_runs.load_run(settings, registry.version_tags(settings, name, version)["run_id"])
-    return (run.best_params or {}).get("window")
+    return (run.best_params or {}).get(LOOK_BACK_KEY)
 
 
 def _read_labels(settings: Settings, spec: ModelSpec, *, after: datetime, until: datetime) -> pd.DataFrame:
@@ -233,9 +234,9 @@ def judge_labels(bundle: Bundle, labels: pd.DataFrame, *, spec: ModelSpec) -> Ju
 
 def _summarize(judged_steps: list[_JudgedStep], *, spec: ModelSpec, name: str) -> Replay:
     """Compute the metrics of a replay over all steps with a version that serves."""
-    pairs = [(item.served, item.left_alone) for item in judged_steps if item.served and item.left_alone]
+    pairs = [(judged.served, judged.left_alone) for judged in judged_steps if judged.served and judged.left_alone]
     if not pairs:
-        reasons = "; ".join(dict.fromkeys(item.step.reason for item in judged_steps))
+        reasons = "; ".join(dict.fromkeys(judged.step.reason for judged in judged_steps))
         raise DataRefused(f"{spec.name}: no version served any label in the replay: {reasons[:500]}")
     metric = spec.gates.champion.metric
     served, left_alone = (concatenate_rows([pair[side] for pair in pairs]) for side in (0, 1))
@@ -243,7 +244,7 @@ def _summarize(judged_steps: list[_JudgedStep], *, spec: ModelSpec, name: str) -
         model=spec.name,
         name=name,
         metric=metric,
-        steps=tuple(item.step for item in judged_steps),
+        steps=tuple(judged.step for judged in judged_steps),
         rows=len(served.truth),
         served=metric_value(metric, served),
         left_alone=metric_value(metric, left_alone),

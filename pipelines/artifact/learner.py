@@ -18,7 +18,7 @@ from utils.errors import DataRefused
 
 # CatBoost rejects null in categorical and text columns. No stored value is "", because the loader stores it as null.
 MISSING_TEXT = ""
-FIT_SEED = 7  # makes the predictions reproducible
+FIT_SEED = 7  # fixed, so that a second fit gives the same model
 EARLY_STOPPING_TREES = 30  # trees without a better validation loss, after which a fit stops
 LOSS = {"multiclass": "MultiClass", "binary": "Logloss", "regression": "RMSE"}
 LIBRARY = "catboost"  # the name of the package and of the flavor in MLflow
@@ -39,7 +39,7 @@ class Scores:
 
 
 def pool_from_rows(rows: Sequence[Sequence[Any]], *, spec: ModelSpec, threads: int = -1) -> Pool:
-    """Build a pool of `rows`. A row has one value per feature, in the order of the model file. None is missing.
+    """Build a pool of `rows`. A row has one value per feature, in the order of the model file. None means missing.
 
     For one row, this takes a fifth of the time that `pool_from_frame` takes.
 
@@ -74,7 +74,7 @@ def _column_roles(spec: ModelSpec) -> dict[str, list[str]]:
 
 
 def rows_of(frame: pd.DataFrame, *, spec: ModelSpec) -> list[list[Any]]:
-    """The feature values of `frame` as JSON-ready rows in the order of the model file. Missing is None."""
+    """The feature values of `frame` as rows of JSON values, in the order of the model file. Missing values are None."""
     features = frame[list(spec.features.columns)].astype(object)
     rows: list[list[Any]] = features.where(features.notna(), None).to_numpy().tolist()
     return rows

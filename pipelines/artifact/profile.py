@@ -103,32 +103,32 @@ def psi(expected: np.ndarray, actual: np.ndarray) -> float:
     n and m rows from one distribution over B bins have a mean PSI of (B − 1)(1/n + 1/m) (Yurdakul and Naranjo 2020).
     This mean is subtracted. The result is at least 0.
     """
-    occupied = (expected + actual) > 0
-    n, m, bins = int(expected.sum()), int(actual.sum()), int(occupied.sum())
+    is_occupied = (expected + actual) > 0
+    n, m, bins = int(expected.sum()), int(actual.sum()), int(is_occupied.sum())
     if bins < 2 or not n or not m:
         return 0.0
-    p = (expected[occupied] + 0.5) / (n + 0.5 * bins)
-    q = (actual[occupied] + 0.5) / (m + 0.5 * bins)
-    raw = float(np.sum((p - q) * np.log(p / q)))
-    return max(0.0, raw - (bins - 1) * (1 / n + 1 / m))
+    p = (expected[is_occupied] + 0.5) / (n + 0.5 * bins)
+    q = (actual[is_occupied] + 0.5) / (m + 0.5 * bins)
+    uncorrected = float(np.sum((p - q) * np.log(p / q)))
+    return max(0.0, uncorrected - (bins - 1) * (1 / n + 1 / m))
 
 
 def _build_entry(values: pd.Series, kind: str, windows: Sequence[np.ndarray]) -> dict[str, Any]:
     entry: dict[str, Any] = {"kind": kind, "missing": int(values.isna().sum())}
     if kind == "categorical":
         frequencies = values.dropna().astype(str).value_counts()
-        common = {str(name): int(count) for name, count in frequencies.head(MOST_CATEGORIES).items()}
-        entry["categories"] = {**common, OTHER: int(frequencies.iloc[MOST_CATEGORIES:].sum())}
+        common_counts = {str(name): int(count) for name, count in frequencies.head(MOST_CATEGORIES).items()}
+        entry["categories"] = {**common_counts, OTHER: int(frequencies.iloc[MOST_CATEGORIES:].sum())}
     else:
         numbers = _to_numbers(values, kind)
         quantiles = np.nanquantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1]) if (~np.isnan(numbers)).any() else []
         entry["edges"] = sorted({float(edge) for edge in quantiles})
         entry["counts"] = []
         entry["counts"] = [int(count) for count in count_by_bin(values, entry)[:-1]]
-    whole = recorded_counts(entry)
+    all_counts = recorded_counts(entry)
     bins, indices = _assign_bins(values, entry)
     window_psis = [
-        psi(whole - window_counts, window_counts)
+        psi(all_counts - window_counts, window_counts)
         for window_counts in (np.bincount(indices[rows], minlength=bins + 1) for rows in windows)
     ]
     entry["psi_95"] = float(np.quantile(window_psis, PSI_QUANTILE)) if len(window_psis) > 1 else 0.0
@@ -141,14 +141,14 @@ def _assign_bins(values: pd.Series, entry: dict[str, Any]) -> tuple[int, np.ndar
         bins = len(entry["edges"]) + 1
         numbers = _to_numbers(values, entry["kind"])
         indices = np.searchsorted(entry["edges"], numbers, side="right")
-        missing = np.isnan(numbers)
+        is_missing = np.isnan(numbers)
     else:
         categories = pd.Index([name for name in entry["categories"] if name != OTHER], dtype=object)
         bins = len(categories) + 1
         indices = categories.get_indexer(values.astype(str).to_numpy(dtype=object))
         indices[indices < 0] = bins - 1  # the bin of all other categories
-        missing = values.isna().to_numpy()
-    indices[missing] = bins
+        is_missing = values.isna().to_numpy()
+    indices[is_missing] = bins
     return bins, indices
 
 
@@ -166,9 +166,9 @@ def _split_into_windows(times: pd.Series, *, length: timedelta, min_rows: int) -
     """
     if times.empty or times.min() == times.max():
         return
-    numbers = ((times - times.min()) // pd.Timedelta(length)).to_numpy()
-    order = np.argsort(numbers, kind="stable")
-    bounds = np.flatnonzero(np.diff(numbers[order])) + 1
+    window_numbers = ((times - times.min()) // pd.Timedelta(length)).to_numpy()
+    order = np.argsort(window_numbers, kind="stable")
+    bounds = np.flatnonzero(np.diff(window_numbers[order])) + 1
     joined_windows: list[np.ndarray] = []
     for window in np.split(order, bounds):
         joined_windows.append(window)

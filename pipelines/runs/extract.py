@@ -67,11 +67,11 @@ def read_rows(run: Run, *, settings: Settings) -> Iterator[pa.Table]:
 def look_back_bounds(run: Run) -> tuple[datetime | None, datetime]:
     """The bounds (start, end) in UTC of the event times of a run's labels: after `start` and not after `end`.
 
-    `start` is None if there is no limit. If the model file sets no look-back, `keep` is the limit. Without it, the rows
-    would depend on the time at which maintenance last dropped old rows.
+    If the model file sets no look-back, `keep` limits it. Otherwise the rows would depend on the time at which
+    maintenance last dropped old rows. `start` is None if there is no limit.
     """
-    setting = run.spec.training.window
-    look_back = setting if isinstance(setting, timedelta) else run.spec.keep
+    look_back_setting = run.spec.training.window
+    look_back = look_back_setting if isinstance(look_back_setting, timedelta) else run.spec.keep
     return run.window_end - look_back if look_back else None, run.window_end - run.spec.label.maturity
 
 

@@ -18,7 +18,7 @@ from pipelines.runs.snapshot import content_hash
 from utils.errors import StackError
 from utils.settings import Settings
 
-Keep = Callable[[pa.Table], pa.Table]  # takes a table with entity_id and event_time, returns the rows to keep
+RowFilter = Callable[[pa.Table], pa.Table]  # takes a table with entity_id and event_time, returns the rows to keep
 LOCK = {"name": "evergreen_redact", "seconds": 600}
 
 
@@ -42,7 +42,7 @@ def redact_forgotten(settings: Settings, snapshot_id: str, *, model: str) -> int
     model: the name in the model file whose store was read.
     """
 
-    def filter_for(connection: Connection) -> Keep:
+    def filter_for(connection: Connection) -> RowFilter:
         tombstone_rows = tombstones(connection, model)
         return lambda table: leave_out(tombstone_rows, model, table)[0]
 
@@ -57,7 +57,9 @@ def _find_snapshots(connection: Connection, model: str) -> list[str]:
     return list(connection.scalars(ids))
 
 
-def _redact(settings: Settings, snapshot_id: str, filter_for: Callable[[Connection], Keep], *, delete: bool) -> int:
+def _redact(
+    settings: Settings, snapshot_id: str, filter_for: Callable[[Connection], RowFilter], *, delete: bool
+) -> int:
     """Count the rows of a snapshot's file that the filter of `filter_for` drops. With `delete`, delete these rows.
 
     The rows are also deleted from a file whose hash does not match the recorded one. The file still counts as damaged.

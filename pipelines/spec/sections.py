@@ -82,6 +82,8 @@ class Categorical(Frozen):
 
 
 class Text(Frozen):
+    """A text, of which models use the words."""
+
     type: Literal["text"]
     description: str = ""
 
@@ -114,12 +116,16 @@ class Features(Frozen):
 
 
 class TimeSplit(Frozen):
+    """A split by time. `test` is the length of the newest part, and `validation` that of the part before it."""
+
     by: Literal["time"]
     validation: Duration = timedelta(days=7)
     test: Duration = timedelta(days=7)
 
 
 class EntitySplit(Frozen):
+    """A split by entity. `validation` and `test` are shares of the entities."""
+
     by: Literal["entity"]
     validation: Share = 0.2
     test: Share = 0.2
@@ -148,6 +154,13 @@ class Space(Frozen):
 
 
 class Search(Frozen):
+    """The search for the best parameters.
+
+    trials: the number of trials.
+    timeout: the time after which no new trial begins.
+    metric: the metric to optimize on the validation rows.
+    """
+
     trials: int = Field(20, ge=1, le=10_000)
     timeout: Duration = timedelta(minutes=10)
     metric: str = ""
@@ -155,6 +168,11 @@ class Search(Frozen):
 
 
 class Training(Frozen):
+    """The training of a candidate.
+
+    final_fit: whether a promoted candidate is refitted on all rows before it serves.
+    """
+
     window: LookBack = Field(None, description="Look-back; empty: all rows; auto: chosen by the search.")
     split: Annotated[TimeSplit | EntitySplit, Field(discriminator="by")]
     search: Search
@@ -162,6 +180,12 @@ class Training(Frozen):
 
 
 class ChampionGate(Frozen):
+    """The comparison of the candidate with the champion.
+
+    margin: the loss of `metric` that is accepted, in the metric's unit or as a share like `2%`.
+    confidence: the one-sided confidence with which the candidate must be not worse, or better.
+    """
+
     metric: str = ""
     margin: Margin = 0.005
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -169,11 +193,20 @@ class ChampionGate(Frozen):
 
 
 class SliceGate(Frozen):
+    """The comparison with the champion in slices. A slice is the rows with one value of one of the columns."""
+
     columns: tuple[Name, ...]
     margin: Margin = 0.03
 
 
 class Gates(Frozen):
+    """The conditions for a promotion.
+
+    minimum: the worst accepted value, by metric.
+    min_rows: the least number of test rows.
+    approval: whether a person must approve the deployment.
+    """
+
     minimum: Mapping[str, float] = Field(default_factory=dict)
     champion: ChampionGate
     slices: SliceGate | None = None
@@ -233,14 +266,20 @@ class Drift(Frozen):
 
 
 class Performance(Frozen):
+    """The comparison of a version's metric in windows with its metric at the evaluation."""
+
     metric: str = Field("", description="Empty: the metric of gates.champion.")
-    margin: Margin | None = Field(None, description="Loss that matters. Empty: 0.05, or 5% of a metric with a unit.")
+    margin: Margin | None = Field(
+        None, description="Loss of the metric that counts as worse; empty: 0.05, or 5% of a metric with a unit."
+    )
     match: Duration = Field(
         timedelta(days=1), description="A label applies to predictions up to this time after its event time."
     )
 
 
 class Monitoring(Frozen):
+    """The windows of monitoring. A window with fewer rows than `min_rows` is joined with the next window."""
+
     window: Period = Field(timedelta(days=1), description="Length of a window; at least one seasonal cycle.")
     min_rows: int = Field(500, ge=1)
     drift: Drift = Drift()
@@ -252,8 +291,8 @@ class Retrain(Frozen):
 
     schedule: str | None = Field(None, description="Cron, UTC; empty: only manual runs and those of monitoring.")
     on: tuple[Literal["drift", "performance", "new_labels", "age"], ...] = ("drift", "performance", "new_labels", "age")
-    new_labels: int = Field(5000, ge=1, description="Number of labels since the last training that is a reason.")
+    new_labels: int = Field(5000, ge=1, description="Number of new labels that is a reason.")
     max_age: Period = Field(timedelta(days=30), description="Time since the last training that is a reason.")
-    cooldown: Duration = Field(timedelta(hours=6), description="Least time from one training to the next.")
+    cooldown: Duration = Field(timedelta(hours=6), description="Least time between two trainings.")
     per_week: int = Field(3, ge=0, description="Most trainings for drift, performance or labels in any seven days.")
     max_wait: Period = Field(timedelta(days=7), description="Time after which a held-back reason raises an alert.")

@@ -6,7 +6,7 @@ from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, metric_value
 from pipelines.runs.snapshot import read_snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import margin_at
-from pipelines.training.fit import fit_recipe, newest_label, register
+from pipelines.training.fit import fit_best_params, newest_label, register
 from pipelines.training.split import split_rows
 from utils.errors import IntegrityError
 from utils.settings import Settings
@@ -24,7 +24,7 @@ def fit_on_all_rows(run: Run, candidate: int, *, settings: Settings) -> int:
     if version is not None:
         return version
     snapshot = read_snapshot(str(run.snapshot_id), settings=settings)
-    model, fitted_rows = fit_recipe(snapshot.frame, run=run)
+    model, fitted_rows = fit_best_params(snapshot.frame, run=run)
     test = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run)).test
     truth, pool = test[run.spec.label.column].to_numpy(), pool_from_frame(test, spec=run.spec, label=False)
     metric = run.spec.gates.champion.metric

@@ -39,7 +39,7 @@ def train(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     rows = pd.concat([parts.train, parts.validation])
     version = registry.find_version(settings, run.model, run_id=run.run_id, evaluated_as=None)
     if version is None:
-        model, rows = fit_recipe(rows, run=run)
+        model, rows = fit_best_params(rows, run=run)
         version = register(model, rows, run=run, manifest=snapshot.manifest, settings=settings, evaluated_as=None)
         client = registry.client(settings)
         client.log_figure(run.mlflow_run_id, plots.plot_importance(feature_importance(model)), "feature_importance.png")
@@ -55,7 +55,7 @@ def newest_label(run: Run) -> pd.Timestamp:
     return pd.Timestamp(run.window_end - run.spec.label.maturity)
 
 
-def fit_recipe(rows: pd.DataFrame, *, run: Run) -> tuple[Model, pd.DataFrame]:
+def fit_best_params(rows: pd.DataFrame, *, run: Run) -> tuple[Model, pd.DataFrame]:
     """Fit a model with the run's best parameters and number of trees, without early stopping.
 
     Return the model and the rows on which it was fitted: all of `rows`, or the newest if the search chose a look-back.

@@ -25,27 +25,28 @@ class Split:
 
 
 def split_rows(frame: pd.DataFrame, *, spec: ModelSpec, until: pd.Timestamp) -> Split:
-    """Split the rows by time or by entity, as the model file says.
+    """Split the rows by time or by entity, as the model file sets.
 
-    A split by entity uses a hash of model and entity. So an entity is in the same part in every training, and no later
-    version learns from the test rows.
+    A split by entity uses a hash of model and entity. So an entity is in the same part in every training, and a later
+    version never learns from test rows.
 
     until: the newest event time that a label may have. A split by time counts back from it.
 
     Raises:
         MissingLabels: a part is empty, or the training part lacks a class.
     """
-    rule = spec.training.split
-    if isinstance(rule, EntitySplit):
-        share = frame["entity_id"].map(
+    split = spec.training.split
+    if isinstance(split, EntitySplit):
+        entity_shares = frame["entity_id"].map(
             {entity: entity_share(spec.name, entity) for entity in frame["entity_id"].unique()}
         )
-        test, validation = share < rule.test, (share >= rule.test) & (share < rule.test + rule.validation)
+        in_test = entity_shares < split.test
+        in_validation = ~in_test & (entity_shares < split.test + split.validation)
     else:
-        test_start = until - rule.test
-        test = frame["event_time"] > test_start
-        validation = ~test & (frame["event_time"] > test_start - rule.validation)
-    parts = Split(frame[~test & ~validation], frame[validation], frame[test])
+        test_start = until - split.test
+        in_test = frame["event_time"] > test_start
+        in_validation = ~in_test & (frame["event_time"] > test_start - split.validation)
+    parts = Split(frame[~in_test & ~in_validation], frame[in_validation], frame[in_test])
     for name in ("train", "validation", "test"):
         if getattr(parts, name).empty:
             raise MissingLabels(

@@ -26,10 +26,12 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
     if run.mlflow_run_id:
         return run
     client = registry.client(settings)
-    existing = client.get_experiment_by_name(run.model)
-    experiment = existing.experiment_id if existing else client.create_experiment(run.model, tags=EXPERIMENT_TAGS)
+    experiment = client.get_experiment_by_name(run.model)
+    experiment_id = (
+        experiment.experiment_id if experiment else client.create_experiment(run.model, tags=EXPERIMENT_TAGS)
+    )
     mlflow_run_id = client.create_run(
-        experiment,
+        experiment_id,
         tags={
             MLFLOW_RUN_NAME: f"training {run.window_end:%Y-%m-%d %H:%M}",
             MLFLOW_RUN_NOTE: f"{run.reason}. Snapshot `{manifest.snapshot_id}`, commit `{run.code_commit}`.",
@@ -63,11 +65,11 @@ def log_trial(
     """Log a finished trial as a child run, so that MLflow can compare the trials of a training."""
     assert run.mlflow_run_id  # noqa: S101  (set by open_run)
     client = registry.client(settings)
-    parent = client.get_run(run.mlflow_run_id).info
+    parent_run = client.get_run(run.mlflow_run_id).info
     tags = {MLFLOW_PARENT_RUN_ID: run.mlflow_run_id, MLFLOW_RUN_NAME: f"trial {number}"}
-    child = client.create_run(parent.experiment_id, tags=tags).info.run_id
-    log_values(child, settings=settings, params=params, metrics=metrics)
-    client.set_terminated(child)
+    trial_run_id = client.create_run(parent_run.experiment_id, tags=tags).info.run_id
+    log_values(trial_run_id, settings=settings, params=params, metrics=metrics)
+    client.set_terminated(trial_run_id)
 
 
 def log_values(
@@ -84,13 +86,13 @@ def log_values(
     metrics: values by name. Values that are not finite are left out.
     curves: one value per tree, by name. At most a hundred evenly spaced values of each curve are logged.
     """
-    points = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items() if np.isfinite(value)]
+    metric_points = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items() if np.isfinite(value)]
     for name, values in (curves or {}).items():
         steps = np.unique(np.linspace(0, len(values) - 1, 100).astype(int))
-        points += [Metric(name, float(values[step]), 0, int(step)) for step in steps]
+        metric_points += [Metric(name, float(values[step]), 0, int(step)) for step in steps]
     registry.client(settings).log_batch(
         mlflow_run_id,
-        metrics=points,
+        metrics=metric_points,
         params=[Param(name, str(value)) for name, value in (params or {}).items()],
         tags=[RunTag(name, value) for name, value in (tags or {}).items()],
     )

@@ -33,9 +33,11 @@ class Violation:
 
 
 def grade_findings(findings: Iterable[Finding], policy: Validation) -> list[Violation]:
-    """Give each finding its severity. Errors come first, and within a severity the largest share of rows."""
+    """Give each finding its severity. Errors come before warnings, and larger shares of rows before smaller shares."""
     violations = [Violation(getattr(policy, finding.rule, "error"), **asdict(finding)) for finding in findings]
-    return sorted(violations, key=lambda violation: (violation.severity, -violation.share))  # error < warning
+    return sorted(
+        violations, key=lambda violation: (violation.severity, -violation.share)
+    )  # "error" sorts before "warning"
 
 
 def render_page(report: Mapping[str, Any]) -> str:
@@ -78,12 +80,16 @@ def _render_violation(violation: Mapping[str, Any]) -> str:
 
 
 def _render_column(name: str, column: Mapping[str, Any]) -> str:
-    before = column["missing_before"]
+    last_share = column["missing_before"]
     kind = column["type"]
     if column["min"] is not None:
         kind += f", {column['min']:,.6g} to {column['max']:,.6g}"
     heading = escape(name).replace("_", "_<wbr>")
-    cells = _format_share(column["missing"]), "" if before is None else _format_share(before), f"{column['distinct']:,}"
+    cells = (
+        _format_share(column["missing"]),
+        "" if last_share is None else _format_share(last_share),
+        f"{column['distinct']:,}",
+    )
     values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f"<tr><th>{heading}<small>{escape(kind)}</small></th>{values}</tr>"
 
