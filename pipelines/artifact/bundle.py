@@ -23,10 +23,10 @@ from pipelines.spec import ModelSpec
 from utils.errors import IntegrityError
 
 GOLDEN_ROWS, GOLDEN_SEED = 20, 7
-MOST_WORDS = 20  # of a text feature, in all golden rows
+MOST_WORDS = 20  # different words of a text feature in the golden rows
 WORD_ROWS = 10_000  # rows from which the words are taken
-MISSING_SHARE = 0.05  # of the golden values
-TOLERANCE = 1e-9  # processors of another kind may round differently
+MISSING_SHARE = 0.05  # of the values in golden rows
+TOLERANCE = 1e-9  # for scores, because another processor may round differently
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,14 @@ def read_bundle(folder: Path, *, sha256: str) -> Bundle:
 def check_golden(bundle: Bundle) -> None:
     """Score the golden rows again and compare the scores with the recorded scores.
 
-    Raises: IntegrityError if a score differs by more than 1e-9, relative and absolute.
+    Raises: IntegrityError if a score differs by more than `TOLERANCE`, relative and absolute.
     """
     scores = _scores_as_json(
         score(bundle.model, pool_from_rows(bundle.golden["rows"], spec=bundle.spec), spec=bundle.spec)
     )
-    recorded = bundle.golden["scores"]
-    if not np.allclose(scores, recorded, rtol=TOLERANCE, atol=TOLERANCE):
-        difference = float(np.max(np.abs(np.asarray(scores) - np.asarray(recorded))))
+    recorded_scores = bundle.golden["scores"]
+    if not np.allclose(scores, recorded_scores, rtol=TOLERANCE, atol=TOLERANCE):
+        difference = float(np.max(np.abs(np.asarray(scores) - np.asarray(recorded_scores))))
         raise IntegrityError(
             what="golden rows", expected="the recorded predictions", found=f"a difference of {difference:.2g}"
         )

@@ -68,7 +68,7 @@ def fit_best_params(rows: pd.DataFrame, *, run: Run) -> tuple[Model, pd.DataFram
 
 def register(
     model: Model,
-    fitted: pd.DataFrame,
+    fitted_rows: pd.DataFrame,
     *,
     run: Run,
     manifest: Manifest,
@@ -77,26 +77,26 @@ def register(
 ) -> int:
     """Register `model` with all files that serving needs and all tags that record its origin. Return its version.
 
-    fitted: the rows on which the model was fitted.
+    fitted_rows: the rows on which the model was fitted.
     evaluated_as: the candidate that was judged in place of a final fit. None for a candidate.
     """
     spec = run.spec
-    predictions = score(model, pool_from_frame(fitted, spec=spec, label=False), spec=spec).predictions
+    predictions = score(model, pool_from_frame(fitted_rows, spec=spec, label=False), spec=spec).predictions
     tags = {
         "run_id": run.run_id,
         "snapshot_id": manifest.snapshot_id,
         "snapshot_sha256": manifest.content_sha256,
         "spec_hash": spec.hash,
         "code_commit": run.code_commit,
-        "fitted_until": fitted["event_time"].max().isoformat(),
+        "fitted_until": fitted_rows["event_time"].max().isoformat(),
         "reason": run.reason[:500],
         **({"evaluated_as": str(evaluated_as)} if evaluated_as else {}),
     }
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "model"
-        _save_mlflow_model(model, fitted, spec=spec, target=target)
-        profile = build_profile(fitted, predictions, spec=spec)
-        write_companions(target, model=model, spec=spec, profile=profile, fitted=fitted)
+        _save_mlflow_model(model, fitted_rows, spec=spec, target=target)
+        profile = build_profile(fitted_rows, predictions, spec=spec)
+        write_companions(target, model=model, spec=spec, profile=profile, fitted=fitted_rows)
         return registry.register(
             settings,
             model=run.model,
@@ -107,8 +107,8 @@ def register(
         )
 
 
-def _save_mlflow_model(model: Model, fitted: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
-    example = fitted[list(spec.features.columns)].head(3)
+def _save_mlflow_model(model: Model, fitted_rows: pd.DataFrame, *, spec: ModelSpec, target: Path) -> None:
+    example = fitted_rows[list(spec.features.columns)].head(3)
     # Without explicit requirements MLflow takes seconds to guess them.
     flavor, requirement = getattr(mlflow, LIBRARY), f"{LIBRARY}=={version(LIBRARY)}"
     flavor.save_model(model, str(target), signature=infer_signature(example), pip_requirements=[requirement])

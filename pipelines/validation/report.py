@@ -1,4 +1,4 @@
-"""The report of a validation: the findings with their severities, as JSON and as an HTML page."""
+"""The report of a validation: the findings with their severities, and the report as an HTML page."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,8 +28,7 @@ class Violation:
 
     def to_json(self) -> dict[str, Any]:
         """The violation as the report stores it. There the key of `text` is `said`."""
-        content = asdict(self)
-        return {**content, "said": content.pop("text")}
+        return {"said" if name == "text" else name: value for name, value in asdict(self).items()}
 
 
 def grade_findings(findings: Iterable[Finding], policy: Validation) -> list[Violation]:

@@ -66,7 +66,7 @@ class FinishedReplay:
 
 
 @pytest.fixture(scope="module")
-def finished(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> FinishedReplay:
+def finished_replay(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> FinishedReplay:
     folder = tmp_path_factory.mktemp("models")
     (folder / "kiosks.yaml").write_text(yaml.safe_dump(MODEL))
     spec = find_spec(folder, "kiosks")
@@ -78,52 +78,58 @@ def finished(mlflow_settings: Settings, tmp_path_factory: pytest.TempPathFactory
     return FinishedReplay(spec, mlflow_settings, result)
 
 
-def test_each_step_moves_the_window_end_and_scores_the_labels_until_the_next_step(finished: FinishedReplay) -> None:
-    steps = finished.result.steps
+def test_each_step_moves_the_window_end_and_scores_the_labels_until_the_next_step(
+    finished_replay: FinishedReplay,
+) -> None:
+    steps = finished_replay.result.steps
     assert [(step.window_end - FIRST_DAY).days for step in steps] == [120, 150, 180, 210, 240]
     assert [step.until for step in steps[:-1]] == [step.window_end for step in steps[1:]]
     assert [step.rows for step in steps] == [30 * SHOPS] * 5
-    assert finished.result.rows == 150 * SHOPS
+    assert finished_replay.result.rows == 150 * SHOPS
 
 
-def test_the_retrained_versions_are_far_better_than_the_first_version(finished: FinishedReplay) -> None:
-    first_step, *_, last_step = finished.result.steps
+def test_the_retrained_versions_are_far_better_than_the_first_version(finished_replay: FinishedReplay) -> None:
+    first_step, *_, last_step = finished_replay.result.steps
     assert first_step.version == 2  # the final fit of candidate 1
     assert first_step.served == first_step.left_alone
     assert last_step.served is not None
     assert last_step.left_alone is not None
     assert last_step.served < 0.3 * last_step.left_alone
-    assert finished.result.served < 0.8 * finished.result.left_alone
+    assert finished_replay.result.served < 0.8 * finished_replay.result.left_alone
 
 
-def test_the_search_chooses_the_look_back_and_the_final_fit_uses_it(finished: FinishedReplay, tmp_path: Path) -> None:
-    last_step = finished.result.steps[-1]
+def test_the_search_chooses_the_look_back_and_the_final_fit_uses_it(
+    finished_replay: FinishedReplay, tmp_path: Path
+) -> None:
+    last_step = finished_replay.result.steps[-1]
     assert last_step.learned_from in {"30d", "60d", "90d"}  # all rows would mix both relations
-    run = training_runs.load_run(finished.settings, f"{finished.result.name}/{last_step.window_end:%Y-%m-%dT%H:%M:%S}")
+    run = training_runs.load_run(
+        finished_replay.settings, f"{finished_replay.result.name}/{last_step.window_end:%Y-%m-%dT%H:%M:%S}"
+    )
     assert run.best_params is not None
     days = int(run.best_params["window"].removesuffix("d"))
-    snapshot = read_snapshot(str(run.snapshot_id), settings=finished.settings)
+    snapshot = read_snapshot(str(run.snapshot_id), settings=finished_replay.settings)
     assert len(snapshot.frame) > 239 * SHOPS
     assert last_step.version is not None
-    registry.download(finished.settings, finished.result.name, last_step.version, tmp_path)
+    registry.download(finished_replay.settings, finished_replay.result.name, last_step.version, tmp_path)
     fitted_row_count = json.loads((tmp_path / "profile.json").read_text())["rows"]
     assert abs(fitted_row_count - days * SHOPS) <= SHOPS
 
 
-def test_a_replay_changes_no_table_or_registry_entry_of_the_serving_model(finished: FinishedReplay) -> None:
+def test_a_replay_changes_no_table_or_registry_entry_of_the_serving_model(finished_replay: FinishedReplay) -> None:
     for table in ("retrain_decision", "training_run", "promotion_decision", "deployment"):
-        assert finished.count(table, finished.spec.name) == 0
-        assert finished.count(table, finished.result.name) > 0
-    names = {model.name for model in registry.client(finished.settings).search_registered_models()}
-    assert finished.result.name in names
-    assert finished.spec.name not in names
+        assert finished_replay.count(table, finished_replay.spec.name) == 0
+        assert finished_replay.count(table, finished_replay.result.name) > 0
+    names = {model.name for model in registry.client(finished_replay.settings).search_registered_models()}
+    assert finished_replay.result.name in names
+    assert finished_replay.spec.name not in names
 
 
-def test_a_step_before_the_first_rows_fails_and_the_next_step_runs(finished: FinishedReplay) -> None:
+def test_a_step_before_the_first_rows_fails_and_the_next_step_runs(finished_replay: FinishedReplay) -> None:
     start = FIRST_DAY + timedelta(days=-5)
     result = replay(
-        finished.settings,
-        spec=finished.spec,
+        finished_replay.settings,
+        spec=finished_replay.spec,
         start=start,
         end=FIRST_DAY + timedelta(days=85),
         every="60d",
@@ -134,20 +140,26 @@ def test_a_step_before_the_first_rows_fails_and_the_next_step_runs(finished: Fin
     assert result.rows == 30 * SHOPS
 
 
-def test_the_error_of_a_replay_without_a_promoted_version_names_the_reason(finished: FinishedReplay) -> None:
+def test_the_error_of_a_replay_without_a_promoted_version_names_the_reason(finished_replay: FinishedReplay) -> None:
     with pytest.raises(DataRefused, match=r"no version served any label in the replay: .*no label between"):
         replay(
-            finished.settings,
-            spec=finished.spec,
+            finished_replay.settings,
+            spec=finished_replay.spec,
             start=datetime(2001, 1, 1),
             end=datetime(2001, 2, 1),
             every="1mo",
         )
 
 
-def test_a_replay_of_data_without_time_or_with_a_wrong_interval_is_rejected(finished: FinishedReplay) -> None:
+def test_a_replay_of_data_without_time_or_with_a_wrong_interval_is_rejected(finished_replay: FinishedReplay) -> None:
     timeless = ModelSpec.parse({**MODEL, "source": {}, "training": {}}, file="kiosks.yaml")
     with pytest.raises(DataRefused, match="no time"):
-        replay(finished.settings, spec=timeless, start=FIRST_DAY, end=datetime(2026, 1, 1), every="1mo")
+        replay(finished_replay.settings, spec=timeless, start=FIRST_DAY, end=datetime(2026, 1, 1), every="1mo")
     with pytest.raises(DataRefused, match="1mo"):
-        replay(finished.settings, spec=finished.spec, start=FIRST_DAY, end=datetime(2026, 1, 1), every="monthly")
+        replay(
+            finished_replay.settings,
+            spec=finished_replay.spec,
+            start=FIRST_DAY,
+            end=datetime(2026, 1, 1),
+            every="monthly",
+        )
