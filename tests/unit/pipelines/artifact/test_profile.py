@@ -77,7 +77,7 @@ def test_psi_95_is_small_for_a_stable_training_period_and_large_for_an_unstable_
     assert stable_psi < 0.1 < unstable_psi
 
 
-def test_the_profile_of_data_without_time_has_no_windows() -> None:
+def test_a_profile_of_rows_with_one_event_time_has_no_windows() -> None:
     frame = features(100, 1).assign(event_time=datetime(1970, 1, 1))
     profile = build_profile(frame, [0.0] * 100, spec=SPEC)
     assert profile["windows"] == 0

@@ -141,9 +141,8 @@ def test_the_defaults_of_monitoring_and_retraining_are_not_part_of_the_hash():
     assert spec.watched_metric == "roc_auc"
     assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
     assert not {"monitoring", "retrain"} & set(spec.to_json())
-    assert (
-        spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
-    )  # the hash of the file before these keys existed
+    # The hash of the file before these keys existed.
+    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
 
 
 @pytest.mark.parametrize(

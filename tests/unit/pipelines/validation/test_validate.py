@@ -123,7 +123,7 @@ def test_a_leak_is_found_in_a_snapshot() -> None:
 
 
 def test_a_feature_that_is_missing_only_since_the_last_training_is_reported() -> None:
-    """The rows of the ten newest days are an eighth of all rows, too few to notice among all rows."""
+    """An eighth of all rows is new. The missing values of these rows are too few to notice among all rows."""
     frame = orders(end=END + timedelta(days=10))
     is_newer = frame["event_time"] > pd.Timestamp(BEFORE["newest_label"])
     frame.loc[is_newer, "km"] = np.nan
@@ -153,14 +153,14 @@ def test_a_lost_class_and_a_changed_distribution_of_classes_break_different_rule
 
 
 @pytest.mark.parametrize(
-    ("minutes", "expected"),
-    [(lambda m: m + 5, True), (lambda m: 30 + (m - 30) * 2, True), (lambda m: m + 1, False)],
+    ("change", "reported"),
+    [(lambda old: old + 5, True), (lambda old: 30 + (old - 30) * 2, True), (lambda old: old + 1, False)],
     ids=["changed mean", "changed deviation", "small change"],
 )
-def test_the_label_of_a_regression_is_compared_by_mean_and_standard_deviation(minutes: Any, expected: bool) -> None:
+def test_the_label_of_a_regression_is_compared_by_mean_and_standard_deviation(change: Any, reported: bool) -> None:
     before = examine(orders(), spec=REGRESSION, window_end=END)[1]
-    findings = findings_of(orders(minutes=minutes(orders()["minutes"])), spec=REGRESSION, before=before)
-    assert (("target", "minutes") in findings) == expected
+    findings = findings_of(orders(minutes=change(orders()["minutes"])), spec=REGRESSION, before=before)
+    assert (("target", "minutes") in findings) == reported
 
 
 def test_rows_are_too_few_below_the_minimum_or_below_half_of_the_last_training() -> None:
