@@ -18,7 +18,7 @@ COLUMN_KINDS: Mapping[str, Kind] = {"numeric": "number", "categorical": "categor
 
 
 class ModelSpec(Frozen):
-    """The spec of one model. `load_spec` and `ModelSpec.parse` build it, and report the errors of a wrong file."""
+    """The spec of one model. Build it with `load_spec` or `ModelSpec.parse`, which report what is wrong in a file."""
 
     spec_version: Literal[1] = SPEC_VERSION
     name: Name
@@ -41,20 +41,19 @@ class ModelSpec(Frozen):
         """Add the defaults that depend on the task or on the presence of event times. Keys in the file are kept."""
         if not isinstance(content, dict):
             raise ValueError("expected keys and values, as in models/credit_score.yaml")
-        completed = {**content}
         metric = METRICS.get(str(content.get("task")), ("",))[0]
         timed = bool(_section(content, "source").get("event_time"))
-        training = {**_section(completed, "training")}
+        training = {**_section(content, "training")}
         training["split"] = training.get("split") or {"by": "time" if timed else "entity"}
         search = _section(training, "search")
         training["search"] = {**search, "metric": search.get("metric") or metric}
-        gates = {**_section(completed, "gates")}
+        gates = {**_section(content, "gates")}
         champion = _section(gates, "champion")
         gates["champion"] = champion = {**champion, "metric": champion.get("metric") or metric}
         if champion["metric"] not in UNITLESS:  # an absolute default would not suit the unit of every label
             gates["champion"] = {"margin": "3%", **champion}
             gates["slices"] = {"margin": "15%", **slices} if (slices := _section(gates, "slices")) else None
-        return {**completed, "training": training, "gates": gates}
+        return {**content, "training": training, "gates": gates}
 
     @model_validator(mode="after")
     def _check_consistency(self) -> "ModelSpec":
@@ -99,14 +98,14 @@ class ModelSpec(Frozen):
 
     @property
     def watched_margin(self) -> float | str:
-        """The deterioration of the watched metric that matters, in the metric's unit or as a share like `5%`."""
+        """The loss of the watched metric that counts as worse, in the metric's unit or as a share like `5%`."""
         margin = self.monitoring.performance.margin
         return margin if margin is not None else (0.05 if self.watched_metric in UNITLESS else "5%")
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file as plain JSON, without defaults. `parse` builds an equal spec from it."""
-        dumped: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        return {"spec_version": self.spec_version, **dumped}
+        content: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        return {"spec_version": self.spec_version, **content}
 
     @property
     def hash(self) -> str:
@@ -122,8 +121,9 @@ class ModelSpec(Frozen):
 
 
 def _section(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}
+    """The section `key` of a file. Empty if the file has no such section, or a wrong value in its place."""
+    section = content.get(key)
+    return section if isinstance(section, dict) else {}
 
 
 def _describe_problem(detail: Any) -> tuple[str, str]:

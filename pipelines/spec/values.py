@@ -23,7 +23,7 @@ UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}
 
 
 class Frozen(BaseModel):
-    """The base class of all sections: immutable, without unknown keys, NaN or infinity."""
+    """The base class of the sections. A section is immutable, and rejects unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
