@@ -180,7 +180,7 @@ def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
     with err.status("") as status:
         started_at = time.monotonic()
 
-        def progress(step: str, result: training_steps.Done | None) -> None:
+        def progress(step: str, result: training_steps.StepResult | None) -> None:
             nonlocal started_at
             if result is None:
                 started_at = time.monotonic()
@@ -189,7 +189,7 @@ def _train(settings: Settings, run_id: str, *, quiet: bool) -> dict[str, Any]:
                 seconds = time.monotonic() - started_at
                 out.print(f"{step:<9} {seconds:6.1f} s  {result.summary}", soft_wrap=True, markup=False)
 
-        return training_steps.train(settings, run_id, progress=progress)
+        return training_steps.run_all_steps(settings, run_id, progress=progress)
 
 
 def _model_row(settings: Settings, name: str) -> dict[str, object]:

@@ -32,26 +32,26 @@ def why(model: Model, json: Json = False) -> None:
 
     settings = load_settings()
     find_spec(settings.models_dir, model)
-    decisions = wording.why(settings, model)
+    decisions = wording.explain(settings, model)
     if json:
         return as_json(asdict(decisions))
     _print_section(
-        "Training", wording.retraining_words(decisions.training) if decisions.training else "none was asked for yet."
+        "Training", wording.describe_retraining(decisions.training) if decisions.training else "none was asked for yet."
     )
     if decisions.training:
         _print_evidence(decisions.training)
     _print_section(
         "Promotion",
-        wording.promotion_words(decisions.promotion) if decisions.promotion else "no candidate was judged yet.",
+        wording.describe_promotion(decisions.promotion) if decisions.promotion else "no candidate was judged yet.",
     )
     if decisions.promotion:
         _print_gates(decisions.promotion["gates"])
     _print_section(
         "Deployment",
-        wording.deployment_words(decisions.deployment) if decisions.deployment else "nothing was deployed yet.",
+        wording.describe_deployment(decisions.deployment) if decisions.deployment else "nothing was deployed yet.",
     )
     if decisions.hold:
-        _print_section("Since then", wording.retraining_words(decisions.hold))
+        _print_section("Since then", wording.describe_retraining(decisions.hold))
         _print_evidence(decisions.hold)
     return None
 
@@ -69,18 +69,18 @@ def history(model: Model, json: Json = False) -> None:
 
     settings = load_settings()
     find_spec(settings.models_dir, model)
-    rows = wording.served(settings, model)
+    rows = wording.serving_history(settings, model)
     if json:
         return as_json(rows)
     if not rows:
         out.print(f"{model} has served nothing yet")
     for row in rows:
-        until = wording.moment(row["until"]) if row["until"] else "now"
+        until = wording.format_time(row["until"]) if row["until"] else "now"
         out.print(
-            f"[bold]version {row['version']}[/bold]  {wording.moment(row['since'])} to {until}",
+            f"[bold]version {row['version']}[/bold]  {wording.format_time(row['since'])} to {until}",
             soft_wrap=True,
         )
-        _print_line("how", f"{row['action']}; {wording.outcome_words(row)}")
+        _print_line("how", f"{row['action']}; {wording.describe_outcome(row)}")
         _print_line("why", row["reason"])
         if row["promoted_because"] and row["promoted_because"] not in row["reason"]:
             _print_line("promoted", row["promoted_because"])
@@ -96,9 +96,9 @@ def _print_section(title: str, words: str) -> None:
 
 
 def _print_evidence(decision: Mapping[str, Any]) -> None:
-    from pipelines.wording import inputs
+    from pipelines.wording import evidence_lines
 
-    for name, value in inputs(decision["evidence"]):
+    for name, value in evidence_lines(decision["evidence"]):
         _print_line(name, value)
     if decision.get("alert"):
         _print_line("alert", decision["alert"])

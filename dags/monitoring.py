@@ -33,7 +33,7 @@ def do(name: str, model: str) -> str:
 def decide(model: str) -> str:
     with step() as (settings, run_id, now):
         spec = find_spec(settings.models_dir, model)
-        decision = monitoring_steps.decide(settings, spec, caused_by=run_id, now=now)
+        decision = monitoring_steps.decide_and_alert(settings, spec, caused_by=run_id, now=now)
         return f"{decision['action']}, {decision['cause']}: {decision['reason']}"
 
 

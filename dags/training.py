@@ -44,7 +44,7 @@ def claim(model: str) -> str:
 @task
 def do(name: str, run: str, part: int = 0) -> str:
     with step() as (settings, _, now):
-        result = training_steps.do(name, run, settings=settings, now=now)
+        result = training_steps.run_step(name, run, settings=settings, now=now)
         MlflowLink.show(result.url)
         return result.summary
 
@@ -52,7 +52,7 @@ def do(name: str, run: str, part: int = 0) -> str:
 @task
 def announce(run: str) -> None:
     with step() as (settings, _, _):
-        verdict = training_runs.verdict(settings, run)
+        verdict = training_runs.read_verdict(settings, run)
     if verdict != "promote":
         raise AirflowSkipException(f"the verdict is {verdict}: nothing to deploy")
 

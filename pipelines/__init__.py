@@ -1,1 +1,1 @@
-"""The life of a model, a room a stage; `docs/architecture.md` has the floors."""
+"""The stages of a model's life, one sub-package per stage. `docs/architecture.md` has the rules for imports."""

@@ -1,8 +1,9 @@
 """The only module that uses MLflow's registry: versions with their tags and files, and aliases.
 
-A version's tags record its origin: bundle_sha256, run_id, snapshot_id, snapshot_sha256, spec_hash, code_commit,
-fitted_until, reason, and evaluated_as for a final fit. Aliases: `challenger` (last candidate), `champion` (serves),
-`previous` (rollback target). The rows in MariaDB are authoritative. Aliases are reconciled with them.
+The tags of a version record its origin: bundle_sha256, run_id, snapshot_id, snapshot_sha256, spec_hash, code_commit,
+fitted_until, reason, and evaluated_as for a final fit. The alias `challenger` is the last candidate, `champion` is the
+version that serves, and `previous` is the version before it. The rows in MariaDB decide which version serves. The
+aliases are set from these rows.
 """
 
 import logging
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
     from pipelines.artifact.bundle import Bundle
 
-PROBE_TIMEOUT = 5  # seconds
+HEALTH_TIMEOUT = 5  # seconds
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
 
 def client(settings: Settings) -> "MlflowClient":
-    """Return MLflow's client after a short health check. MLflow's own retries take minutes to give up.
+    """Return an MLflow client after a health check. Without the check, MLflow retries for minutes if it is down.
 
     Raises: Unreachable.
     """
-    import requests  # imported here because DAG files import this module at every parse
+    import requests  # imported here, because DAG files import this module at every parse
 
     address = settings.mlflow_tracking_url
     try:
-        requests.get(f"{address}/health", timeout=PROBE_TIMEOUT).raise_for_status()
+        requests.get(f"{address}/health", timeout=HEALTH_TIMEOUT).raise_for_status()
     except requests.RequestException as error:
         raise Unreachable(service="MLflow", address=address, reason=type(error).__name__) from None
     # MLflow takes two seconds to import. By default it draws progress bars and prints addresses.
@@ -56,9 +57,11 @@ def client(settings: Settings) -> "MlflowClient":
 def register(
     settings: Settings, *, model: str, mlflow_run_id: str, folder: Path, tags: Mapping[str, str], description: str
 ) -> int:
-    """Upload `folder` (an MLflow model with a bundle's files) as a new version of `model`. Return its number.
+    """Upload a folder as a new version of `model`. Return the number of the version.
 
-    The tag bundle_sha256 is computed here, from the bytes that are uploaded.
+    The tag bundle_sha256 is added here.
+
+    folder: an MLflow model with the files of a bundle.
     """
     from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
@@ -86,16 +89,16 @@ def register(
 
 
 def find_version(settings: Settings, model: str, *, run_id: str, evaluated_as: int | None) -> int | None:
-    """Return the version that a run registered, or None.
+    """Find the version that a run registered. Return None if there is no such version.
 
-    `evaluated_as`: None for the candidate, or the number of the candidate whose final fit to find.
+    evaluated_as: the number of the candidate to find its final fit. None to find the candidate itself.
     """
     versions = client(settings).search_model_versions(f"name = '{model}'")
-    evaluated_tag = str(evaluated_as) if evaluated_as else None
+    evaluated_as_tag = str(evaluated_as) if evaluated_as else None
     numbers = [
-        int(each.version)
-        for each in versions
-        if each.tags.get("run_id") == run_id and each.tags.get("evaluated_as") == evaluated_tag
+        int(version.version)
+        for version in versions
+        if version.tags.get("run_id") == run_id and version.tags.get("evaluated_as") == evaluated_as_tag
     ]
     return max(numbers, default=None)
 
@@ -105,10 +108,10 @@ def version_tags(settings: Settings, model: str, version: int) -> dict[str, str]
 
     Raises: NotFound, Unreachable.
     """
-    return dict(_version(settings, model, version).tags)
+    return dict(_read_version(settings, model, version).tags)
 
 
-def _version(settings: Settings, model: str, version: int) -> "ModelVersion":
+def _read_version(settings: Settings, model: str, version: int) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -127,15 +130,16 @@ def fitted_until(tags: Mapping[str, str]) -> datetime:
 
 
 def download(settings: Settings, model: str, version: int, folder: Path) -> str:
-    """Download the bundle's files of a version into `folder`. Return the SHA-256 recorded at registration.
+    """Download the files of a version's bundle into `folder`. Return the SHA-256 recorded at registration.
 
-    `read_bundle` checks the hash, this function does not.
+    This function does not check the hash. `read_bundle` does.
+
     Raises: NotFound, Unreachable.
     """
-    registered = _version(settings, model, version)
+    registered = _read_version(settings, model, version)
     import mlflow.artifacts
 
-    # MLflow would resolve a `models:/` address in the process-wide registry, not in this one.
+    # MLflow would look up a `models:/` address in the registry of the process, not in the registry of `settings`.
     location = client(settings).get_logged_model(str(registered.source).removeprefix("models:/")).artifact_location
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -146,7 +150,7 @@ def download(settings: Settings, model: str, version: int, folder: Path) -> str:
 
 
 def load(settings: Settings, model: str, version: int) -> "Bundle":
-    """Load a version into memory and check it.
+    """Load a version into memory, and check its hash and its golden rows.
 
     Raises: NotFound, Unreachable, IntegrityError.
     """
@@ -184,19 +188,19 @@ def versions_without_alias(settings: Settings, model: str) -> set[int]:
     token: str | None = None
     while token != "":
         page = mlflow.search_model_versions(f"name = '{model}'", max_results=1000, page_token=token)
-        numbers |= {int(each.version) for each in page}
+        numbers |= {int(version.version) for version in page}
         token = page.token or ""
     return numbers - aliased
 
 
 def discard(settings: Settings, model: str, version: int) -> None:
-    """Delete a version and its files. Its number is not reused. An interrupted deletion can be repeated.
+    """Delete a version and its files. Its number is not used again. A second call completes a broken deletion.
 
     Raises: NotFound, Unreachable.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    mlflow, model_id = client(settings), str(_version(settings, model, version).source).removeprefix("models:/")
+    mlflow, model_id = client(settings), str(_read_version(settings, model, version).source).removeprefix("models:/")
     location = mlflow.get_logged_model(model_id).artifact_location
     files = get_artifact_repository(location, tracking_uri=settings.mlflow_tracking_url)
     if files.list_artifacts():
@@ -206,7 +210,7 @@ def discard(settings: Settings, model: str, version: int) -> None:
 
 
 def reconcile(settings: Settings, model: str) -> None:
-    """Set `champion` and `previous` from the deployment history. Idempotent."""
+    """Set the aliases `champion` and `previous` from the deployment history. A second call changes nothing."""
     with session(settings, "pipeline") as connection:
         row = deployments.desired_row(connection, model)
     set_alias(settings, model, CHAMPION, row["version"] if row else None)

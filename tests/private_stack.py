@@ -132,8 +132,8 @@ def train_and_deploy(stack: Stack) -> None:
     training_runs.record_decision(settings, model=MODEL, cause="manual", reason="a test", caused_by="t/kept", now=END)
     training_runs.claim(settings, spec=spec, run_id="t/kept", now=END, window_end=END)
     for step in training_steps.STEPS:
-        training_steps.do(step, "t/kept", settings=settings, now=END)
-    assert training_runs.verdict(settings, "t/kept") == "promote"
+        training_steps.run_step(step, "t/kept", settings=settings, now=END)
+    assert training_runs.read_verdict(settings, "t/kept") == "promote"
     claim = promote.claim(settings, model=MODEL, run_id="d/kept", now=END)
     version = promote.promote(settings, decision_id=claim["decision"])
     rollout.roll_out(settings, model=MODEL, version=version, caused_by="d/kept", reason="a test", now=END)

@@ -15,7 +15,7 @@ from api.requests.row_type import Row, features_json
 from db.log.prediction_ids import created_at, new_ids, repeatable_id, to_millisecond
 from pipelines.artifact.bundle import Bundle
 from pipelines.artifact.learner import Scores, pool_from_rows, score
-from pipelines.artifact.profile import warnings_of
+from pipelines.artifact.profile import make_warnings_function
 
 FEW = 1_000  # rows up to which one thread scores faster than several
 
@@ -81,7 +81,7 @@ def predict(
     features = [features_json(row) for row in rows]
     ids = _ids(version, values, features, origins=origins, now=now)
     by_class = _by_class(scores, version.bundle.spec.label.classes)
-    doubts = warnings_of(version.bundle.spec, version.categories)
+    doubts = make_warnings_function(version.bundle.spec, version.categories)
     name, number, instance_id = version.model, version.number, str(instance)
     predictions = []
     for i, (prediction_id, created) in enumerate(ids):

@@ -1,4 +1,4 @@
-"""The files of a bundle and their hash. This module is separate from `bundle`, which imports CatBoost."""
+"""The files of a bundle and their hash. Unlike `bundle`, this module does not import CatBoost."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ FILES = ("model.cb", "spec.json", "profile.json", "golden.json")
 
 
 def bundle_hash(folder: Path) -> str:
-    """SHA-256 in hex over the names and bytes of the bundle's files.
+    """The SHA-256, in hex, over the names and the bytes of the bundle's files.
 
     Raises: IntegrityError if a file is missing.
     """

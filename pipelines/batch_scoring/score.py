@@ -23,7 +23,7 @@ from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle, read_bundle
 from pipelines.artifact.learner import pool_from_frame, rows_of, score
-from pipelines.artifact.profile import seen_categories, warnings_of
+from pipelines.artifact.profile import make_warnings_function, seen_categories
 from pipelines.batch_scoring.sources import (
     Source,
     file_source,
@@ -203,7 +203,7 @@ def _score(
     scores = score(by.bundle.model, pool_from_frame(frame, spec=spec, label=False), spec=spec)
     latency_ms = (time.perf_counter() - started) * 1000 / len(frame)  # the share of one row
     probabilities = None if scores.probabilities is None else scores.probabilities.tolist()
-    results, log_rows, warnings_of_row = [], [], warnings_of(spec, by.seen)
+    results, log_rows, warnings_of_row = [], [], make_warnings_function(spec, by.seen)
     for i, (key, values) in enumerate(
         zip(rows.select(["entity_id", "event_time"]).to_pylist(), rows_of(frame, spec=spec), strict=True)
     ):

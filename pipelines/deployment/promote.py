@@ -59,9 +59,10 @@ def promote(settings: Settings, *, decision_id: int) -> int:
     run = training_runs.load_run(settings, decision["run_id"])
     version = int(decision["candidate_version"])
     if run.spec.training.final_fit:
-        from pipelines.training.final_fit import final_fit  # CatBoost, and DAG files import this module at each parse
+        # `final_fit` imports CatBoost, and Airflow imports this module at every parse of a DAG file.
+        from pipelines.training.final_fit import fit_on_all_rows
 
-        version = final_fit(run, version, settings=settings)
+        version = fit_on_all_rows(run, version, settings=settings)
     with session(settings, "pipeline") as connection:
         decisions.set_promoted_version(connection, decision_id=decision["id"], version=version)
     return version

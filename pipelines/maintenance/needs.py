@@ -6,7 +6,7 @@ from datetime import datetime
 from db.history import in_use
 from db.session import session
 from pipelines.runs import training_runs
-from pipelines.runs.extract import window
+from pipelines.runs.extract import look_back_bounds
 from pipelines.runs.snapshot import read_snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
@@ -70,7 +70,7 @@ def _snapshot_problem(settings: Settings, run: Run) -> str:
 
 def _with_reason(needs: Needs, run: Run | None, reason: str) -> Needs:
     labels = features = EVER
-    if run and (oldest := window(run)[0]):
+    if run and (oldest := look_back_bounds(run)[0]):
         labels, max_age = oldest, run.spec.features.max_age
         features = oldest - max_age if max_age else EVER
     return Needs(min(needs.labels, labels), min(needs.features, features), (*needs.held_by, reason))

@@ -1,7 +1,7 @@
-"""Data quality: signs of a broken source, whose rows no training should learn from. Pure.
+"""Find defects: signs that the source of a feature is broken. Pure.
 
-Drift is a change of the world and a reason to retrain. A defect comes from a broken source and is a reason not to
-retrain. The size of the change separates the two: a moderate change of the world does not make a feature vanish.
+Drift is a real change and a reason to retrain. A defect is an error in the data and a reason not to retrain. Only large
+changes count as defects, because a real change is rarely so large.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.artifact.profile import reference
+from pipelines.artifact.profile import recorded_counts
 
-JUMP = 0.2  # share of a window's rows, on top of the ordinary share
-BEYOND = 0.8  # share of a numeric feature's values in the range of the outermost tenth of training
-FEWEST_ROWS = 50  # rows or requests; fewer are not judged
+JUMP = 0.2  # the share of rows by which a defect exceeds the ordinary share
+OUTER_SHARE = 0.8  # if more values are in the range of the outermost tenth of training, the unit has changed
+FEWEST_ROWS = 50  # rows or requests; with fewer, no defect is reported
 
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One defect of one feature in a window. Shares are of rows, or of requests for the kind `rejected`.
+    """One defect of one feature in a window.
 
     kind: `missing`, `unseen`, `unit` or `rejected`.
-    found: the share in the window.
-    ordinary: the share to expect.
+    share: the share of the window's rows with the defect. For `rejected`, the share of its requests.
+    ordinary_share: the share to expect.
     """
 
     feature: str
     kind: str
-    found: float
-    ordinary: float
+    share: float
+    ordinary_share: float
 
     def __str__(self) -> str:
         predicate = {
@@ -38,10 +38,20 @@ class Defect:
             "unit": "lies beyond nearly all of its training values, as in another unit, in",
             "rejected": "is refused in",
         }[self.kind]
-        return f"{self.feature} {predicate} {self.found:.0%} of the rows, {self.ordinary:.0%} is ordinary"
+        return f"{self.feature} {predicate} {self.share:.0%} of the rows, {self.ordinary_share:.0%} is ordinary"
+
+    def to_json(self) -> dict[str, Any]:
+        """The defect as monitoring stores it. There the keys of the shares are `found` and `ordinary`."""
+        shares = {"found": self.share, "ordinary": self.ordinary_share}
+        return {"feature": self.feature, "kind": self.kind, **shares}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Defect":
+        """Build a defect from the output of `to_json`."""
+        return cls(content["feature"], content["kind"], content["found"], content["ordinary"])
 
 
-def defects(
+def find_defects(
     profile: Mapping[str, Any],
     window: Mapping[str, np.ndarray],
     *,
@@ -49,34 +59,37 @@ def defects(
     drifted: frozenset[str],
     base: Mapping[str, np.ndarray] | None = None,
 ) -> list[Defect]:
-    """The defects of a window, feature by feature. `base` replaces the profile's own counts in the comparison.
+    """Find the defects of a window, feature by feature.
 
-    Only a feature in `drifted` can have changed its unit. A feature that grows without end also lies beyond its
-    training values, but its training windows moved as much, so it has not drifted.
+    window: the counts of the window by feature, in the order of `profile.count_by_bin`.
+    unseen: the number of rows with a category that no training row had, by feature.
+    drifted: the features that drift in the window. Only these can have changed their unit. A feature that always grows
+        leaves the range of its training values too, but has not drifted.
+    base: counts that replace those of the profile in the comparison.
     """
     return [
         defect
         for name, entry in profile["features"].items()
         if name in window and window[name].sum() >= FEWEST_ROWS
         for defect in _feature_defects(
-            name, entry, window[name], reference(entry) if base is None else base[name], unseen, drifted
+            name, entry, window[name], recorded_counts(entry) if base is None else base[name], unseen, drifted
         )
     ]
 
 
-def rejected(requests: Mapping[str, int], *, rows: int, ordinary: float) -> list[Defect]:
-    """The fields for which too many of a window's requests were refused.
+def find_rejections(requests: Mapping[str, int], *, rows: int, ordinary: float) -> list[Defect]:
+    """Find the fields for which too many requests of a window were rejected.
 
-    requests: the number of refused requests, by field.
+    requests: the number of rejected requests, by field.
     rows: the number of answered rows.
-    ordinary: the share of refused requests to expect.
+    ordinary: the share of rejected requests to expect.
     """
-    results = []
-    for name, refused in requests.items():
-        share = refused / (refused + rows)
-        if refused >= FEWEST_ROWS and share > ordinary + JUMP:
-            results.append(Defect(name, "rejected", share, ordinary))
-    return results
+    rejections = []
+    for name, rejected in requests.items():
+        share = rejected / (rejected + rows)
+        if rejected >= FEWEST_ROWS and share > ordinary + JUMP:
+            rejections.append(Defect(name, "rejected", share, ordinary))
+    return rejections
 
 
 def _feature_defects(
@@ -87,15 +100,15 @@ def _feature_defects(
     unseen: Mapping[str, int],
     drifted: frozenset[str],
 ) -> Iterator[Defect]:
-    missing, base_missing = window[-1] / window.sum(), base[-1] / max(1, base.sum())
-    if missing > base_missing + JUMP:
-        yield Defect(name, "missing", float(missing), float(base_missing))
-    share = unseen.get(name, 0) / window.sum()
-    if share > JUMP:
-        yield Defect(name, "unseen", float(share), 0.0)
+    missing_share, base_missing_share = window[-1] / window.sum(), base[-1] / max(1, base.sum())
+    if missing_share > base_missing_share + JUMP:
+        yield Defect(name, "missing", float(missing_share), float(base_missing_share))
+    unseen_share = unseen.get(name, 0) / window.sum()
+    if unseen_share > JUMP:
+        yield Defect(name, "unseen", float(unseen_share), 0.0)
     values, base_values = window[:-1], base[:-1]
     if "edges" in entry and name in drifted and len(values) > 2 and values.sum() >= FEWEST_ROWS:
         for end in (0, -1):
-            beyond, base_beyond = values[end] / values.sum(), base_values[end] / max(1, base_values.sum())
-            if beyond > BEYOND and base_beyond < BEYOND / 2:
-                yield Defect(name, "unit", float(beyond), float(base_beyond))
+            outer_share, base_outer_share = values[end] / values.sum(), base_values[end] / max(1, base_values.sum())
+            if outer_share > OUTER_SHARE and base_outer_share < OUTER_SHARE / 2:
+                yield Defect(name, "unit", float(outer_share), float(base_outer_share))

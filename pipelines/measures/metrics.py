@@ -1,7 +1,7 @@
-"""Metrics of predictions, each computed for many weightings of the rows at once.
+"""Metrics of predictions, each computed for many sets of row weights at the same time.
 
-Weights of one give the metric. Resampled weights give its bootstrap distribution. So a value and its interval always
-come from the same definition.
+With all weights one, the result is the metric. With weights from bootstrap resamples, the results are the metric's
+bootstrap distribution. So one definition of a metric gives both its value and its interval.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,18 +24,18 @@ HIGHER_IS_BETTER = {
 }
 RESAMPLES = 1000
 RESAMPLE_SEED = 7  # fixed, so that the same rows give the same interval
-FEWEST_UNITS = 10  # units to resample; an interval from fewer is meaningless
-_CELLS_AT_ONCE = 4_000_000  # cells in a block of weights, 32 MB
+FEWEST_UNITS = 10  # units to resample; from fewer, an interval means nothing
+_CELLS_PER_BLOCK = 4_000_000  # weights in a block, 32 MB
 
 
 @dataclass(frozen=True, slots=True)
 class JudgedRows:
-    """n predictions and their true labels. Classes are codes in the spec's order; regression has values.
+    """n predictions and their true labels. A class is its position in the order of the spec.
 
-    truth: (n,).
-    predicted: (n,).
-    probabilities: (n, classes). None for regression.
-    classes: the number of classes. 0 for regression.
+    truth: (n,) true labels, positions of classes or numbers.
+    predicted: (n,) predictions, positions of classes or numbers.
+    probabilities: (n, classes). None for a regression.
+    classes: the number of classes. 0 for a regression.
     """
 
     truth: np.ndarray
@@ -45,101 +45,115 @@ class JudgedRows:
 
 
 def judge(truth: np.ndarray, scores: Scores, *, spec: ModelSpec) -> JudgedRows:
-    """Join `scores` with the true labels, an array of class names or numbers in the same row order."""
+    """Join the scores of n rows with their true labels.
+
+    truth: (n,) class names or numbers, in the order of `scores`.
+    """
     if spec.task == "regression":
         return JudgedRows(truth.astype(float), np.asarray(scores.predictions, float), None, 0)
-    code = {name: position for position, name in enumerate(spec.label.classes)}
+    positions = {name: position for position, name in enumerate(spec.label.classes)}
     return JudgedRows(
-        np.array([code[name] for name in truth]),
-        np.array([code[str(name)] for name in scores.predictions]),
+        np.array([positions[name] for name in truth]),
+        np.array([positions[str(name)] for name in scores.predictions]),
         scores.probabilities,
-        len(code),
+        len(positions),
     )
 
 
-def value(metric: str, judged: JudgedRows) -> float:
-    """Return `metric` over all rows, each counted once. NaN where the metric is undefined (one class only, no rows)."""
-    return float(weighted(metric, judged, np.ones((1, len(judged.truth))))[0])
+def metric_value(metric: str, judged_rows: JudgedRows) -> float:
+    """Compute `metric` over all rows, each counted once. NaN if the metric is undefined, for example without rows."""
+    return float(weighted_metric(metric, judged_rows, np.ones((1, len(judged_rows.truth))))[0])
 
 
-def weighted(metric: str, judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """Return `metric` for each row of `weights`, (resamples, n), as an array (resamples,)."""
+def weighted_metric(metric: str, judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    """Compute `metric` once for each row of `weights`.
+
+    weights: (resamples, n) weights of the rows. The result is an array (resamples,).
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return _METRICS[metric](judged, weights)
+        return _METRICS[metric](judged_rows, weights)
 
 
-def drawn_together(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
-    """The unit that each of n rows is resampled with, (n,).
+def resampling_units(entities: np.ndarray, event_times: np.ndarray) -> np.ndarray:
+    """Return the resampling unit of each of n rows, (n,). All rows of a unit are drawn together.
 
-    The unit is the row's entity. With fewer than ten entities, for example in one long series, it is the day of the
-    event time. With fewer than ten days too, each row is a unit of its own.
+    The unit is the row's entity. With fewer than ten entities, for example in one long series, the unit is the day of
+    the event time. With fewer than ten days too, each row is a unit.
     """
     days = event_times.astype("datetime64[D]")
-    return next((unit for unit in (entities, days) if len(np.unique(unit)) >= FEWEST_UNITS), np.arange(len(entities)))
+    for units in (entities, days):
+        if len(np.unique(units)) >= FEWEST_UNITS:
+            return units
+    return np.arange(len(entities))
 
 
-def entity_weights(entities: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """Blocks (≤ resamples, n) of bootstrap weights. Whole entities are drawn with replacement.
+def entity_weights(units: np.ndarray, *, seed: int = RESAMPLE_SEED, resamples: int = RESAMPLES) -> list[np.ndarray]:
+    """Draw bootstrap weights for n rows. Return them in blocks of at most `resamples` rows and n columns.
 
-    The rows of one entity are alike, so drawing single rows would promise too much precision (the cluster bootstrap
-    of Field and Welsh 2007).
+    Whole units are drawn with replacement (the cluster bootstrap of Field and Welsh 2007). The rows of one entity are
+    similar, so drawing single rows would give too narrow intervals.
+
+    units: (n,) the resampling unit of each row, which is usually its entity (`resampling_units`).
     """
-    _, position = np.unique(entities, return_inverse=True)
-    count = int(position.max()) + 1
-    block = max(1, min(resamples, _CELLS_AT_ONCE // len(entities)))
+    _, unit_positions = np.unique(units, return_inverse=True)
+    unit_count = int(unit_positions.max()) + 1
+    block_size = max(1, min(resamples, _CELLS_PER_BLOCK // len(units)))
     generator = np.random.default_rng(seed)
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    sizes = [min(block_size, resamples - start) for start in range(0, resamples, block_size)]
     return [
-        generator.multinomial(count, np.full(count, 1 / count), size=size)[:, position].astype(float) for size in sizes
+        generator.multinomial(unit_count, np.full(unit_count, 1 / unit_count), size=size)[:, unit_positions].astype(
+            float
+        )
+        for size in sizes
     ]
 
 
-def _f1s(judged: JudgedRows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """F1 of each class, 2·TP / (2·TP + FP + FN), and the weight of the rows whose true class it is.
+def _f1s(judged_rows: JudgedRows, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the F1 of each class, 2·TP / (2·TP + FP + FN), and the total weight of the rows with that true class.
 
-    Both are (resamples, classes). F1 is NaN for a class that is neither true nor predicted in any row.
+    Both arrays are (resamples, classes). F1 is NaN for a class that is neither true nor predicted in any row.
     """
-    k = judged.classes
-    cells = np.zeros((len(judged.truth), k * k))
-    cells[np.arange(len(judged.truth)), judged.truth * k + judged.predicted] = 1
+    k = judged_rows.classes
+    cells = np.zeros((len(judged_rows.truth), k * k))
+    cells[np.arange(len(judged_rows.truth)), judged_rows.truth * k + judged_rows.predicted] = 1
     matrix = (weights @ cells).reshape(-1, k, k)
-    hits = np.diagonal(matrix, axis1=1, axis2=2)
+    true_positives = np.diagonal(matrix, axis1=1, axis2=2)
     support = matrix.sum(axis=2)
-    return 2 * hits / (matrix.sum(axis=1) + support), support
+    return 2 * true_positives / (matrix.sum(axis=1) + support), support
 
 
-def _macro_f1(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """The mean F1 over the classes that occur in the truth.
+def _macro_f1(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    """The mean F1 over the classes that are the true class of a row.
 
-    A class that is only predicted is left out. Its F1 is always 0, so a single such row would cost a small slice a
-    third of its value. The row's true class loses F1 by the wrong prediction anyway.
+    A class that is only predicted is left out, because its F1 is always 0. If two classes occur in a small slice, one
+    row predicted as a third class would lower the mean by a third. The row already lowers the F1 of its true class.
     """
-    scores, support = _f1s(judged, weights)
+    scores, support = _f1s(judged_rows, weights)
     mean: np.ndarray = np.nanmean(np.where(support > 0, scores, np.nan), axis=1)
     return mean
 
 
-def _f1(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    return _f1s(judged, weights)[0][:, -1]  # the positive class is the last one
+def _f1(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    return _f1s(judged_rows, weights)[0][:, -1]  # the positive class is the last one
 
 
-def _accuracy(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    return _mean(judged.truth == judged.predicted, weights)
+def _accuracy(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    return _mean(judged_rows.truth == judged_rows.predicted, weights)
 
 
-def _log_loss(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    assert judged.probabilities is not None  # noqa: S101  (the spec allows this metric for classes only)
-    true_class_probability = judged.probabilities[np.arange(len(judged.truth)), judged.truth]
+def _log_loss(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    assert judged_rows.probabilities is not None  # noqa: S101  (the spec allows this metric only for classes)
+    true_class_probability = judged_rows.probabilities[np.arange(len(judged_rows.truth)), judged_rows.truth]
     return _mean(-np.log(np.clip(true_class_probability, 1e-15, 1)), weights)
 
 
-def _roc_auc(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    """The chance that a positive row scores above a negative row. Ties count half (Mann–Whitney)."""
-    assert judged.probabilities is not None  # noqa: S101
-    probability = judged.probabilities[:, -1]
+def _roc_auc(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    """The probability that a positive row has a higher score than a negative row. Ties count half (Mann–Whitney)."""
+    assert judged_rows.probabilities is not None  # noqa: S101
+    probability = judged_rows.probabilities[:, -1]
     order = np.argsort(probability, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(probability[order]) > 0])
-    sorted_weights, positive = weights[:, order], (judged.truth[order] == 1)
+    sorted_weights, positive = weights[:, order], (judged_rows.truth[order] == 1)
     positives = np.add.reduceat(sorted_weights * positive, starts, axis=1)
     negatives = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
     below = np.cumsum(negatives, axis=1) - negatives / 2
@@ -147,17 +161,17 @@ def _roc_auc(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
     return area
 
 
-def _rmse(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    return np.sqrt(_mean((judged.truth - judged.predicted) ** 2, weights))
+def _rmse(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    return np.sqrt(_mean((judged_rows.truth - judged_rows.predicted) ** 2, weights))
 
 
-def _mae(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    return _mean(np.abs(judged.truth - judged.predicted), weights)
+def _mae(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    return _mean(np.abs(judged_rows.truth - judged_rows.predicted), weights)
 
 
-def _r2(judged: JudgedRows, weights: np.ndarray) -> np.ndarray:
-    spread = _mean(judged.truth**2, weights) - _mean(judged.truth, weights) ** 2
-    explained: np.ndarray = 1 - _mean((judged.truth - judged.predicted) ** 2, weights) / spread
+def _r2(judged_rows: JudgedRows, weights: np.ndarray) -> np.ndarray:
+    spread = _mean(judged_rows.truth**2, weights) - _mean(judged_rows.truth, weights) ** 2
+    explained: np.ndarray = 1 - _mean((judged_rows.truth - judged_rows.predicted) ** 2, weights) / spread
     return explained
 
 

@@ -16,12 +16,12 @@ import pandas as pd
 from db.history import deployments, trainings
 from db.log import reading
 from db.session import session
-from pipelines.measures.metrics import FEWEST_UNITS, drawn_together, entity_weights, value
+from pipelines.measures.metrics import FEWEST_UNITS, entity_weights, metric_value, resampling_units
 from pipelines.monitoring.truths import Truths, judged_rows, read_truths
 from pipelines.runs import training_runs
 from pipelines.runs.training_runs import Run
 from pipelines.spec import ModelSpec
-from pipelines.training.evaluate import INTERVAL, SLICE_ROWS, Estimate, difference
+from pipelines.training.evaluate import INTERVAL, SLICE_ROWS, Estimate, estimate_difference
 from utils.errors import NotFound
 from utils.settings import Settings
 
@@ -244,7 +244,7 @@ class _JudgedPairs:
             if champion not in self._by_champion:
                 self._by_champion[champion] = self._truths.not_learned_by(self._run(champion))
             rows = pairs[pairs["version"] == champion].drop(columns=["features"])
-            self._sample.add(self._by_champion[champion].known(rows))
+            self._sample.add(self._by_champion[champion].add_truths(rows))
 
     def _run(self, version: int) -> Run | None:
         """The training that made a version. None if this database does not have it."""
@@ -262,9 +262,9 @@ class _JudgedPairs:
             columns={"prediction_shadow": "prediction", "probabilities_shadow": "probabilities"}
         )
         pair = judged_rows(challenger_rows, spec=spec), judged_rows(rows, spec=spec)
-        blocks = entity_weights(drawn_together(rows["entity_id"].to_numpy(), rows["created_at"].to_numpy()))
-        better_by = difference(metric, pair, blocks, (1 - INTERVAL) / 2)
-        values = value(metric, pair[1]), value(metric, pair[0])
+        blocks = entity_weights(resampling_units(rows["entity_id"].to_numpy(), rows["created_at"].to_numpy()))
+        better_by = estimate_difference(metric, pair, blocks, (1 - INTERVAL) / 2)
+        values = metric_value(metric, pair[1]), metric_value(metric, pair[0])
         if not np.isfinite([*values, better_by.low, better_by.high]).all():
             return None
         return BothJudged(len(rows), metric, *values, better_by)

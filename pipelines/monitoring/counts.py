@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.json as pj
 from sqlalchemy import RowMapping
 
-from pipelines.artifact.profile import counts
+from pipelines.artifact.profile import count_by_bin
 from pipelines.measures.drift import PREDICTION
 
 
@@ -25,7 +25,7 @@ class WindowCounts:
 
     rows: the number of rows.
     distinct: the number of rows without repetitions.
-    counts: by feature and under `PREDICTION`, in the order of `profile.counts`.
+    counts: by feature and under `PREDICTION`, in the order of `profile.count_by_bin`.
     unseen: the number of rows with a category that training never saw, by feature.
     """
 
@@ -53,7 +53,7 @@ class WindowCounts:
         self._count(PREDICTION, predicted.astype(float) if "edges" in entry else predicted, entry)
 
     def _count(self, name: str, values: pd.Series, entry: dict[str, Any]) -> None:
-        self.counts[name] = self.counts.get(name, 0) + counts(values, entry)
+        self.counts[name] = self.counts.get(name, 0) + count_by_bin(values, entry)
 
     def _first_occurrences(self, rows: pa.Table) -> np.ndarray:
         """A mask of the rows that are the first with their entity and features."""

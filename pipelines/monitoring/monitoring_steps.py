@@ -49,7 +49,7 @@ def release(settings: Settings, *, model: str, state_of: Callable[[str], str | N
     return released
 
 
-def profile(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
+def profile_windows(settings: Settings, spec: ModelSpec, *, until: datetime, now: datetime) -> str:
     from pipelines.monitoring import windows
 
     count = windows.count_windows(settings, spec, until=until, now=now)
@@ -68,10 +68,10 @@ def performance(settings: Settings, spec: ModelSpec, *, until: datetime, now: da
     return "; ".join(performance(settings, spec, until=until, now=now)) or "no new window with enough mature labels"
 
 
-STEPS: dict[str, Callable[..., str]] = {"profile": profile, "drift": drift, "performance": performance}
+STEPS: dict[str, Callable[..., str]] = {"profile": profile_windows, "drift": drift, "performance": performance}
 
 
-def decide(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> RowMapping:
+def decide_and_alert(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> RowMapping:
     """Append the decision of the run `caused_by` and send its alert. A second call returns the row of the first."""
     from pipelines.monitoring.evidence import gather
 

@@ -16,7 +16,7 @@ from db.history import window_rows
 from db.log import reading
 from db.session import session
 from db.tables import performance_result, window_profile
-from pipelines.measures.metrics import HIGHER_IS_BETTER, drawn_together, entity_weights, value, weighted
+from pipelines.measures.metrics import HIGHER_IS_BETTER, entity_weights, metric_value, resampling_units, weighted_metric
 from pipelines.monitoring.references import References
 from pipelines.monitoring.truths import COLUMNS, Truths, judged_rows, read_truths
 from pipelines.monitoring.windows import BACKLOG, EPOCH
@@ -101,21 +101,21 @@ def _labelled(settings: Settings, window: RowMapping, truths: Truths) -> pd.Data
         settings, truths.spec.name, start=window["window_start"], end=window["window_end"]
     ):
         rows = chunk.filter(pc.equal(chunk["version"], window["version"])).drop(["features", "warnings"])
-        parts.append(truths.known(rows.to_pandas())[COLUMNS])
+        parts.append(truths.add_truths(rows.to_pandas())[COLUMNS])
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def _measure(labelled: pd.DataFrame, *, spec: ModelSpec, metric: str) -> dict[str, Any]:
     """Compute the metric with one-sided confidence bounds, from resampled entities (`metrics.entity_weights`)."""
     judged = judged_rows(labelled, spec=spec)
-    units = drawn_together(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
+    units = resampling_units(labelled["entity_id"].to_numpy(), labelled["created_at"].to_numpy())
     blocks = entity_weights(units)
-    resampled = np.concatenate([weighted(metric, judged, weights) for weights in blocks])
+    resampled = np.concatenate([weighted_metric(metric, judged, weights) for weights in blocks])
     low, high = np.nanquantile(resampled, [1 - CONFIDENCE, CONFIDENCE])
     entities = int(labelled["entity_id"].nunique())
     return {
         "metric": metric,
-        "value": value(metric, judged),
+        "value": metric_value(metric, judged),
         "low": float(low),
         "high": float(high),
         "evidence": {"entities": entities, "confidence": CONFIDENCE},

@@ -16,7 +16,7 @@ from db.session import session
 from pipelines import registry
 from pipelines.artifact.bundle import Bundle, read_bundle
 from pipelines.artifact.learner import pool_from_frame, score
-from pipelines.artifact.profile import counts
+from pipelines.artifact.profile import count_by_bin
 from pipelines.measures.drift import PREDICTION
 from pipelines.runs import training_runs
 from pipelines.runs.snapshot import read_snapshot
@@ -102,5 +102,5 @@ def counts_of(rows: pd.DataFrame, reference: Reference) -> dict[str, np.ndarray]
     spec, profile = reference.bundle.spec, reference.profile
     features = rows.reindex(columns=list(spec.features.columns))
     predicted = score(reference.bundle.model, pool_from_frame(features, spec=spec, label=False), spec=spec).predictions
-    feature_counts = {name: counts(features[name], entry) for name, entry in profile["features"].items()}
-    return {**feature_counts, PREDICTION: counts(pd.Series(predicted), profile["prediction"])}
+    feature_counts = {name: count_by_bin(features[name], entry) for name, entry in profile["features"].items()}
+    return {**feature_counts, PREDICTION: count_by_bin(pd.Series(predicted), profile["prediction"])}

@@ -15,7 +15,7 @@ import pandas as pd
 from sqlalchemy import RowMapping
 
 from db.history.retrain_rows import RetrainRows
-from pipelines.measures.defects import Defect, defects, rejected
+from pipelines.measures.defects import Defect, find_defects, find_rejections
 from pipelines.measures.drift import measure_drift, worst_first
 from pipelines.monitoring.counts import summed, unseen
 from pipelines.monitoring.trigger import BUDGETED, Measured, MonitoringState, Window
@@ -81,12 +81,12 @@ def answering(rows: RetrainRows) -> RowMapping | None:
 
 def _window(row: RowMapping, parts: Sequence[RowMapping], files: FilesAndLabels, *, policy: Drift) -> Window:
     """Build a window from a row of drift. It is answered if its `parts` are distributed like `files.answer`."""
-    broken = tuple(str(Defect(**defect)) for defect in row["evidence"]["defects"])
+    broken = tuple(str(Defect.from_json(defect)) for defect in row["evidence"]["defects"])
     answered = False
     if row["drifted"] and files.answer is not None:
         window_counts = summed(parts)
         worst = worst_first(measure_drift(files.profile, window_counts, policy=policy, base=files.answer))
-        remaining = defects(
+        remaining = find_defects(
             files.profile, window_counts, unseen=unseen(parts), drifted=frozenset(worst), base=files.answer
         )
         answered = not worst and not remaining
@@ -122,7 +122,7 @@ def _rejects(windows: Sequence[RowMapping]) -> list[Defect]:
     return [
         defect
         for name, count in newest_rejects.items()
-        for defect in rejected(
+        for defect in find_rejections(
             {name: count}, rows=rows, ordinary=median([_share(fields.get(name, 0), n) for n, fields in before] or [0.0])
         )
     ]

@@ -45,8 +45,8 @@ class Truths:
         """Leave out the labels that `run` could read when it trained. Keep all labels if `run` is None."""
         return replace(self, labels=not_learned(self.labels, run))
 
-    def known(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """The rows of `predictions` with a known truth, in a new column `truth`.
+    def add_truths(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Add a column `truth` to `predictions`. Leave out the rows without a known truth.
 
         predictions: prediction_id, entity_id, created_at and any other columns.
         """

@@ -19,7 +19,7 @@ from db.history import deployments, window_rows
 from db.log import reading
 from db.session import session
 from db.tables import drift_result, window_profile
-from pipelines.measures.defects import defects
+from pipelines.measures.defects import find_defects
 from pipelines.measures.drift import measure_drift, worst_first
 from pipelines.monitoring.counts import WindowCounts, summed, unseen
 from pipelines.monitoring.references import References
@@ -171,7 +171,7 @@ def _result(spec: ModelSpec, references: References, group: Sequence[RowMapping]
     profile, window = references.reference(version).profile, summed(group)
     differences = measure_drift(profile, window, policy=spec.monitoring.drift)
     worst = worst_first(differences)
-    window_defects = defects(profile, window, unseen=unseen(group), drifted=frozenset(worst))
+    window_defects = find_defects(profile, window, unseen=unseen(group), drifted=frozenset(worst))
     return {
         "model": spec.name,
         "version": version,
@@ -183,7 +183,7 @@ def _result(spec: ModelSpec, references: References, group: Sequence[RowMapping]
         "evidence": {
             "differences": {name: asdict(difference) for name, difference in differences.items()},
             "drifted": worst,
-            "defects": [asdict(defect) for defect in window_defects],
+            "defects": [defect.to_json() for defect in window_defects],
             "missing": {name: round(float(bins[-1] / max(1, bins.sum())), 4) for name, bins in window.items()},
             "unseen": unseen(group),
         },

@@ -1,7 +1,7 @@
 """Extract: read point-in-time rows from the store into an immutable snapshot.
 
-A snapshot is a Parquet file and a manifest. Its rows depend on (spec hash, window_end, commit_seq) and on no clock, so
-they can be read from the store again exactly. `evergreen snapshot verify` checks that with the snapshot's SHA-256.
+A snapshot is a Parquet file and a manifest. Its rows depend only on the spec hash, `window_end` and `commit_seq`. So
+exactly the same rows can be read from the store again. `evergreen snapshot verify` does so and compares the SHA-256.
 """
 
 import json
@@ -26,10 +26,11 @@ from utils.settings import Settings
 
 
 def extract(run: Run, *, settings: Settings, now: datetime) -> Manifest:
-    """Write the run's snapshot and return its manifest. A retry returns the existing one.
+    """Write the run's snapshot and return its manifest. A retry returns the existing manifest.
 
-    The rows are processed in chunks, so memory grows by only 100 bytes a label.
-    Raises: EmptyWindow if no label lies in the look-back; Unreachable; AccessDenied.
+    The rows are processed in chunks, so memory grows by only 100 bytes per label.
+
+    Raises: EmptyWindow if there is no label in the look-back; Unreachable; AccessDenied.
     """
     if run.snapshot_id:
         return find_manifest(run.snapshot_id, settings=settings)[0]
@@ -48,40 +49,45 @@ def extract(run: Run, *, settings: Settings, now: datetime) -> Manifest:
 
 
 def read_rows(run: Run, *, settings: Settings) -> Iterator[pa.Table]:
-    """Read the rows of the run's snapshot from the store, in the parts of `db.store.point_in_time.training_rows`.
+    """Read the rows of the run's snapshot from the store, in parts (see `db.store.point_in_time.training_rows`).
 
     Raises: EmptyWindow.
     """
     spec = run.spec
-    start, until = window(run)
+    start, until = look_back_bounds(run)
     parts = training_rows(
         settings, spec.store, start=start, until=until, window_end=run.window_end, commit_seq=run.commit_seq
     )
-    first = next(parts)
-    if not len(first):
+    first_part = next(parts)
+    if not len(first_part):
         raise EmptyWindow(model=run.model, start=start, end=until)
-    return chain([first], parts)
+    return chain([first_part], parts)
 
 
-def window(run: Run) -> tuple[datetime | None, datetime]:
-    """The event times (start, end) in UTC of a run's labels: after `start` (None: unbounded), not after `end`.
+def look_back_bounds(run: Run) -> tuple[datetime | None, datetime]:
+    """The bounds (start, end) in UTC of the event times of a run's labels: after `start` and not after `end`.
 
-    An unlimited look-back is limited by `keep`. Otherwise the rows would depend on when maintenance last ran.
+    If the model file sets no look-back, `keep` limits it. Otherwise the rows would depend on the time at which
+    maintenance last dropped old rows. `start` is None if there is no limit.
     """
-    limit = run.spec.training.window
-    look_back = limit if isinstance(limit, timedelta) else run.spec.keep
+    look_back_setting = run.spec.training.window
+    look_back = look_back_setting if isinstance(look_back_setting, timedelta) else run.spec.keep
     return run.window_end - look_back if look_back else None, run.window_end - run.spec.label.maturity
 
 
 def write_rows(parts: Iterator[pa.Table], path: Path) -> tuple[int, str]:
-    """Write `parts` as one Parquet file. Return the number of its rows and their `ContentHash`."""
-    first = next(parts)
+    """Write `parts` to one Parquet file. Return the number of rows and their `ContentHash`."""
+    first_part = next(parts)
     content, rows = ContentHash(), 0
-    texts = [
-        field.name for field in first.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    text_columns = [
+        field.name
+        for field in first_part.schema
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
     ]
-    with pyarrow.parquet.ParquetWriter(path, first.schema, compression="zstd", use_dictionary=texts) as file:
-        for part in chain([first], parts):
+    with pyarrow.parquet.ParquetWriter(
+        path, first_part.schema, compression="zstd", use_dictionary=text_columns
+    ) as file:
+        for part in chain([first_part], parts):
             content.add(part)
             file.write_table(part)
             rows += len(part)
@@ -89,7 +95,7 @@ def write_rows(parts: Iterator[pa.Table], path: Path) -> tuple[int, str]:
 
 
 def _publish(manifest: Manifest, temporary: Path) -> None:
-    """Give the snapshot's files their names. Files are renamed only when complete, the manifest last."""
+    """Rename the complete Parquet file to its final name. Then write the manifest in the same way."""
     folder = temporary.parent
     temporary.replace(folder / f"{manifest.snapshot_id}.parquet")
     temporary_manifest = folder / f".{manifest.snapshot_id}.json"

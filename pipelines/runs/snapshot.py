@@ -1,4 +1,4 @@
-"""Read a snapshot: its manifest, the rows in its file, and the hash that proves them."""
+"""Read a snapshot: its manifest, and the rows of its file, which are checked against the recorded hash."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,14 @@ from utils.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The identity of a snapshot. Written as JSON next to its file."""
+    """The identity of a snapshot. It is also stored as JSON next to the snapshot's file.
+
+    model: the name of the run, which differs from the name in the model file in a replay.
+    window_end: UTC. The snapshot has no later event times.
+    commit_seq: the snapshot has no rows from later commits of the store.
+    row_count: the number of rows before redaction.
+    content_sha256: the `ContentHash` of the rows before redaction.
+    """
 
     snapshot_id: str
     model: str
@@ -36,7 +43,7 @@ class Manifest:
 class Snapshot:
     """A snapshot in memory.
 
-    frame: entity_id, event_time, the label and the features. One row a label, sorted by entity and time.
+    frame: entity_id, event_time, the label and the features. One row per label, sorted by entity and time.
     """
 
     manifest: Manifest
@@ -47,9 +54,9 @@ class Snapshot:
 class SnapshotFile:
     """The file of a snapshot.
 
-    path: where the file is.
+    path: the path of the file.
     sha256: the `ContentHash` of its rows, after redaction.
-    redacted_rows: the number of rows of forgotten entities that were deleted.
+    redacted_rows: the number of deleted rows of forgotten entities.
     """
 
     path: Path
@@ -58,7 +65,7 @@ class SnapshotFile:
 
 
 def find_manifest(snapshot_id: str, *, settings: Settings) -> tuple[Manifest, SnapshotFile]:
-    """The recorded manifest and file of a snapshot.
+    """Find the recorded manifest and file of a snapshot.
 
     Raises: NotFound.
     """
@@ -72,7 +79,7 @@ def find_manifest(snapshot_id: str, *, settings: Settings) -> tuple[Manifest, Sn
 
 
 def read_snapshot(snapshot_id: str, *, settings: Settings) -> Snapshot:
-    """Read a snapshot from its file and check its content against the recorded SHA-256.
+    """Read a snapshot from its file, and check the rows against the recorded SHA-256.
 
     Raises: NotFound, IntegrityError.
     """
@@ -100,7 +107,7 @@ def file_rows(file: SnapshotFile) -> Iterator[pa.Table]:
 
 
 def check_hash(snapshot_id: str, file: SnapshotFile, actual: str) -> None:
-    """Compare the hash `actual` with the recorded hash.
+    """Compare `actual`, the hash of the rows that were read, with the recorded hash.
 
     Raises: IntegrityError if they differ.
     """
@@ -118,11 +125,11 @@ def content_hash(parts: Iterable[pa.Table]) -> str:
 
 @dataclass(slots=True)
 class ContentHash:
-    """SHA-256 over the values of a table: for each column, ordered by name, its name, kind and values.
+    """A SHA-256 over a table: over the name, the kind and the values of each column, ordered by name.
 
-    The hash does not depend on the division into parts, the compression of the file, or the version of the library
-    that wrote it. All NaN and missing numbers hash alike, and so do −0 and 0. For a text column, the lengths (−1:
-    missing) and the UTF-8 characters are hashed separately. Numbers are little-endian.
+    The hash does not depend on the division into parts, on the compression of the file, or on the version of the
+    library that wrote the file. NaN and missing numbers have the same hash, and so have −0 and 0. Numbers are
+    little-endian. For a text column, the lengths in bytes (−1 if missing) and the UTF-8 bytes are hashed separately.
     """
 
     _rows: int = 0
@@ -132,13 +139,13 @@ class ContentHash:
         """Add the next rows. All parts have the same columns."""
         self._rows += len(part)
         for name in part.column_names:
-            kind, pieces = _canonical(part[name])
+            kind, pieces = _to_bytes(part[name])
             _, digests = self._columns.setdefault(name, (kind, [hashlib.sha256() for _ in pieces]))
             for digest, piece in zip(digests, pieces, strict=True):
                 digest.update(piece)
 
     def hexdigest(self) -> str:
-        """The hash of all rows added so far, in hex."""
+        """The hash, in hex, of all rows that were added."""
         table_digest = hashlib.sha256(f"{self._rows}\0".encode())
         for name in sorted(self._columns):
             kind, digests = self._columns[name]
@@ -146,8 +153,8 @@ class ContentHash:
         return table_digest.hexdigest()
 
 
-def _canonical(column: pa.ChunkedArray) -> tuple[bytes, list[Any]]:
-    """The kind of a column, and its values as one or two pieces of bytes."""
+def _to_bytes(column: pa.ChunkedArray) -> tuple[bytes, list[Any]]:
+    """Return the kind of a column, and its values as one or two buffers."""
     values = column.combine_chunks()
     if pa.types.is_timestamp(values.type):
         return b"time", [np.ascontiguousarray(values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), "<i8")]

@@ -1,7 +1,7 @@
-"""A training run: one row of `training_run` with its inputs, fixed by the first try, and the results of its steps.
+"""A training run: one row of `training_run` with the inputs of the run and the results of its steps.
 
-Steps pass on only the run's id. Each step reads the row and records its result there. A retry returns the recorded
-result and changes nothing.
+The first try fixes the inputs. A step gets only the id of the run. It reads the row and records its result there.
+A retry returns the recorded result and changes nothing.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,13 @@ from utils.version import code_commit
 class Run:
     """A row of `training_run`.
 
+    model: the recorded name of the model, which differs from the name in the model file in a replay.
     window_end: UTC. The run reads no later event times.
     commit_seq: the run reads no later commits of the store.
     trials: the number of trials of the search.
-    reason: the claimed decisions, each with its cause and reason.
-    snapshot_id, mlflow_run_id, best_params, candidate_version: results of the steps. None before the step.
+    reason: the causes and reasons of the claimed decisions.
+    code_commit: the Git commit of the code.
+    snapshot_id, mlflow_run_id, best_params, candidate_version: results of the steps. None before the step has run.
     """
 
     run_id: str
@@ -58,9 +60,9 @@ def record_decision(
     now: datetime,
     evidence: dict[str, Any] | None = None,
 ) -> int:
-    """Append an open decision to retrain `model`, for a training run to claim. Return its id.
+    """Append an open decision to retrain `model`, which a training run can claim. Return the id of the decision.
 
-    There is at most one decision for each `caused_by`, so a retry does not append a second one.
+    There is at most one decision for each `caused_by`, so a retry does not append a second decision.
     """
     row = {"model": model, "action": "retrain", "cause": cause, "reason": reason[:1000], "evidence": evidence or {}}
     with session(settings, "pipeline") as connection:
@@ -68,17 +70,20 @@ def record_decision(
 
 
 def record_schedule(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime) -> int:
-    """Append the decision of a scheduled run. Return its id.
+    """Append the decision of a scheduled run. Return the id of the decision.
 
-    The decision is to hold if there are no new labels since the last training and the model file has not changed. The
-    training would only repeat the last one, and luck could promote a candidate that is no better than the champion.
+    The decision is to hold if no label was loaded since the last training and the model file has not changed. Then a
+    training would only repeat the last training, and could promote a candidate that is better only by chance.
     """
     with session(settings, "pipeline") as connection:
-        last = next(iter(trainings.trainings(connection, model=spec.name, state="finished")), None)
-        new_labels = loads.labels_since(connection, model=spec.name, commit_seq=last["commit_seq"] if last else 0)
-        repeats = last is not None and not new_labels and last["spec_hash"] == spec.hash
-        decision = {"action": "hold", "cause": "no_new_labels", "reason": "no label has come since the last training"}
-        if not repeats:
+        last_training = next(iter(trainings.trainings(connection, model=spec.name, state="finished")), None)
+        new_labels = loads.labels_since(
+            connection, model=spec.name, commit_seq=last_training["commit_seq"] if last_training else 0
+        )
+        if last_training and not new_labels and last_training["spec_hash"] == spec.hash:
+            reason = "no label has come since the last training"
+            decision = {"action": "hold", "cause": "no_new_labels", "reason": reason}
+        else:
             decision = {"action": "retrain", "cause": "schedule", "reason": "its cron"}
         row = {"model": spec.name, **decision, "evidence": {"new_labels": new_labels}}
         return _append_decision(connection, {**row, "caused_by": caused_by, "decided_at": now})
@@ -90,7 +95,7 @@ def _append_decision(connection: Connection, row: dict[str, Any]) -> int:
 
 
 def parse_window_end(value: str) -> datetime:
-    """Parse an ISO 8601 time to naive UTC. A time without an offset is in UTC.
+    """Parse an ISO 8601 time, and return it in UTC without a time zone. A time without an offset is in UTC.
 
     Raises: DataRefused.
     """
@@ -110,12 +115,15 @@ def claim(
     trials: int | None = None,
     model: str | None = None,
 ) -> Run:
-    """Claim every open decision of the model for `run_id`, and fix the inputs of the run.
+    """Claim all open decisions to retrain the model for the run `run_id`, and fix the inputs of the run.
 
-    A retry returns the inputs of the first try and ignores `window_end` and `trials`. `model` is the recorded name of
-    the run if it differs from the name in the model file, as in a replay.
+    A retry returns the inputs of the first try.
 
-    Raises: NothingToDo if no decision is open. The run then has no row.
+    window_end: UTC. The run reads no later event times. A retry ignores it.
+    trials: the number of trials of the search. None for the number in the model file. A retry ignores it.
+    model: the recorded name of the model. None for the name in the model file. A replay has a name of its own.
+
+    Raises: NothingToDo if no decision is open. No run is recorded then.
     """
     name = model or spec.name
     with session(settings, "pipeline") as connection:
@@ -140,7 +148,7 @@ def claim(
 
 
 def load_run(settings: Settings, run_id: str) -> Run:
-    """Read the run from its row.
+    """Load the run from its row.
 
     Raises: NotFound.
     """
@@ -148,18 +156,18 @@ def load_run(settings: Settings, run_id: str) -> Run:
         row = trainings.find_run(connection, run_id)
     if row is None:
         raise NotFound(what=f"training run {run_id!r}")
-    return _run(row)
+    return _run_from_row(row)
 
 
 def record(settings: Settings, run: Run, **columns: Any) -> Run:
-    """Record a step's result in `columns` of `training_run`. Return the updated run."""
+    """Record the result of a step in `columns` of the run's row. Return the updated run."""
     with session(settings, "pipeline") as connection:
         trainings.update_run(connection, run.run_id, **columns)
     return load_run(settings, run.run_id)
 
 
-def verdict(settings: Settings, run_id: str) -> str:
-    """The verdict on the run's candidate: promote, reject or wait.
+def read_verdict(settings: Settings, run_id: str) -> str:
+    """Read the verdict on the run's candidate: promote, reject or wait.
 
     Raises: NotFound.
     """
@@ -171,7 +179,7 @@ def verdict(settings: Settings, run_id: str) -> str:
 
 
 def finish(settings: Settings, run_id: str, *, now: datetime) -> None:
-    """Mark the run as finished, which also closes its decisions."""
+    """Mark the run as finished. Its decisions are closed with it."""
     with session(settings, "pipeline") as connection:
         trainings.update_run(connection, run_id, state="finished", finished_at=now)
 
@@ -183,6 +191,6 @@ def fail(settings: Settings, run_id: str, *, now: datetime) -> None:
         decisions.release_retraining(connection, run_id=run_id)
 
 
-def _run(row: RowMapping) -> Run:
+def _run_from_row(row: RowMapping) -> Run:
     columns = {name: row[name] for name in Run.__dataclass_fields__ if name != "spec"}
     return Run(spec=ModelSpec.parse(row["spec"], file=f"run {row['run_id']}"), **columns)

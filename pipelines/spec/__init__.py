@@ -1,7 +1,7 @@
-"""The model file: one YAML file in `models/` describes a model completely. This package exports its public names.
+"""The model file: one YAML file in `models/` that describes a model completely. Other packages import from here.
 
-The file is parsed once into frozen objects. They drive table creation, the point-in-time read, validation, the training
-pools, the request schema and the DAGs. New keys have defaults, so every registered spec still parses.
+The file is parsed into frozen objects. The tables, the point-in-time read, the validation, the training, the schema of
+requests and the DAGs are built from these objects. New keys have defaults, so the specs of old versions stay valid.
 """
 
 from pipelines.spec.load import find_spec, load_spec, model_names

@@ -1,4 +1,4 @@
-"""Values with a notation of their own in model files: durations, look-backs and margins."""
+"""Types of values in model files that have their own notation: durations, look-backs and margins."""
 
 import re
 from collections.abc import Mapping
@@ -12,34 +12,37 @@ from utils.duration import parse_duration, show_duration
 AUTO: Literal["auto"] = "auto"
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
-METRICS: Mapping[str, tuple[str, ...]] = {  # the first one is the task's default
+METRICS: Mapping[str, tuple[str, ...]] = {  # by task, the default metric first
     "multiclass": ("macro_f1", "accuracy", "log_loss"),
     "binary": ("roc_auc", "f1", "accuracy", "log_loss"),
     "regression": ("rmse", "mae", "r2"),
 }
 
-UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}  # an absolute margin fits every label
+# The metrics that do not depend on the unit of the label.
+UNITLESS = {"macro_f1", "f1", "accuracy", "roc_auc", "r2", "log_loss"}
 
 
 class Frozen(BaseModel):
+    """The base class of the sections. A section is immutable, and rejects unknown keys, NaN and infinity."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-def _window(value: object) -> object:
+def _parse_look_back(value: object) -> object:
     return value if value == AUTO else parse_duration(value)
 
 
-def _show_window(window: object) -> object:
-    return show_duration(window) if isinstance(window, timedelta) else window
+def _show_look_back(look_back: object) -> object:
+    return show_duration(look_back) if isinstance(look_back, timedelta) else look_back
 
 
-def _positive(duration: timedelta) -> timedelta:
+def _check_positive(duration: timedelta) -> timedelta:
     if duration <= timedelta(0):
         raise ValueError("expected at least 1s")
     return duration
 
 
-def _margin(value: object) -> object:
+def _check_margin(value: object) -> object:
     if isinstance(value, str):
         if not PERCENT.fullmatch(value.strip()):
             raise ValueError(f"expected a number in the metric's own unit, or a share like 2%, got {value!r}")
@@ -52,15 +55,17 @@ def _margin(value: object) -> object:
 Duration = Annotated[
     timedelta, BeforeValidator(parse_duration), PlainSerializer(show_duration, return_type=str, when_used="json")
 ]
-Period = Annotated[Duration, AfterValidator(_positive)]
-Window = Annotated[
-    timedelta | Literal["auto"] | None, BeforeValidator(_window), PlainSerializer(_show_window, when_used="json")
+Period = Annotated[Duration, AfterValidator(_check_positive)]
+LookBack = Annotated[
+    timedelta | Literal["auto"] | None,
+    BeforeValidator(_parse_look_back),
+    PlainSerializer(_show_look_back, when_used="json"),
 ]
-Margin = Annotated[float | str, BeforeValidator(_margin)]
+Margin = Annotated[float | str, BeforeValidator(_check_margin)]
 
 
 def margin_at(margin: float | str, reference: float) -> float:
-    """`margin` in the unit of the metric. A share like `2%` is relative to `reference`, the champion's value."""
+    """`margin` in the unit of the metric. A share like `2%` is relative to `reference`, a value of the metric."""
     if isinstance(margin, str):
         return float(margin.rstrip("% ")) / 100 * abs(reference)
     return margin

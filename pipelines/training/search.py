@@ -1,4 +1,4 @@
-"""Search: find the best parameters on the validation rows, within the model file's budget of trials and time."""
+"""Search: find the parameters that are best on the validation rows, within the limits of trials and time."""
 
 import logging
 import math
@@ -15,30 +15,30 @@ from optuna.trial import TrialState
 
 from pipelines.artifact import learner
 from pipelines.artifact.learner import fit, pool_from_frame, score
-from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, value
+from pipelines.measures.metrics import HIGHER_IS_BETTER, judge, metric_value
 from pipelines.runs import training_runs
 from pipelines.runs.snapshot import Snapshot
 from pipelines.runs.training_runs import Run
 from pipelines.spec import METRICS, Space
 from pipelines.training import tracking
 from pipelines.training.fit import newest_label
-from pipelines.training.lookback import lengths, recent
+from pipelines.training.lookback import LOOK_BACK_KEY, look_back_choices, newest_rows
 from pipelines.training.split import Split, split_rows
 from utils.settings import OPTUNA_DB, Settings
 
-MOST_TREES = 500
-HEARTBEAT = 60  # seconds
-CURVES = ("learn", "validation")
+MOST_TREES = 500  # of a trial
+HEARTBEAT = 60  # seconds between two signals that a trial still runs
+CURVE_NAMES = ("learn", "validation")  # of the loss curves, in CatBoost's order
 
 log = logging.getLogger(__name__)
 
 
 def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
-    """Search, and record the best trial's parameters and number of trees with the run.
+    """Run the search, and record the parameters and the number of trees of the best trial in the run's row.
 
-    After a crash the search continues its own study.
+    A call after a crash continues the study that the first call began.
 
-    Raises: MissingLabels (from the split), Unreachable.
+    Raises: MissingLabels, Unreachable.
     """
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     if run.best_params:
@@ -47,19 +47,22 @@ def search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
     return _record_best(run, study, curves, settings=settings)
 
 
-def begin(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
-    """Create the MLflow run and the study that all workers of `explore` share. Raises: MissingLabels, Unreachable."""
+def open_search(run: Run, snapshot: Snapshot, *, settings: Settings) -> Run:
+    """Create the MLflow run and the study that all workers of `explore` share.
+
+    Raises: MissingLabels, Unreachable.
+    """
     run = tracking.open_run(run, snapshot.manifest, settings=settings)
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    _study(run, lengths(parts, spec=run.spec), settings=settings, shared=True)
+    _load_study(run, look_back_choices(parts, spec=run.spec), settings=settings, shared=True)
     return run
 
 
 def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
-    """Share a search with other workers that call `explore` at the same time. Return the number of complete trials.
+    """Run trials of a search together with other workers. Return the number of complete trials of all workers.
 
-    Call `begin` once before. The workers together begin at most the run's number of trials, each once. If a worker is
-    killed, `search` runs the missing trials afterwards.
+    Call `open_search` first, and then `explore` in each worker. Together, the workers start at most the run's number of
+    trials. If a worker is killed, `search` runs the missing trials.
 
     Raises: MissingLabels, Unreachable.
     """
@@ -70,66 +73,72 @@ def explore(run: Run, snapshot: Snapshot, *, settings: Settings) -> int:
 def _optimize(
     run: Run, snapshot: Snapshot, *, settings: Settings, shared: bool
 ) -> tuple[optuna.Study, dict[int, dict[str, list[float]]]]:
-    """Try parameters until the trials are complete or the time is over. Return the study and loss curves by trial."""
+    """Run trials until their number or the time limit is reached. Return the study and the loss curves by trial number.
+
+    shared: whether other workers run trials of the same study.
+    """
     parts = split_rows(snapshot.frame, spec=run.spec, until=newest_label(run))
-    windows = lengths(parts, spec=run.spec)
-    study = _study(run, windows, settings=settings, shared=shared)
-    budget = run.spec.training.search
+    look_backs = look_back_choices(parts, spec=run.spec)
+    study = _load_study(run, look_backs, settings=settings, shared=shared)
+    limits = run.spec.training.search
     curves: dict[int, dict[str, list[float]]] = {}
-    started = time.monotonic()
+    start = time.monotonic()
 
     def objective(trial: optuna.Trial) -> float:
-        if shared and _earlier_trials(trial) >= run.trials:
+        if shared and _count_earlier_trials(trial) >= run.trials:
             study.stop()
             raise optuna.TrialPruned
-        scores, trees, curves[trial.number] = try_parameters(trial, parts=parts, windows=windows, run=run)
+        metrics, trees, curves[trial.number] = try_parameters(trial, parts=parts, look_backs=look_backs, run=run)
         trial.set_user_attr("trees", trees)
-        metrics = {f"validation_{name}": metric_value for name, metric_value in scores.items()}
-        tracking.log_trial(
-            run, settings=settings, number=trial.number, params={**trial.params, "trees": trees}, metrics=metrics
-        )
-        trial_value = scores[budget.metric]
+        logged_metrics = {f"validation_{name}": value for name, value in metrics.items()}
+        params = {**trial.params, "trees": trees}
+        tracking.log_trial(run, settings=settings, number=trial.number, params=params, metrics=logged_metrics)
+        trial_value = metrics[limits.metric]
         log.info(
             "trial %d: %s %.4f with %d trees, %.0f s",
             trial.number,
-            budget.metric,
+            limits.metric,
             trial_value,
             trees,
-            time.monotonic() - started,
+            time.monotonic() - start,
         )
         return trial_value
 
-    stop = MaxTrialsCallback(run.trials, states=(TrialState.COMPLETE,))
-    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    if complete < run.trials:
-        study.optimize(objective, timeout=budget.timeout.total_seconds(), callbacks=[stop])
+    stop_after_last_trial = MaxTrialsCallback(run.trials, states=(TrialState.COMPLETE,))
+    complete_trials = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if complete_trials < run.trials:
+        study.optimize(objective, timeout=limits.timeout.total_seconds(), callbacks=[stop_after_last_trial])
     return study, curves
 
 
-def _earlier_trials(trial: optuna.Trial) -> int:
-    """The number of complete or running trials, in all workers, with a smaller number. Optuna numbers them in order."""
-    trials = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-    return sum(other.number < trial.number for other in trials)
+def _count_earlier_trials(trial: optuna.Trial) -> int:
+    """Count the complete and running trials of all workers that started before `trial`. They have smaller numbers."""
+    active_trials = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+    return sum(active_trial.number < trial.number for active_trial in active_trials)
 
 
 def try_parameters(
-    trial: optuna.Trial, *, parts: Split, windows: list[str], run: Run
+    trial: optuna.Trial, *, parts: Split, look_backs: list[str], run: Run
 ) -> tuple[dict[str, float], int, dict[str, list[float]]]:
-    """Fit one point of the search space. Return validation metrics, the number of trees kept, and loss curves by tree.
+    """Fit a model with the parameters that Optuna suggests for `trial`.
 
-    windows: the look-backs to choose from. Empty if the model file fixes the look-back.
+    Return the metrics on the validation rows, the number of trees that early stopping kept, and the loss curves.
+
+    look_backs: the look-backs to choose from. Empty if the model file sets the look-back.
     """
     spec = run.spec
-    params = _draw(trial, spec.training.search.space)
-    window = trial.suggest_categorical("window", windows) if windows else None
-    model = fit(recent(parts.train, window), spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
+    params = _suggest_params(trial, spec.training.search.space)
+    look_back = trial.suggest_categorical(LOOK_BACK_KEY, look_backs) if look_backs else None
+    train_rows = newest_rows(parts.train, look_back)
+    model = fit(train_rows, spec=spec, params=params, trees=MOST_TREES, validation=parts.validation)
     scores = score(model, pool_from_frame(parts.validation, spec=spec, label=False), spec=spec)
-    judged = judge(parts.validation[spec.label.column].to_numpy(), scores, spec=spec)
-    return {name: value(name, judged) for name in METRICS[spec.task]}, learner.trees(model), learner.curves(model)
+    judged_rows = judge(parts.validation[spec.label.column].to_numpy(), scores, spec=spec)
+    metrics = {name: metric_value(name, judged_rows) for name in METRICS[spec.task]}
+    return metrics, learner.tree_count(model), learner.loss_curves(model)
 
 
-def _draw(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """Draw a value for each parameter of the space."""
+def _suggest_params(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Let Optuna suggest a value for each parameter of the space."""
     return {
         name: trial.suggest_int(name, low, int(high))
         if isinstance(low, int)
@@ -138,10 +147,11 @@ def _draw(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     }
 
 
-def _study(run: Run, windows: list[str], *, settings: Settings, shared: bool) -> optuna.Study:
+def _load_study(run: Run, look_backs: list[str], *, settings: Settings, shared: bool) -> optuna.Study:
+    """Load the study of the run from MariaDB, or create it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about heartbeats
         storage = RDBStorage(
             settings.db_url("pipeline", OPTUNA_DB),
             heartbeat_interval=HEARTBEAT,
@@ -154,38 +164,41 @@ def _study(run: Run, windows: list[str], *, settings: Settings, shared: bool) ->
         direction="maximize" if HIGHER_IS_BETTER[run.spec.training.search.metric] else "minimize",
     )
     trials = study.get_trials(deepcopy=False)
-    # Two workers with the same seed would repeat each other's trials. A retry must not repeat trials of the first try.
+    # Workers with the same seed would run the same trials. A retry with the same seed would repeat the first trials.
     seed = None if shared else zlib.crc32(f"{run.run_id} {len(trials)}".encode())
     study.sampler = optuna.samplers.TPESampler(seed=seed)
-    if windows and not trials:
-        # The look-back matters most. Try each once, with the middle of the space for all other parameters.
-        for window in windows:
-            study.enqueue_trial({"window": window, **_middle(run.spec.training.search.space)})
+    if look_backs and not trials:
+        # The look-back matters most. So each look-back is tried once with the middle value of every other parameter.
+        for look_back in look_backs:
+            study.enqueue_trial({LOOK_BACK_KEY: look_back, **_middle_params(run.spec.training.search.space)})
     return study
 
 
-def _middle(space: Space) -> dict[str, Any]:
-    middle: dict[str, Any] = {}
+def _middle_params(space: Space) -> dict[str, Any]:
+    params: dict[str, Any] = {}
     for name, (low, high) in space.ranges.items():
         if name in space.LOG:
-            middle[name] = math.sqrt(low * high)
+            params[name] = math.sqrt(low * high)
         else:
-            middle[name] = (low + high) // 2 if isinstance(low, int) else (low + high) / 2
-    return middle
+            params[name] = (low + high) // 2 if isinstance(low, int) else (low + high) / 2
+    return params
 
 
 def _record_best(
     run: Run, study: optuna.Study, curves: dict[int, dict[str, list[float]]], *, settings: Settings
 ) -> Run:
-    best, trials = study.best_trial, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    loss_curves = {
-        f"loss_{name}": losses for name, losses in zip(CURVES, curves.get(best.number, {}).values(), strict=False)
-    }
+    best_trial = study.best_trial
+    complete_trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best_curves = curves.get(best_trial.number, {}).values()
+    loss_curves = {f"loss_{name}": losses for name, losses in zip(CURVE_NAMES, best_curves, strict=False)}
+    validation_metric = f"validation_{run.spec.training.search.metric}"
     assert run.mlflow_run_id  # noqa: S101
-    tracking.log(
+    tracking.log_values(
         run.mlflow_run_id,
         settings=settings,
         curves=loss_curves,
-        metrics={f"validation_{run.spec.training.search.metric}": float(np.asarray(best.value)), "trials": len(trials)},
+        metrics={validation_metric: float(np.asarray(best_trial.value)), "trials": len(complete_trials)},
     )
-    return training_runs.record(settings, run, best_params={**best.params, "trees": best.user_attrs["trees"]})
+    return training_runs.record(
+        settings, run, best_params={**best_trial.params, "trees": best_trial.user_attrs["trees"]}
+    )

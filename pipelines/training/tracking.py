@@ -1,4 +1,4 @@
-"""Log trainings to MLflow: one run a training with its data set, metrics and plots, and one child run a trial."""
+"""Log trainings to MLflow. A training is a run with its data set, metrics and plots. A trial is a child run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,24 @@ from pipelines.runs.snapshot import Manifest
 from pipelines.runs.training_runs import Run
 from utils.settings import Settings
 
-TRAINING_PAGES = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # otherwise MLflow shows its pages for language models
+# Without this tag MLflow shows its pages for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
-    """Create the run's MLflow run with name, tags and the snapshot as its data set. Later calls change nothing."""
+    """Create an MLflow run for the training, with a name, tags and the snapshot as data set. Return the updated run.
+
+    A second call changes nothing.
+    """
     if run.mlflow_run_id:
         return run
     client = registry.client(settings)
-    existing = client.get_experiment_by_name(run.model)
-    experiment = existing.experiment_id if existing else client.create_experiment(run.model, tags=TRAINING_PAGES)
+    experiment = client.get_experiment_by_name(run.model)
+    experiment_id = (
+        experiment.experiment_id if experiment else client.create_experiment(run.model, tags=EXPERIMENT_TAGS)
+    )
     mlflow_run_id = client.create_run(
-        experiment,
+        experiment_id,
         tags={
             MLFLOW_RUN_NAME: f"training {run.window_end:%Y-%m-%d %H:%M}",
             MLFLOW_RUN_NOTE: f"{run.reason}. Snapshot `{manifest.snapshot_id}`, commit `{run.code_commit}`.",
@@ -50,7 +54,7 @@ def open_run(run: Run, manifest: Manifest, *, settings: Settings) -> Run:
 
 
 def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
-    """End the run's MLflow run, if it has one."""
+    """End the MLflow run of the training, if there is one. `failed` sets its status to FAILED."""
     if run.mlflow_run_id:
         registry.client(settings).set_terminated(run.mlflow_run_id, "FAILED" if failed else "FINISHED")
 
@@ -58,17 +62,17 @@ def close_run(run: Run, *, settings: Settings, failed: bool = False) -> None:
 def log_trial(
     run: Run, *, settings: Settings, number: int, params: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
-    """Log a finished trial as a child run, so that MLflow's pages can compare trials."""
-    assert run.mlflow_run_id  # noqa: S101  (open_run came before)
+    """Log a finished trial as a child run, so that MLflow can compare the trials of a training."""
+    assert run.mlflow_run_id  # noqa: S101  (set by open_run)
     client = registry.client(settings)
-    parent = client.get_run(run.mlflow_run_id).info
+    parent_run = client.get_run(run.mlflow_run_id).info
     tags = {MLFLOW_PARENT_RUN_ID: run.mlflow_run_id, MLFLOW_RUN_NAME: f"trial {number}"}
-    child = client.create_run(parent.experiment_id, tags=tags).info.run_id
-    log(child, settings=settings, params=params, metrics=metrics)
-    client.set_terminated(child)
+    trial_run_id = client.create_run(parent_run.experiment_id, tags=tags).info.run_id
+    log_values(trial_run_id, settings=settings, params=params, metrics=metrics)
+    client.set_terminated(trial_run_id)
 
 
-def log(
+def log_values(
     mlflow_run_id: str,
     *,
     settings: Settings,
@@ -77,14 +81,18 @@ def log(
     curves: Mapping[str, Sequence[float]] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Log everything in one request. `curves`: a value for each tree, thinned to at most a hundred points."""
-    points = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items() if np.isfinite(value)]
+    """Log all values in one request.
+
+    metrics: values by name. Values that are not finite are left out.
+    curves: one value per tree, by name. At most a hundred evenly spaced values of each curve are logged.
+    """
+    metric_points = [Metric(name, value, 0, 0) for name, value in (metrics or {}).items() if np.isfinite(value)]
     for name, values in (curves or {}).items():
         steps = np.unique(np.linspace(0, len(values) - 1, 100).astype(int))
-        points += [Metric(name, float(values[step]), 0, int(step)) for step in steps]
+        metric_points += [Metric(name, float(values[step]), 0, int(step)) for step in steps]
     registry.client(settings).log_batch(
         mlflow_run_id,
-        metrics=points,
+        metrics=metric_points,
         params=[Param(name, str(value)) for name, value in (params or {}).items()],
         tags=[RunTag(name, value) for name, value in (tags or {}).items()],
     )

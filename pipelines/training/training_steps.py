@@ -1,8 +1,8 @@
-"""A training: its start, its steps in order, and the clean-up after a failure.
+"""A training: its beginning, its steps in order, and the clean-up after a failure.
 
-Airflow runs each step as one task. The command line and a replay run all steps in one process (`train`). A step gets
-the run's id, reads the run's row, and records its results there. A step imports slow modules itself, because processes
-that never train read the order of the steps.
+Airflow runs each step as one task. The command line and a replay run all steps in one process (`run_all_steps`). A
+step gets the id of a run, reads the run's row, and records its results there. Slow modules are imported inside the
+steps, because Airflow imports this module at every parse of a DAG file.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepResult:
     """The result of a step.
 
-    summary: one line for people.
-    url: MLflow's page of the result, or None.
+    summary: the result in one line.
+    url: the address of the result's page in MLflow. None if there is no page.
     """
 
     summary: str
@@ -48,11 +48,14 @@ def begin(
     model: str | None = None,
     now: datetime,
 ) -> Run:
-    """Record the run's own decision if it needs one, and claim all open decisions of the model for the run `run_id`.
+    """Begin a training: claim all open decisions to retrain the model for the run `run_id`.
 
-    `run_type` is Airflow's name for the start of the run. A run that an Asset started already has a decision, recorded
-    by monitoring. A run by cron records its own decision, which is to hold if no label is new. A person started any
-    other run; it is never held back, and `reason` is the person's reason. See `training_runs.claim` for the rest.
+    A run that monitoring starts through an Airflow Asset has a decision already. A scheduled or a manual run records
+    a decision of its own first. The decision of a scheduled run is to hold if no label is new.
+
+    run_type: Airflow's type of the run, `scheduled`, `asset_triggered` or `manual`.
+    reason: the reason of a manual run.
+    window_end, trials, model: as in `training_runs.claim`.
 
     Raises:
         NothingToDo: no decision is open, or the run's own decision is to hold.
@@ -67,12 +70,12 @@ def begin(
     )
 
 
-def train(
-    settings: Settings, run_id: str, *, progress: Callable[[str, Done | None], None] = lambda step, result: None
+def run_all_steps(
+    settings: Settings, run_id: str, *, progress: Callable[[str, StepResult | None], None] = lambda step, result: None
 ) -> dict[str, Any]:
-    """Run all steps of a run that has begun, and return the row of its verdict. Call `give_up` if a step fails.
+    """Run all steps of a run that has begun, and return the row of its verdict. After a failed step, call `give_up`.
 
-    `progress` is called with a step's name and None when the step begins, and with its result when it ends.
+    progress: called with the step's name and None before each step, and with the step's name and result after it.
 
     Raises:
         NotFound: the run has no verdict.
@@ -81,7 +84,7 @@ def train(
     try:
         for step in STEPS:
             progress(step, None)
-            progress(step, do(step, run_id, settings=settings, now=utc_now()))
+            progress(step, run_step(step, run_id, settings=settings, now=utc_now()))
     except BaseException:
         give_up(run_id, settings=settings, now=utc_now())
         raise
@@ -92,8 +95,8 @@ def train(
     return dict(row)
 
 
-def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
-    """Run one step of a run. A second call has the same result.
+def run_step(step: str, run_id: str, *, settings: Settings, now: datetime) -> StepResult:
+    """Run one step of a run. A second call returns the same result.
 
     Raises:
         NotFound: the run does not exist.
@@ -102,58 +105,59 @@ def do(step: str, run_id: str, *, settings: Settings, now: datetime) -> Done:
     return {**STEPS, **SEARCH_STEPS}[step](training_runs.load_run(settings, run_id), settings, now)
 
 
-def _extract(run: Run, settings: Settings, now: datetime) -> Done:
+def _extract(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.runs.extract import extract
     from pipelines.runs.redact import redact_forgotten
 
     manifest = extract(run, settings=settings, now=now)
     redact_forgotten(settings, manifest.snapshot_id, model=run.spec.name)
-    return Done(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
+    return StepResult(f"{manifest.row_count:,} rows in snapshot {manifest.snapshot_id}")
 
 
-def _validate(run: Run, settings: Settings, now: datetime) -> Done:
+def _validate(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.tracking import open_run
     from pipelines.validation.validate import REPORT_PAGE, validate
 
-    snapshot = _snapshot(run, settings)
+    snapshot = _read_snapshot(run, settings)
     run = open_run(run, snapshot.manifest, settings=settings)
-    count = len(validate(run, snapshot, settings=settings, now=now))
-    warnings = f", but for {count} warning(s) in {REPORT_PAGE}" if count else ""
-    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{warnings}"
-    return Done(summary, run_url(settings, run))
+    warning_count = len(validate(run, snapshot, settings=settings, now=now))
+    exception = f", but for {warning_count} warning(s) in {REPORT_PAGE}" if warning_count else ""
+    summary = f"{len(run.spec.features.columns)} features and the label keep to the model file{exception}"
+    return StepResult(summary, run_url(settings, run))
 
 
-def _search(run: Run, settings: Settings, now: datetime) -> Done:
+def _search(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.search import search
 
-    finished_run = search(run, _snapshot(run, settings), settings=settings)
-    return Done(f"best parameters {finished_run.best_params}", run_url(settings, finished_run))
+    finished_run = search(run, _read_snapshot(run, settings), settings=settings)
+    return StepResult(f"best parameters {finished_run.best_params}", run_url(settings, finished_run))
 
 
-def _open(run: Run, settings: Settings, now: datetime) -> Done:
-    from pipelines.training.search import begin
+def _open_search(run: Run, settings: Settings, now: datetime) -> StepResult:
+    from pipelines.training.search import open_search
 
-    return Done("the search can be shared", run_url(settings, begin(run, _snapshot(run, settings), settings=settings)))
+    opened_run = open_search(run, _read_snapshot(run, settings), settings=settings)
+    return StepResult("the search can be shared", run_url(settings, opened_run))
 
 
-def _explore(run: Run, settings: Settings, now: datetime) -> Done:
+def _explore(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.search import explore
 
-    complete = explore(run, _snapshot(run, settings), settings=settings)
-    return Done(f"{complete} of {run.trials} trials are complete", run_url(settings, run))
+    complete_trials = explore(run, _read_snapshot(run, settings), settings=settings)
+    return StepResult(f"{complete_trials} of {run.trials} trials are complete", run_url(settings, run))
 
 
-def _train(run: Run, settings: Settings, now: datetime) -> Done:
+def _train(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.fit import train
 
-    version = train(run, _snapshot(run, settings), settings=settings).candidate_version
-    return Done(f"candidate is version {version}", version_url(settings, run.model, version))
+    version = train(run, _read_snapshot(run, settings), settings=settings).candidate_version
+    return StepResult(f"candidate is version {version}", version_url(settings, run.model, version))
 
 
-def _evaluate(run: Run, settings: Settings, now: datetime) -> Done:
+def _evaluate(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.evaluate import evaluate
 
-    evaluation = evaluate(run, _snapshot(run, settings), settings=settings)
+    evaluation = evaluate(run, _read_snapshot(run, settings), settings=settings)
     metric = run.spec.gates.champion.metric
     estimate = evaluation.candidate[metric]
     interval = f"[{estimate.low:.4f}, {estimate.high:.4f}]"
@@ -162,24 +166,24 @@ def _evaluate(run: Run, settings: Settings, now: datetime) -> Done:
         better_by, champion = evaluation.better_by, evaluation.champion_version
         interval = f"[{better_by.low:+.4f}, {better_by.high:+.4f}]"
         summary += f"; better than version {champion} by {better_by.value:+.4f} {interval}"
-    return Done(summary, run_url(settings, run))
+    return StepResult(summary, run_url(settings, run))
 
 
-def _decide(run: Run, settings: Settings, now: datetime) -> Done:
+def _decide(run: Run, settings: Settings, now: datetime) -> StepResult:
     from pipelines.training.evaluate import load_evaluation
     from pipelines.training.tracking import close_run
     from pipelines.training.verdict import decide_promotion, record_verdict
 
     evaluation = load_evaluation(run, settings=settings)
-    decision = decide_promotion(evaluation, run.spec.gates)
-    record_verdict(run, decision, evaluation, settings=settings, now=now)
+    results = decide_promotion(evaluation, run.spec.gates)
+    record_verdict(run, results, evaluation, settings=settings, now=now)
     training_runs.finish(settings, run.run_id, now=now)
     close_run(run, settings=settings)
-    return Done(f"{decision.verdict}: {decision.reason}", run_url(settings, run))
+    return StepResult(f"{results.verdict}: {results.reason}", run_url(settings, run))
 
 
 def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
-    """Clean up after a step failed for good: reopen the run's decisions for the next run, and end its MLflow run."""
+    """Clean up after a step that will not be retried: reopen the run's decisions, and end its MLflow run as failed."""
     from pipelines.training.tracking import close_run
 
     training_runs.fail(settings, run_id, now=now)
@@ -188,16 +192,16 @@ def give_up(run_id: str, *, settings: Settings, now: datetime) -> None:
 
 
 def pull(settings: Settings, spec: ModelSpec, *, caused_by: str, now: datetime, address: str | None = None) -> str:
-    """Load the new rows of the model's query (see `loading.pull`), and return a line with their number."""
+    """Load the new rows of the model's query (`loading.pull`). Return a line with the number of rows."""
     from pipelines.loading.pull import pull as pull_rows
 
     report = pull_rows(settings, spec=spec, caused_by=caused_by, now=now, address=address)
     return f"{report.features_added:,} new feature rows and {report.labels_added:,} new labels"
 
 
-Step = Callable[[Run, Settings, datetime], Done]
-# Steps before `search` where several workers share its trials: `open` once, then `explore` once in each worker.
-SEARCH_STEPS: dict[str, Step] = {"open": _open, "explore": _explore}
+Step = Callable[[Run, Settings, datetime], StepResult]
+# If several workers share a search, `open` runs once before `search`, and then `explore` runs once in each worker.
+SEARCH_STEPS: dict[str, Step] = {"open": _open_search, "explore": _explore}
 STEPS: dict[str, Step] = {
     "extract": _extract,
     "validate": _validate,
@@ -209,16 +213,16 @@ STEPS: dict[str, Step] = {
 
 
 def run_url(settings: Settings, run: Run) -> str:
-    """The address of MLflow's page of the run. The part after `#` is a path within MLflow's pages."""
+    """The address of the run's page in MLflow."""
     return f"{settings.mlflow_pages_url}/#/runs/{run.mlflow_run_id}"
 
 
 def version_url(settings: Settings, model: str, version: int | None) -> str:
-    """The address of MLflow's page of a registered version."""
+    """The address of a registered version's page in MLflow."""
     return f"{settings.mlflow_pages_url}/#/models/{model}/versions/{version}"
 
 
-def _snapshot(run: Run, settings: Settings) -> "Snapshot":
+def _read_snapshot(run: Run, settings: Settings) -> "Snapshot":
     from pipelines.runs.snapshot import read_snapshot
 
     if run.snapshot_id is None:

@@ -1,4 +1,4 @@
-"""Decide whether a candidate may serve. `decide_promotion` is pure; `record_verdict` writes the deployment's input."""
+"""Decide whether a candidate may serve. `decide_promotion` is pure. `record_verdict` stores the verdict."""
 
 import math
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from pipelines.training.evaluate import Evaluation
 from utils.settings import Settings
 
 Verdict = Literal["promote", "reject", "wait"]
-NEEDED_PRECISION = 2.5  # a margin must be this many standard errors wide before a failed gate counts as evidence
-SLICE_CONFIDENCE = 0.95  # over all slices together
+NEEDED_PRECISION = 2.5  # least ratio of margin and standard error at which a failed gate counts as evidence
+SLICE_CONFIDENCE = 0.95  # confidence over all slices together
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One condition on a candidate.
+    """The result of one condition on a candidate.
 
-    name: the gate, for example `min_rows` or `minimum.accuracy`.
+    name: the gate's name, for example `min_rows` or `minimum.accuracy`.
     value: the measured value.
     threshold: the required value.
-    passed: None means that evidence is missing.
-    detail: the text for people.
+    passed: whether the candidate meets the condition. None if evidence is missing.
+    detail: the result in words.
     """
 
     name: str
@@ -42,40 +42,42 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class GateResults:
+    """The verdict on a candidate, its reason in words, and the results of all gates."""
+
     verdict: Verdict
     reason: str
     gates: tuple[Gate, ...]
 
 
 def decide_promotion(evaluation: Evaluation, policy: Gates) -> GateResults:
-    """Return all gates and the verdict: promote if all gates pass, reject if one fails, else wait for labels."""
+    """Evaluate all gates. The verdict is reject if a gate fails, wait if evidence is missing, and promote otherwise."""
     gates = (
-        *_enough_rows(evaluation, policy),
-        *_minimum(evaluation, policy),
-        *_champion(evaluation, policy),
-        *_slices(evaluation, policy),
+        *_check_rows(evaluation, policy),
+        *_check_minimums(evaluation, policy),
+        *_check_champion(evaluation, policy),
+        *_check_slices(evaluation, policy),
     )
-    failed = [gate for gate in gates if gate.passed is False]
-    missing = [gate for gate in gates if gate.passed is None]
-    if failed:
-        return GateResults("reject", "; ".join(gate.detail for gate in failed), gates)
-    if missing:
-        return GateResults("wait", "; ".join(gate.detail for gate in missing), gates)
+    failed_gates = [gate for gate in gates if gate.passed is False]
+    undecided_gates = [gate for gate in gates if gate.passed is None]
+    if failed_gates:
+        return GateResults("reject", "; ".join(gate.detail for gate in failed_gates), gates)
+    if undecided_gates:
+        return GateResults("wait", "; ".join(gate.detail for gate in undecided_gates), gates)
     opponent = f"version {evaluation.champion_version}" if evaluation.champion_version else "no champion yet"
     return GateResults("promote", f"passed {len(gates)} gates against {opponent}", gates)
 
 
 def record_verdict(
-    run: Run, decision: GateResults, evaluation: Evaluation, *, settings: Settings, now: datetime
+    run: Run, results: GateResults, evaluation: Evaluation, *, settings: Settings, now: datetime
 ) -> None:
-    """Append the verdict on the run's candidate. A second call leaves the first row unchanged."""
+    """Store the verdict on the run's candidate. A deployment reads this row. A second call changes nothing."""
     row = {
         "model": run.model,
         "candidate_version": evaluation.candidate_version,
         "champion_version": evaluation.champion_version,
-        "verdict": decision.verdict,
-        "reason": decision.reason[:1000],
-        "gates": [{**asdict(gate), "value": _finite(gate.value)} for gate in decision.gates],
+        "verdict": results.verdict,
+        "reason": results.reason[:1000],
+        "gates": [{**asdict(gate), "value": _finite_or_none(gate.value)} for gate in results.gates],
         "run_id": run.run_id,
         "decided_at": now,
     }
@@ -84,30 +86,29 @@ def record_verdict(
             history.add(connection, promotion_decision, row)
 
 
-def _enough_rows(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
-    compared = evaluation.compared_rows if evaluation.champion_version else evaluation.rows
-    missing = policy.min_rows - compared
-    detail = f"waiting for {missing:,} more labels" if missing > 0 else f"{compared:,} test rows"
-    if missing > 0 and compared < evaluation.rows:
+def _check_rows(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    rows = evaluation.compared_rows if evaluation.champion_version else evaluation.rows
+    missing_rows = policy.min_rows - rows
+    detail = f"waiting for {missing_rows:,} more labels" if missing_rows > 0 else f"{rows:,} test rows"
+    if missing_rows > 0 and rows < evaluation.rows:
         detail += f" newer than what version {evaluation.champion_version} has learned from"
-    yield Gate("min_rows", compared, policy.min_rows, None if missing > 0 else True, detail)
+    yield Gate("min_rows", rows, policy.min_rows, None if missing_rows > 0 else True, detail)
 
 
-def _minimum(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+def _check_minimums(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     for metric, threshold in policy.minimum.items():
-        result = evaluation.candidate[metric].value
-        passed = result >= threshold if HIGHER_IS_BETTER[metric] else result <= threshold
+        value = evaluation.candidate[metric].value
+        passed = value >= threshold if HIGHER_IS_BETTER[metric] else value <= threshold
         bound = "at least" if HIGHER_IS_BETTER[metric] else "at most"
-        yield Gate(
-            f"minimum.{metric}", result, threshold, passed, f"{metric} {result:.4f}, asked for {bound} {threshold:g}"
-        )
+        detail = f"{metric} {value:.4f}, asked for {bound} {threshold:g}"
+        yield Gate(f"minimum.{metric}", value, threshold, passed, detail)
 
 
-def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
-    """Compare the candidate with the champion by the lower confidence bound of their difference.
+def _check_champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    """Check the lower confidence bound of the difference between candidate and champion.
 
-    `not_worse` passes where the bound lies above −margin, `better` where it lies above 0. If the interval contains the
-    threshold and is too wide, evidence is missing and the candidate does not fail.
+    `require: not_worse` asks for a bound above −margin, `require: better` for a bound above 0. Evidence is missing if
+    the interval contains the threshold and is too wide.
     """
     if evaluation.champion_version is None or evaluation.compared_rows < policy.min_rows or not evaluation.better_by:
         return
@@ -115,40 +116,41 @@ def _champion(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
     margin = margin_at(gate.margin, evaluation.champion[gate.metric].value)
     threshold = 0.0 if gate.require == "better" else -margin
     z = NormalDist().inv_cdf(gate.confidence)
-    # An equal candidate should not pass `better`, so power and precision there refer to a gain of the margin.
+    # The power is the probability that an equal candidate passes. For `better`, the candidate is better by the margin.
     power = NormalDist().cdf(margin / better_by.standard_error - z) if better_by.standard_error else 1.0
-    precise = better_by.standard_error <= margin / NEEDED_PRECISION
+    is_precise = better_by.standard_error <= margin / NEEDED_PRECISION
     passed: bool | None = better_by.low > threshold
     subject = "a gain of the margin" if gate.require == "better" else "an equal candidate"
     detail = (
         f"{gate.metric} better by {better_by.value:+.4f}, at {gate.confidence:.0%} by more than {better_by.low:+.4f}, "
         f"asked for {threshold:+.4f} (over {evaluation.compared_rows:,} rows {subject} passes with {power:.0%})"
     )
-    if not passed and not precise and better_by.high > threshold:
-        factor = (better_by.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
-        missing_labels = evaluation.compared_rows * (factor - 1)
+    if not passed and not is_precise and better_by.high > threshold:
+        needed_factor = (better_by.standard_error * NEEDED_PRECISION / margin) ** 2 if margin else math.inf
+        missing_labels = evaluation.compared_rows * (needed_factor - 1)
         passed, detail = None, f"{detail}: too few labels to tell, waiting for about {missing_labels:,.0f} more"
     yield Gate(f"champion.{gate.metric}", better_by.value, threshold, passed, detail)
 
 
-def _slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
-    """Fail only a slice that is significantly worse than the margin, Bonferroni-corrected for the number of slices.
+def _check_slices(evaluation: Evaluation, policy: Gates) -> Iterator[Gate]:
+    """Check that no slice is significantly worse by more than the margin, with a Bonferroni correction.
 
-    To require proof that each slice is not worse would reject nearly every equal candidate.
+    A slice needs no proof that it is not worse, because nearly every candidate has slices too small for such a proof.
     """
     if not (policy.slices and evaluation.slices):
         return
     z = NormalDist().inv_cdf(1 - (1 - SLICE_CONFIDENCE) / len(evaluation.slices))
     margin = margin_at(policy.slices.margin, evaluation.champion[policy.champion.metric].value)
-    for result in evaluation.slices:
-        upper = result.better_by.value + z * result.better_by.standard_error
+    for difference in evaluation.slices:
+        better_by = difference.better_by
+        upper = better_by.value + z * better_by.standard_error
         passed = not upper < -margin  # an undefined difference passes
-        place = f"{result.column} = {result.level}"
+        slice_name = f"{difference.column} = {difference.level}"
         detail = (
-            f"{place}: better by {result.better_by.value:+.4f}, surely below {upper:+.4f}, over {result.rows:,} rows"
+            f"{slice_name}: better by {better_by.value:+.4f}, surely below {upper:+.4f}, over {difference.rows:,} rows"
         )
-        yield Gate(f"slice.{result.column}.{result.level}", result.better_by.value, -margin, passed, detail)
+        yield Gate(f"slice.{difference.column}.{difference.level}", better_by.value, -margin, passed, detail)
 
 
-def _finite(number: float) -> float | None:
+def _finite_or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None

@@ -1,4 +1,4 @@
-"""The report of a validation: the findings, their severity by the model file's policy, and an HTML page."""
+"""The report of a validation: the findings with their severities, and the report as an HTML page."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,40 +13,48 @@ from pipelines.validation.rules import Finding
 class Violation:
     """A finding with its severity.
 
-    severity: `error` or `warning`.
-    rule: the broken rule, as in `Finding`.
-    column: the broken column. None where the whole snapshot breaks the rule.
-    share: the share of the rows, 1 for a whole column or snapshot.
-    said: the text for people, one line.
+    severity: `error` or `warning`, from the model file.
+    rule, column, share, text: as in `Finding`.
     """
 
     severity: Severity
     rule: str
     column: str | None
     share: float
-    said: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{self.column} {self.said}" if self.column else self.said
+        return f"{self.column} {self.text}" if self.column else self.text
+
+    def to_json(self) -> dict[str, Any]:
+        """The violation as the report stores it. There the key of `text` is `said`."""
+        return {"said" if name == "text" else name: value for name, value in asdict(self).items()}
 
 
-def judged(findings: Iterable[Finding], policy: Validation) -> list[Violation]:
-    """The findings with their severity, the worst first. Errors come first, then findings with the most rows."""
+def grade_findings(findings: Iterable[Finding], policy: Validation) -> list[Violation]:
+    """Give each finding its severity. Errors come before warnings, and larger shares of rows before smaller shares."""
     violations = [Violation(getattr(policy, finding.rule, "error"), **asdict(finding)) for finding in findings]
-    return sorted(violations, key=lambda violation: (violation.severity, -violation.share))  # error < warning
+    return sorted(
+        violations, key=lambda violation: (violation.severity, -violation.share)
+    )  # "error" sorts before "warning"
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """Render the report as an HTML page: self-contained, without scripts, all values escaped, fit for a phone."""
-    violations = "".join(_violation(violation) for violation in report["violations"]) or "<p>No rule is broken.</p>"
-    columns = "".join(_row(name, column) for name, column in report["statistics"]["columns"].items())
+def render_page(report: Mapping[str, Any]) -> str:
+    """Render the report as one HTML page, which loads no other files and runs no scripts. All values are escaped.
+
+    report: the stored report, as `validate` builds it.
+    """
+    violations = (
+        "".join(_render_violation(violation) for violation in report["violations"]) or "<p>No rule is broken.</p>"
+    )
+    columns = "".join(_render_column(name, column) for name, column in report["statistics"]["columns"].items())
     last_training = report["compared_with"]
     comparison = (
         f"Compared with the training up to {last_training['window_end']} UTC."
         if last_training
         else "The first training."
     )
-    counts = ", ".join(_counted(report[kind], kind) for kind in ("errors", "warnings") if report[kind])
+    counts = ", ".join(_pluralize(report[kind], kind) for kind in ("errors", "warnings") if report[kind])
     title = escape(f"{report['model']}: {counts or 'passed'}")
     facts = f"{report['statistics']['rows']:,} rows, up to {report['window_end']} UTC. {comparison}"
     names = f"Snapshot {report['snapshot_id']}, run {report['run_id']}"
@@ -55,40 +63,46 @@ def page(report: Mapping[str, Any]) -> str:
         facts=escape(facts),
         names=escape(names),
         violations=violations,
-        label=_label(report["statistics"]["label"]),
+        label=_render_label(report["statistics"]["label"]),
         columns=columns,
     )
 
 
-def _counted(number: int, noun: str) -> str:
+def _pluralize(number: int, noun: str) -> str:
     return f"{number:,} {noun if number != 1 else noun.removesuffix('s')}"
 
 
-def _violation(violation: Mapping[str, Any]) -> str:
+def _render_violation(violation: Mapping[str, Any]) -> str:
     severity, rule = escape(violation["severity"]), escape(violation["rule"])
     name = f"<b>{escape(violation['column'])}</b> " if violation["column"] else ""
     return f'<p class="{severity}"><span>{severity} · {rule}</span>{name}{escape(violation["said"])}</p>'
 
 
-def _row(name: str, column: Mapping[str, Any]) -> str:
-    before = column["missing_before"]
+def _render_column(name: str, column: Mapping[str, Any]) -> str:
+    last_share = column["missing_before"]
     kind = column["type"]
     if column["min"] is not None:
         kind += f", {column['min']:,.6g} to {column['max']:,.6g}"
     heading = escape(name).replace("_", "_<wbr>")
-    cells = _share(column["missing"]), "" if before is None else _share(before), f"{column['distinct']:,}"
+    cells = (
+        _format_share(column["missing"]),
+        "" if last_share is None else _format_share(last_share),
+        f"{column['distinct']:,}",
+    )
     values = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return f"<tr><th>{heading}<small>{escape(kind)}</small></th>{values}</tr>"
 
 
-def _label(label: Mapping[str, Any]) -> str:
+def _render_label(label: Mapping[str, Any]) -> str:
     if "classes" not in label:
         return escape(", ".join(f"{name} {value:,.6g}" for name, value in label.items() if value is not None))
     rows = max(1, sum(label["classes"].values()))
-    return escape(", ".join(f"{name} {count:,} ({_share(count / rows)})" for name, count in label["classes"].items()))
+    return escape(
+        ", ".join(f"{name} {count:,} ({_format_share(count / rows)})" for name, count in label["classes"].items())
+    )
 
 
-def _share(share: float) -> str:
+def _format_share(share: float) -> str:
     return "0" if not share else f"{share:.1%}"
 
 

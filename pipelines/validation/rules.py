@@ -1,4 +1,4 @@
-"""Rules of the model file that a snapshot must keep. Most are checked with pandera. Pure."""
+"""Check a snapshot against the model file, mostly with pandera. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ class Finding:
     """A broken rule.
 
     rule: a key of `validation` in the model file, or `columns` or `label`, which are always errors.
-    column: the broken column. None where the whole snapshot breaks the rule.
-    share: the share of the rows, 1 for a whole column or snapshot.
-    said: the text for people, one line.
+    column: the column that breaks the rule. None if the whole snapshot breaks it.
+    share: the share of rows that break the rule, from 0 to 1. It is 1 for a whole column or snapshot.
+    text: the finding in one line. Without the name of the column, which comes before it.
     """
 
     rule: str
     column: str | None
     share: float
-    said: str
+    text: str
 
 
-def structure(frame: pd.DataFrame, *, spec: ModelSpec) -> Iterator[Finding]:
-    """Report missing columns and wrong types. The check needs no rows, so pandera copies none."""
+def check_structure(frame: pd.DataFrame, *, spec: ModelSpec) -> Iterator[Finding]:
+    """Report missing columns and columns of the wrong type."""
     import pandera.errors  # takes half a second to import, and only training needs it
     import pandera.pandas as pa
 
@@ -38,7 +38,7 @@ def structure(frame: pd.DataFrame, *, spec: ModelSpec) -> Iterator[Finding]:
         {name: pa.Column(float if is_number else object, nullable=True) for name, is_number in numeric.items()}
     )
     try:
-        schema.validate(frame.iloc[:0], lazy=True)
+        schema.validate(frame.iloc[:0], lazy=True)  # types need no rows, so pandera copies none
     except pandera.errors.SchemaErrors as errors:
         for error in errors.schema_errors:
             missing = error.reason_code.name == "COLUMN_NOT_IN_DATAFRAME"
@@ -49,39 +49,42 @@ def structure(frame: pd.DataFrame, *, spec: ModelSpec) -> Iterator[Finding]:
             yield Finding("columns", name, 1.0, text)
 
 
-def values(frame: pd.DataFrame, *, spec: ModelSpec, names: Sequence[str], label: bool) -> Iterator[Finding]:
-    """Report broken ranges, values that are not allowed, and duplicates, for the features `names`.
+def check_values(frame: pd.DataFrame, *, spec: ModelSpec, features: Sequence[str], label: bool) -> Iterator[Finding]:
+    """Report numbers out of range, values that are not allowed, and duplicate rows.
 
-    label: whether the label is checked too.
+    features: the names of the features to check.
+    label: whether to check the label too.
     """
     import pandera.errors
 
     try:
         # Nothing is coerced. `inplace` only saves a copy of the frame.
-        _schema(spec, names=names, label=label).validate(frame, lazy=True, inplace=True)
+        _build_schema(spec, features=features, label=label).validate(frame, lazy=True, inplace=True)
     except pandera.errors.SchemaErrors as errors:
         for error in errors.schema_errors:
             rule, name = error.check.name, error.schema.name
-            broken = error.check_output.index[~error.check_output]  # rows without a value are left out by pandera
-            # Do not name the entity: it may have to be forgotten later.
+            broken = error.check_output.index[~error.check_output]  # pandera leaves out rows without a value
+            # The report must not name an entity, because the entity may have to be forgotten later.
             value: Any = frame.at[broken[0], name] if name else None
             example = "" if pd.isna(value) else f", first {str(value)[:EXAMPLE_LENGTH]!r}"
             text = f"{error.check.error} in {len(broken):,} of {len(frame):,} rows{example}"
             yield Finding(rule, name, len(broken) / len(frame), f"is {text}" if name else text)
 
 
-def _schema(spec: ModelSpec, *, names: Sequence[str], label: bool) -> "pandera.DataFrameSchema":  # type: ignore[name-defined]  # noqa: F821
-    """Build the schema. The name of a check is its rule, and the error of a check is its text for people."""
+def _build_schema(spec: ModelSpec, *, features: Sequence[str], label: bool) -> "pandera.DataFrameSchema":  # type: ignore[name-defined]  # noqa: F821
+    """Build the schema. The name of a check is the rule, and the error of a check is the start of a finding's text."""
     import pandera.pandas as pa
 
-    columns = {name: pa.Column(checks=[*_checks(spec.features.columns[name])], nullable=True) for name in names}
+    columns = {
+        name: pa.Column(checks=[*_feature_checks(spec.features.columns[name])], nullable=True) for name in features
+    }
     if label:
-        not_missing = _check(pa.Check, pd.Series.notna, rule="label", text="missing", ignore_na=False)
-        a_class = _check(pa.Check.isin, list(spec.label.classes), rule="label", text="no class")
+        not_missing = _build_check(pa.Check, pd.Series.notna, rule="label", text="missing", ignore_na=False)
+        is_class = _build_check(pa.Check.isin, list(spec.label.classes), rule="label", text="no class")
         columns[spec.label.column] = pa.Column(
-            checks=[not_missing, a_class] if spec.label.classes else not_missing, nullable=True
+            checks=[not_missing, is_class] if spec.label.classes else not_missing, nullable=True
         )
-    no_duplicates = _check(
+    no_duplicates = _build_check(
         pa.Check,
         lambda rows: ~rows.duplicated(["entity_id", "event_time"]),
         rule="duplicates",
@@ -90,27 +93,30 @@ def _schema(spec: ModelSpec, *, names: Sequence[str], label: bool) -> "pandera.D
     return pa.DataFrameSchema(columns, checks=[no_duplicates])
 
 
-def _checks(feature: Feature) -> Iterator[Any]:
+def _feature_checks(feature: Feature) -> Iterator[Any]:
     import pandera.pandas as pa
 
     if isinstance(feature, Numeric) and feature.min is not None:
-        yield _check(pa.Check.ge, feature.min, rule="ranges", text=f"below the minimum {feature.min:g}")
+        yield _build_check(pa.Check.ge, feature.min, rule="ranges", text=f"below the minimum {feature.min:g}")
     if isinstance(feature, Numeric) and feature.max is not None:
-        yield _check(pa.Check.le, feature.max, rule="ranges", text=f"above the maximum {feature.max:g}")
+        yield _build_check(pa.Check.le, feature.max, rule="ranges", text=f"above the maximum {feature.max:g}")
     if isinstance(feature, Categorical) and feature.values:
-        yield _check(pa.Check.isin, list(feature.values), rule="values", text="none of its values")
+        yield _build_check(pa.Check.isin, list(feature.values), rule="values", text="none of its values")
 
 
-def _check(factory: Callable[..., Any], *arguments: Any, rule: str, text: str, **options: Any) -> Any:
-    # Without a limit pandera formats every broken row, which takes minutes for a million rows.
+def _build_check(factory: Callable[..., Any], *arguments: Any, rule: str, text: str, **options: Any) -> Any:
+    # Without this limit pandera formats every row that breaks a rule, which takes minutes for a million rows.
     return factory(*arguments, name=rule, error=text, n_failure_cases=1, **options)
 
 
-def variety(name: str, column: Mapping[str, Any], *, rows: int, before: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Report a feature without any value, or with the same value in all rows.
+def check_variety(
+    name: str, column: Mapping[str, Any], *, rows: int, before: Mapping[str, Any] | None
+) -> Iterator[Finding]:
+    """Report a feature that has no value, or the same value in all rows.
 
-    column: the feature's statistics.
-    before: the last snapshot's statistics.
+    column: the statistics of the feature.
+    rows: the number of rows in the snapshot.
+    before: the statistics of the last training's snapshot. None in a first training.
     """
     if not column["distinct"]:
         yield Finding("empty", name, 1.0, "has no value in any row")

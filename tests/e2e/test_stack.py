@@ -17,7 +17,7 @@ from db.history import decisions
 from db.session import session
 from pipelines import registry
 from pipelines.artifact.learner import pool_from_frame, score
-from pipelines.measures.metrics import judge, value
+from pipelines.measures.metrics import judge, metric_value
 from pipelines.spec import find_spec
 from stack.demo.own_stack import shorten
 from stack.demo.play import play
@@ -54,7 +54,7 @@ def macro_f1_in_the_changed_world(stack: Stack, version: int) -> float:
     people = scenarios.traffic(MODEL, scenario=Scenario.SHIFT, end=utc_now(), rows=20_000, seed=11)
     bundle = registry.load(stack.settings, MODEL, version)
     scores = score(bundle.model, pool_from_frame(people.features, spec=bundle.spec, label=False), spec=bundle.spec)
-    return value("macro_f1", judge(people.labels.to_numpy(), scores, spec=bundle.spec))
+    return metric_value("macro_f1", judge(people.labels.to_numpy(), scores, spec=bundle.spec))
 
 
 def test_one_command_ends_with_addresses_credentials_and_a_request_that_works_when_pasted(stack: Stack) -> None:

@@ -8,7 +8,7 @@ import pytest
 from catboost import CatBoost
 
 from pipelines.artifact.learner import fit, pool_from_frame, pool_from_rows, rows_of, score
-from pipelines.measures.metrics import judge, value
+from pipelines.measures.metrics import judge, metric_value
 from pipelines.spec import ModelSpec
 from pipelines.training.split import Split, split_rows
 from stack.example_data import worlds
@@ -41,8 +41,8 @@ def test_it_beats_always_naming_the_commonest_class_by_far(
 ) -> None:
     scored = score(model, pool_from_frame(parts.test, spec=credit_score, label=False), spec=credit_score)
     judged = judge(parts.test["credit_score"].to_numpy(), scored, spec=credit_score)
-    assert value("macro_f1", judged) > 0.65
-    assert value("accuracy", judged) > parts.test["credit_score"].value_counts(normalize=True).max() + 0.2
+    assert metric_value("macro_f1", judged) > 0.65
+    assert metric_value("accuracy", judged) > parts.test["credit_score"].value_counts(normalize=True).max() + 0.2
 
 
 def test_later_payments_and_more_debt_make_a_poor_score_likelier(

@@ -1,4 +1,4 @@
-"""Data without time, from an example world to a version that serves, with a real MLflow (binary, regression)."""
+"""Data without time, from the example data to a version that serves, with a real MLflow. Binary and regression."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ NOW = datetime(2026, 9, 30)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that was trained on its example world, promoted and rolled out."""
+    """A model with a version that was trained on its example data, promoted and rolled out."""
 
     spec: ModelSpec
     settings: Settings
@@ -50,7 +50,7 @@ def train(spec: ModelSpec, settings: Settings, run_id: str) -> Run:
     training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=NOW)
     training_runs.claim(settings, spec=spec, run_id=run_id, now=NOW, window_end=NOW, trials=2)
     for step in training_steps.STEPS:
-        training_steps.do(step, run_id, settings=settings, now=NOW)
+        training_steps.run_step(step, run_id, settings=settings, now=NOW)
     return training_runs.load_run(settings, run_id)
 
 
@@ -72,8 +72,8 @@ def served_model(
     return ServedModel(spec, mlflow_settings, run, version)
 
 
-def test_the_shipped_gates_pass_a_first_model(served_model: ServedModel) -> None:
-    assert training_runs.verdict(served_model.settings, served_model.run.run_id) == "promote"
+def test_a_first_candidate_passes_the_gates_of_the_shipped_model_file(served_model: ServedModel) -> None:
+    assert training_runs.read_verdict(served_model.settings, served_model.run.run_id) == "promote"
     evaluation = load_evaluation(served_model.run, settings=served_model.settings)
     assert evaluation.rows > 1000
     metric, minimum = {"churn": ("roc_auc", 0.83), "insurance": ("r2", 0.8)}[served_model.spec.name]
@@ -88,17 +88,17 @@ def test_the_profile_of_data_without_time_has_no_windows(served_model: ServedMod
     assert {entry["psi_95"] for entry in profile["features"].values()} == {0.0}
 
 
-def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities(
+def test_the_candidate_that_was_evaluated_is_scored_in_place_of_the_champion(
     served_model: ServedModel, tmp_path: Path
 ) -> None:
-    """Load new entities. The old test entities stay test entities, so `evaluated_as` replaces the final fit."""
+    """New entities are loaded. The old test entities remain test entities, and the final fit has learned from them."""
     tags = registry.version_tags(served_model.settings, served_model.spec.name, served_model.version)
     assert tags["evaluated_as"] == str(served_model.run.candidate_version)
-    world = worlds.example_world(served_model.spec.name, end=NOW, customers=6600)
-    newer = tmp_path / "newer.csv"
-    world.to_csv(newer, index=False, quoting=csv.QUOTE_MINIMAL)
+    entities = worlds.example_world(served_model.spec.name, end=NOW, customers=6600)
+    file = tmp_path / "more_entities.csv"
+    entities.to_csv(file, index=False, quoting=csv.QUOTE_MINIMAL)
     report = load_file(
-        newer, spec=served_model.spec, settings=served_model.settings, caused_by="test", now=NOW + timedelta(hours=1)
+        file, spec=served_model.spec, settings=served_model.settings, caused_by="test", now=NOW + timedelta(hours=1)
     )
     assert (report.features_added, report.labels_added, report.unchanged) == (600, 600, 12_000)
     second_run = served_model.train(f"t/{served_model.spec.name} again")
@@ -117,7 +117,7 @@ def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities
     )
     assert set(first_split.test["entity_id"]) < set(second_split.test["entity_id"])
     assert not set(first_split.test["entity_id"]) & set(second_split.train["entity_id"])
-    # A final fit is fitted on its test rows too. It would score far better than the version evaluated on those rows.
+    # The final fit was fitted on these rows too, so its metric would be far better.
     assert evaluation.champion[metric].value == pytest.approx(first_evaluation.candidate[metric].value, rel=0.1)
     with session(served_model.settings, "pipeline") as connection:
         verdict = decisions.find_verdict(connection, second_run.run_id)
@@ -125,7 +125,7 @@ def test_the_champion_is_compared_by_the_version_not_fitted_on_the_test_entities
     assert {gate["name"] for gate in verdict["gates"]} >= {"min_rows", f"champion.{metric}"}
 
 
-def test_a_run_by_cron_trains_only_if_a_new_label_exists_or_the_model_file_changed(served_model: ServedModel) -> None:
+def test_a_scheduled_run_trains_only_if_a_label_is_new_or_the_model_file_changed(served_model: ServedModel) -> None:
     def schedule(spec: ModelSpec, caused_by: str) -> tuple[str, str]:
         training_runs.record_schedule(served_model.settings, spec, caused_by=caused_by, now=NOW)
         # A retry records nothing new.

@@ -1,4 +1,4 @@
-"""`evergreen why` and `evergreen history` on real rows in MariaDB."""
+"""`evergreen why` and `evergreen history` with rows in a real MariaDB."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from stack.programs.program import settings_environment
 from tests import commands
 from tests.services import spec_like_credit_score
 
-MODEL, EMPTY = "story_model", "story_empty"
-T = datetime(2026, 11, 20, 8)
+MODEL, MODEL_WITHOUT_HISTORY = "history_model", "model_without_history"
+START = datetime(2026, 11, 20, 8)
 EVIDENCE = {  # in the form that monitoring writes
     "reasons": [{"cause": "drift", "text": "income drifted"}],
     "blocks": [],
@@ -34,28 +34,36 @@ GATES = [
 
 
 @pytest.fixture(scope="module")
-def story_settings(settings, tmp_path_factory):
-    """Settings of a model: version 2 (of candidate 1) is live, 4 failed and was rolled back, 5 was rejected."""
+def history_settings(settings, tmp_path_factory):
+    """Settings with a model of three trainings: version 2 serves, 4 was rolled back, candidate 5 was rejected."""
     folder = tmp_path_factory.mktemp("models")
-    for name in (MODEL, EMPTY):
+    for name in (MODEL, MODEL_WITHOUT_HISTORY):
         spec_like_credit_score(name, folder)
     with session(settings, "pipeline") as connection:
-        _add_training(connection, "training/1", candidate=1, at=T, cause="manual", reason="first training")
-        _add_verdict(connection, "training/1", 1, None, "promote", at=T, promoted=2, by="deployment/1")
-        _add_deployment(connection, "deploy", 2, None, T + timedelta(minutes=5), "deployment/1", "passed 1 gate")
-        _add_deployment(connection, "live", 2, None, T + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it")
-        later = T + timedelta(hours=1)
-        _add_training(connection, "training/2", candidate=3, at=later, cause="drift", reason="annual_income moved")
-        _add_verdict(connection, "training/2", 3, 2, "promote", at=later, promoted=4, by="deployment/2")
-        _add_deployment(connection, "deploy", 4, 2, later, "deployment/2", "passed 3 gates")
-        _add_deployment(connection, "failed", 4, None, later + timedelta(minutes=3), "deployment/2", "did not come up")
-        _add_deployment(connection, "rollback", 2, 4, later + timedelta(minutes=4), "deployment/2", "version 4 failed")
-        last = T + timedelta(hours=2)
-        _add_training(connection, "training/3", candidate=5, at=last, cause="schedule", reason="Monday")
-        _add_verdict(connection, "training/3", 5, 2, "reject", at=last, gates=GATES)
+        _add_training(connection, "training/1", candidate=1, at=START, cause="manual", reason="first training")
+        _add_verdict(connection, "training/1", 1, None, "promote", at=START, promoted=2, by="deployment/1")
+        _add_deployment(connection, "deploy", 2, None, START + timedelta(minutes=5), "deployment/1", "passed 1 gate")
+        _add_deployment(
+            connection, "live", 2, None, START + timedelta(minutes=6), "deployment/1", "2 worker(s) serve it"
+        )
+        second_time = START + timedelta(hours=1)
+        _add_training(
+            connection, "training/2", candidate=3, at=second_time, cause="drift", reason="annual_income moved"
+        )
+        _add_verdict(connection, "training/2", 3, 2, "promote", at=second_time, promoted=4, by="deployment/2")
+        _add_deployment(connection, "deploy", 4, 2, second_time, "deployment/2", "passed 3 gates")
+        _add_deployment(
+            connection, "failed", 4, None, second_time + timedelta(minutes=3), "deployment/2", "did not come up"
+        )
+        _add_deployment(
+            connection, "rollback", 2, 4, second_time + timedelta(minutes=4), "deployment/2", "version 4 failed"
+        )
+        third_time = START + timedelta(hours=2)
+        _add_training(connection, "training/3", candidate=5, at=third_time, cause="schedule", reason="Monday")
+        _add_verdict(connection, "training/3", 5, 2, "reject", at=third_time, gates=GATES)
         hold = {"action": "hold", "cause": "cooldown", "reason": "trained 1 h ago", "evidence": EVIDENCE}
         hold["alert"] = "held back for a week"
-        _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=T + timedelta(hours=3))
+        _add(connection, retrain_decision, **hold, caused_by="monitoring/9", decided_at=START + timedelta(hours=3))
     return settings.model_copy(update={"models_dir": folder})
 
 
@@ -86,31 +94,31 @@ def _add_deployment(connection, action, version, previous, at, by, reason):
 
 
 def evergreen(settings, *arguments):
-    """The output of the command."""
+    """Run the command and return its output."""
     environment = settings_environment(settings, secrets=("db_reader_password",))
     process = commands.evergreen(*arguments, environment={**os.environ, **environment, "COLUMNS": "200"})
     assert process.returncode == 0, process.stderr
     return process.stdout
 
 
-def test_history_lists_versions_with_their_times_causes_and_runs_newest_first(story_settings):
-    rows = wording.served(story_settings, MODEL)
+def test_the_history_lists_versions_with_their_times_reasons_and_runs_newest_first(history_settings):
+    rows = wording.serving_history(history_settings, MODEL)
     assert [(row["version"], row["action"], row["outcome"]) for row in rows] == [
         (2, "rollback", None),
         (4, "deploy", "failed"),
         (2, "deploy", "live"),
     ]
-    newest, failed, first = rows
-    assert newest["until"] is None
-    assert failed["until"] == newest["since"]
-    assert first["until"] == failed["since"]
+    rollback, failed, first_deployment = rows
+    assert rollback["until"] is None
+    assert failed["until"] == rollback["since"]
+    assert first_deployment["until"] == failed["since"]
     assert failed["outcome_reason"] == "did not come up"
-    assert (first["candidate_version"], first["run_id"]) == (1, "training/1")
+    assert (first_deployment["candidate_version"], first_deployment["run_id"]) == (1, "training/1")
     assert (failed["trained_because"], failed["caused_by"]) == ("drift: annual_income moved", "deployment/2")
 
 
-def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(story_settings):
-    explanation = wording.why(story_settings, MODEL)
+def test_the_explanation_has_the_last_decision_of_each_kind_with_its_evidence(history_settings):
+    explanation = wording.explain(history_settings, MODEL)
     assert explanation.hold is not None
     assert explanation.training is not None
     assert explanation.promotion is not None
@@ -121,8 +129,8 @@ def test_why_holds_the_last_decision_of_each_kind_with_its_inputs(story_settings
     assert (explanation.promotion["snapshot_rows"], explanation.deployment["version"]) == (1234, 2)
 
 
-def test_why_prints_sentences(story_settings):
-    output = evergreen(story_settings, "why", MODEL)
+def test_the_command_why_prints_the_decisions_in_sentences(history_settings):
+    output = evergreen(history_settings, "why", MODEL)
     assert "a training was asked for (schedule): Monday. Decided by by schedule; taken up by run training/3" in output
     assert (
         "version 5, compared with version 2, may not serve: verdict on 5. Trained by run training/3 on 1,234 r"
@@ -138,8 +146,8 @@ def test_why_prints_sentences(story_settings):
     assert "performance" not in output
 
 
-def test_history_prints_sentences(story_settings):
-    output = evergreen(story_settings, "history", MODEL)
+def test_the_command_history_prints_the_versions_with_their_times_and_reasons(history_settings):
+    output = evergreen(history_settings, "history", MODEL)
     assert output.index("version 2  2026-11-20 09:04:00 UTC to now") < output.index(
         "version 4  2026-11-20 09:00:00 UTC to"
     )
@@ -147,14 +155,16 @@ def test_history_prints_sentences(story_settings):
     assert "drift: annual_income moved (run training/2)" in output
 
 
-def test_with_json_each_prints_one_json_document(story_settings):
+def test_why_and_history_print_one_json_document_with_json(history_settings):
     assert (
-        json.loads(evergreen(story_settings, "why", MODEL, "--json"))["deployment"]["since"] == "2026-11-20T09:04:00Z"
+        json.loads(evergreen(history_settings, "why", MODEL, "--json"))["deployment"]["since"] == "2026-11-20T09:04:00Z"
     )
-    assert [row["version"] for row in json.loads(evergreen(story_settings, "history", MODEL, "--json"))] == [2, 4, 2]
+    assert [row["version"] for row in json.loads(evergreen(history_settings, "history", MODEL, "--json"))] == [2, 4, 2]
 
 
-def test_a_model_without_history_gets_a_sentence_that_says_so(story_settings):
-    assert "nothing was deployed yet" in evergreen(story_settings, "why", EMPTY)
-    assert f"{EMPTY} has served nothing yet" in evergreen(story_settings, "history", EMPTY)
-    assert json.loads(evergreen(story_settings, "history", EMPTY, "--json")) == []
+def test_why_and_history_have_a_sentence_for_a_model_without_history(history_settings):
+    assert "nothing was deployed yet" in evergreen(history_settings, "why", MODEL_WITHOUT_HISTORY)
+    assert f"{MODEL_WITHOUT_HISTORY} has served nothing yet" in evergreen(
+        history_settings, "history", MODEL_WITHOUT_HISTORY
+    )
+    assert json.loads(evergreen(history_settings, "history", MODEL_WITHOUT_HISTORY, "--json")) == []

@@ -51,7 +51,7 @@ def run_with_snapshot(spec, settings, *, run_id, name=None):
         settings, model=name or spec.name, cause="manual", reason="test", caused_by=run_id, now=NOW
     )
     training_runs.claim(settings, spec=spec, model=name, run_id=run_id, now=NOW, window_end=END)
-    training_steps.do("extract", run_id, settings=settings, now=NOW)
+    training_steps.run_step("extract", run_id, settings=settings, now=NOW)
     return training_runs.load_run(settings, run_id)
 
 

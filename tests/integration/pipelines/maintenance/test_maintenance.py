@@ -24,7 +24,7 @@ from db.tables import deployment, promotion_decision
 from pipelines import registry
 from pipelines.maintenance.duties import DUTIES, Job
 from pipelines.runs import training_runs
-from pipelines.runs.extract import extract, window
+from pipelines.runs.extract import extract, look_back_bounds
 from pipelines.runs.snapshot import read_snapshot
 from pipelines.spec import ModelSpec, find_spec
 from tests.bundles import write_bundle
@@ -133,7 +133,9 @@ def test_months_that_no_training_can_need_any_more_are_dropped(model_store: Stor
         model_store.settings, model=model_store.spec.name, cause="manual", reason="t", caused_by=run_id, now=NOW
     )
     run = training_runs.claim(model_store.settings, spec=model_store.spec, run_id=run_id, now=NOW, window_end=NOW)
-    assert window(run)[0] == NOW - 100 * DAY  # "all" means all within `keep`, even before older rows are dropped
+    assert (
+        look_back_bounds(run)[0] == NOW - 100 * DAY
+    )  # "all" means all within `keep`, even before older rows are dropped
     manifest = extract(run, settings=model_store.settings, now=NOW)
     assert not read_snapshot(manifest.snapshot_id, settings=model_store.settings).frame["amount"].isna().any()
 

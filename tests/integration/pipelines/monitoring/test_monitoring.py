@@ -79,8 +79,8 @@ def train(settings: Settings, spec: ModelSpec, run_id: str, *, window_end: datet
     training_runs.record_decision(settings, model=spec.name, cause="manual", reason="a test", caused_by=run_id, now=now)
     training_runs.claim(settings, spec=spec, run_id=run_id, now=now, window_end=window_end)
     for name in training_steps.STEPS:
-        training_steps.do(name, run_id, settings=settings, now=now)
-    return training_runs.verdict(settings, run_id)
+        training_steps.run_step(name, run_id, settings=settings, now=now)
+    return training_runs.read_verdict(settings, run_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,8 @@ def monitor(model: Model, until: datetime, caused_by: str = "") -> RowMapping:
         for do in monitoring_steps.STEPS.values():
             do(model.settings, model.spec, until=until, now=now)
     caused_by = caused_by or f"monitoring/{until}"
-    first = monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now)
-    assert monitoring_steps.decide(model.settings, model.spec, caused_by=caused_by, now=now) == first
+    first = monitoring_steps.decide_and_alert(model.settings, model.spec, caused_by=caused_by, now=now)
+    assert monitoring_steps.decide_and_alert(model.settings, model.spec, caused_by=caused_by, now=now) == first
     return first
 
 

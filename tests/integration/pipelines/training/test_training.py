@@ -1,4 +1,4 @@
-"""From rows in MariaDB to a version that may serve, with a real MLflow. Every step runs twice."""
+"""Training and promotion with a real MariaDB and MLflow. Each step runs twice, and the second call changes nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -37,17 +37,15 @@ def claim_run(small: Small, run_id: str, window_end: datetime, trials: int | Non
 def train(small: Small, run_id: str, window_end: datetime) -> str:
     claim_run(small, run_id, window_end)
     for step in training_steps.STEPS:
-        result = training_steps.do(step, run_id, settings=small.settings, now=small.end)
-        repeated = training_steps.do(step, run_id, settings=small.settings, now=small.end)
-        assert (repeated.summary, repeated.url) == (result.summary, result.url), (
-            f"{step} did something else the second time"
-        )
-    return training_runs.verdict(small.settings, run_id)
+        result = training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
+        repeated = training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
+        assert repeated == result, f"the second call of {step} has another result"
+    return training_runs.read_verdict(small.settings, run_id)
 
 
 @pytest.fixture(scope="module")
 def first_run(small: Small) -> Run:
-    """A training up to 70 days before the end, promoted and rolled out."""
+    """The run of a first training, up to 70 days before the end. Its version was promoted and rolled out."""
     assert train(small, "t/first", small.end - timedelta(days=70)) == "promote"
     claim = promote.claim(small.settings, model=small.spec.name, run_id="d/first", now=small.end)
     version = promote.promote(small.settings, decision_id=claim["decision"])
@@ -59,7 +57,7 @@ def first_run(small: Small) -> Run:
     return training_runs.load_run(small.settings, "t/first")
 
 
-def test_a_version_has_everything_needed_to_serve_it_and_to_trace_it_back(small: Small, first_run: Run) -> None:
+def test_a_version_has_the_bundle_to_serve_it_and_the_tags_of_its_origin(small: Small, first_run: Run) -> None:
     assert first_run.candidate_version
     assert first_run.snapshot_id
     snapshot = read_snapshot(first_run.snapshot_id, settings=small.settings)
@@ -78,9 +76,7 @@ def test_a_version_has_everything_needed_to_serve_it_and_to_trace_it_back(small:
     assert registry.fitted_until(tags) == newest_label.max()
 
 
-def test_the_champion_is_the_final_fit_of_the_evaluated_candidate_and_has_the_alias(
-    small: Small, first_run: Run
-) -> None:
+def test_the_champion_is_the_final_fit_of_the_candidate_and_has_the_alias(small: Small, first_run: Run) -> None:
     with session(small.settings, "pipeline") as connection:
         champion = deployments.champion(connection, first_run.model)
     assert champion is not None
@@ -92,13 +88,13 @@ def test_the_champion_is_the_final_fit_of_the_evaluated_candidate_and_has_the_al
     assert aliases == {"champion": str(champion["version"]), "challenger": str(first_run.candidate_version)}
 
 
-def test_the_snapshot_can_be_read_from_the_store_again_exactly(small: Small, first_run: Run) -> None:
+def test_the_store_returns_exactly_the_rows_of_the_snapshot_again(small: Small, first_run: Run) -> None:
     assert first_run.snapshot_id
     recorded = read_snapshot(first_run.snapshot_id, settings=small.settings).manifest.content_sha256
     assert content_hash(read_rows(first_run, settings=small.settings)) == recorded
 
 
-def test_a_snapshot_is_verified_from_the_store_and_from_its_file_once_retention_dropped_rows(
+def test_a_snapshot_is_verified_from_the_store_or_from_its_file_after_retention_dropped_rows(
     small: Small, first_run: Run
 ) -> None:
     assert first_run.snapshot_id
@@ -117,7 +113,7 @@ def test_a_snapshot_is_verified_from_the_store_and_from_its_file_once_retention_
             connection.execute(delete(retention).where(retention.c.id == dropped_id))
 
 
-def test_a_snapshot_does_not_verify_if_rows_of_the_store_were_changed(small: Small, first_run: Run) -> None:
+def test_verification_fails_if_rows_of_the_store_were_changed(small: Small, first_run: Run) -> None:
     assert first_run.snapshot_id
     table = store_tables(first_run.spec.store).features
     change = update(table).where(table.c.event_time <= first_run.window_end)
@@ -131,7 +127,7 @@ def test_a_snapshot_does_not_verify_if_rows_of_the_store_were_changed(small: Sma
             connection.execute(change.values(age=table.c.age - 1))
 
 
-def test_a_snapshot_whose_file_was_changed_is_refused(small: Small, first_run: Run) -> None:
+def test_a_snapshot_whose_file_was_changed_cannot_be_read(small: Small, first_run: Run) -> None:
     assert first_run.snapshot_id
     file = small.settings.snapshots / f"{first_run.snapshot_id}.parquet"
     content, frame = file.read_bytes(), read_snapshot(first_run.snapshot_id, settings=small.settings).frame
@@ -143,7 +139,7 @@ def test_a_snapshot_whose_file_was_changed_is_refused(small: Small, first_run: R
         file.write_bytes(content)
 
 
-def test_mlflow_shows_data_set_parameters_metrics_curves_plots_and_trials(small: Small, first_run: Run) -> None:
+def test_mlflow_has_the_data_set_parameters_metrics_curves_plots_and_trials(small: Small, first_run: Run) -> None:
     assert first_run.mlflow_run_id
     mlflow = registry.client(small.settings)
     run = mlflow.get_run(first_run.mlflow_run_id)
@@ -158,19 +154,20 @@ def test_mlflow_shows_data_set_parameters_metrics_curves_plots_and_trials(small:
     assert len(trials) == 2
 
 
-def test_two_tasks_that_share_a_search_run_each_trial_once(small: Small) -> None:
+def test_two_workers_that_share_a_search_run_each_trial_once(small: Small) -> None:
     run_id = "t/shared"
     claim_run(small, run_id, small.end, trials=5)
     for step in ("extract", "validate", "open"):
-        training_steps.do(step, run_id, settings=small.settings, now=small.end)
+        training_steps.run_step(step, run_id, settings=small.settings, now=small.end)
     with ThreadPoolExecutor(2) as workers:
         futures = [
-            workers.submit(training_steps.do, "explore", run_id, settings=small.settings, now=small.end) for _ in "ab"
+            workers.submit(training_steps.run_step, "explore", run_id, settings=small.settings, now=small.end)
+            for _ in "ab"
         ]
         assert "5 of 5 trials are complete" in {future.result().summary for future in futures}
-    repeated = training_steps.do("explore", run_id, settings=small.settings, now=small.end)
+    repeated = training_steps.run_step("explore", run_id, settings=small.settings, now=small.end)
     assert repeated.summary == "5 of 5 trials are complete"
-    training_steps.do("search", run_id, settings=small.settings, now=small.end)
+    training_steps.run_step("search", run_id, settings=small.settings, now=small.end)
     run = training_runs.load_run(small.settings, run_id)
     assert run.mlflow_run_id
     mlflow = registry.client(small.settings)
@@ -181,8 +178,8 @@ def test_two_tasks_that_share_a_search_run_each_trial_once(small: Small) -> None
     training_steps.give_up(run_id, settings=small.settings, now=small.end)
 
 
-def test_a_second_training_is_evaluated_on_rows_newer_than_the_champions_labels(small: Small, first_run: Run) -> None:
-    outcome = train(small, "t/second", small.end)
+def test_a_second_training_is_compared_with_the_champion_on_newer_labels(small: Small, first_run: Run) -> None:
+    reached_verdict = train(small, "t/second", small.end)
     with session(small.settings, "pipeline") as connection:
         row = decisions.find_verdict(connection, "t/second")
         champion = deployments.champion(connection, first_run.model)
@@ -192,11 +189,11 @@ def test_a_second_training_is_evaluated_on_rows_newer_than_the_champions_labels(
     gates = {gate["name"]: gate for gate in row["gates"]}
     assert gates["min_rows"]["value"] > 300
     assert "champion.macro_f1" in gates
-    assert outcome in {"promote", "wait", "reject"}
-    assert (outcome == "promote") == all(gate["passed"] for gate in gates.values())
+    assert reached_verdict in {"promote", "wait", "reject"}
+    assert (reached_verdict == "promote") == all(gate["passed"] for gate in gates.values())
 
 
-def test_a_second_training_on_the_same_data_waits_for_newer_labels(small: Small, first_run: Run) -> None:
+def test_the_verdict_on_a_training_without_newer_labels_is_to_wait(small: Small, first_run: Run) -> None:
     assert train(small, "t/again", first_run.window_end) == "wait"
     with session(small.settings, "pipeline") as connection:
         row = decisions.find_verdict(connection, "t/again")
@@ -204,41 +201,41 @@ def test_a_second_training_on_the_same_data_waits_for_newer_labels(small: Small,
     assert row["reason"].startswith("waiting for 300 more labels newer than")
 
 
-def test_a_retry_keeps_the_window_and_the_budget_that_the_first_try_fixed(small: Small) -> None:
+def test_a_retry_keeps_the_window_end_and_the_number_of_trials_of_the_first_try(small: Small) -> None:
     first_try = claim_run(small, "t/retry", small.end - timedelta(days=1), trials=1)
     second_try = claim_run(small, "t/retry", small.end + timedelta(days=9), trials=7)
     assert second_try == first_try
 
 
-def test_a_training_needs_an_open_decision(small: Small) -> None:
-    claim_run(small, "t/takes-all", small.end)
+def test_a_run_without_an_open_decision_is_rejected_and_not_recorded(small: Small) -> None:
+    claim_run(small, "t/claims-all", small.end)
     with pytest.raises(NothingToDo):
         training_runs.claim(small.settings, spec=small.spec, run_id="t/late", now=small.end, window_end=small.end)
     with pytest.raises(NotFound):
         training_runs.load_run(small.settings, "t/late")
 
 
-def test_decisions_of_a_failed_run_are_claimed_by_the_next(small: Small) -> None:
-    claim_run(small, "t/dies", small.end)
-    training_runs.fail(small.settings, "t/dies", now=small.end)
-    run = training_runs.claim(small.settings, spec=small.spec, run_id="t/heir", now=small.end, window_end=small.end)
+def test_the_next_run_claims_the_decisions_of_a_failed_run(small: Small) -> None:
+    claim_run(small, "t/fails", small.end)
+    training_runs.fail(small.settings, "t/fails", now=small.end)
+    run = training_runs.claim(small.settings, spec=small.spec, run_id="t/next", now=small.end, window_end=small.end)
     assert "a test" in run.reason
 
 
-def test_an_empty_window_is_refused_and_leaves_no_snapshot(small: Small) -> None:
+def test_the_extract_step_fails_without_labels_and_leaves_no_snapshot(small: Small) -> None:
     run = claim_run(small, "t/empty", datetime(2001, 1, 1))
     with pytest.raises(EmptyWindow, match="2000-12-31"):
-        training_steps.do("extract", run.run_id, settings=small.settings, now=small.end)
+        training_steps.run_step("extract", run.run_id, settings=small.settings, now=small.end)
     assert training_runs.load_run(small.settings, "t/empty").snapshot_id is None
 
 
-def test_the_error_without_mlflow_names_it_at_once(small: Small) -> None:
+def test_the_error_of_the_health_check_names_mlflow(small: Small) -> None:
     without_mlflow = small.settings.model_copy(update={"mlflow_port": 1})
     with pytest.raises(Unreachable, match="MLflow does not answer"):
         registry.client(without_mlflow)
 
 
-def test_a_deployment_that_no_service_loads_fails_and_is_undone(small: Small, first_run: Run) -> None:
+def test_a_deployment_that_no_service_loads_fails_and_can_be_undone(small: Small, first_run: Run) -> None:
     from utils.errors import DeploymentFailed
 
     with session(small.settings, "pipeline") as connection:
@@ -264,13 +261,13 @@ def test_a_deployment_that_no_service_loads_fails_and_is_undone(small: Small, fi
         rollout.undo(settings, model=model, caused_by="d/bad", now=small.end)
 
 
-def test_an_older_candidate_is_superseded_by_a_newer_one(small: Small, first_run: Run) -> None:
+def test_a_candidate_is_not_promoted_if_a_newer_candidate_has_superseded_it(small: Small, first_run: Run) -> None:
     with session(small.settings, "pipeline") as connection:
-        old = decisions.find_verdict(connection, "t/first")
-    assert old is not None
+        old_verdict = decisions.find_verdict(connection, "t/first")
+    assert old_verdict is not None
     evaluation = Evaluation(99, None, 9, 9, {}, {}, None, ())
     run = claim_run(small, "t/newer", small.end)
-    decision = verdict.GateResults("promote", "a test", ())
-    verdict.record_verdict(run, decision, evaluation, settings=small.settings, now=small.end)
+    results = verdict.GateResults("promote", "a test", ())
+    verdict.record_verdict(run, results, evaluation, settings=small.settings, now=small.end)
     with pytest.raises(NothingToDo, match="99 superseded"):
-        promote.promote(small.settings, decision_id=old["id"])
+        promote.promote(small.settings, decision_id=old_verdict["id"])

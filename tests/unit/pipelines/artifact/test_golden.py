@@ -1,4 +1,4 @@
-"""Golden rows: synthetic rows for every branch of a model, the same rows each time."""
+"""Golden rows: synthetic rows that are the same at every call, and that detect another model."""
 
 import json
 
@@ -19,17 +19,17 @@ def golden_rows_of(frame, spec):
     return golden_rows(frame, profile=profile, spec=spec)
 
 
-def test_golden_rows_are_no_row_of_the_data_and_have_its_kinds_of_values(credit_score):
+def test_golden_rows_are_not_rows_of_the_data_and_have_values_from_the_same_ranges(credit_score):
     frame = rows_for(credit_score, rows=2_000, seed=1)
     frame["type_of_loan"] = [f"Auto Loan of person{i}" for i in range(len(frame))]
     rows = golden_rows_of(frame, credit_score)
     assert rows == golden_rows_of(frame, credit_score)
     assert len(rows) == 20
-    real = {json.dumps(row) for row in rows_of(frame, spec=credit_score)}
-    assert not real & {json.dumps(row) for row in rows}
-    assert "person" not in json.dumps(rows)  # a word that only one row has
-    for place, (name, feature) in enumerate(credit_score.features.columns.items()):
-        values = [row[place] for row in rows if row[place] is not None]
+    data_rows = {json.dumps(row) for row in rows_of(frame, spec=credit_score)}
+    assert not data_rows & {json.dumps(row) for row in rows}
+    assert "person" not in json.dumps(rows)  # each of these words is in only one row
+    for position, (name, feature) in enumerate(credit_score.features.columns.items()):
+        values = [row[position] for row in rows if row[position] is not None]
         assert len(set(values)) > 1, name
         if isinstance(feature, Numeric):
             assert frame[name].min() <= min(values) <= max(values) <= frame[name].max()
@@ -38,16 +38,17 @@ def test_golden_rows_are_no_row_of_the_data_and_have_its_kinds_of_values(credit_
     assert any(value is None for row in rows for value in row)
 
 
-def test_features_without_values_or_words_are_missing_in_golden_rows(credit_score):
+def test_golden_rows_have_no_value_of_a_feature_without_values_or_words(credit_score):
     frame = rows_for(credit_score, rows=50, seed=1).assign(age=np.nan, type_of_loan=None, occupation=None)
     names = list(credit_score.features.columns)
     for row in golden_rows_of(frame, credit_score):
         assert [row[names.index(name)] for name in ("age", "type_of_loan", "occupation")] == [None] * 3
 
 
-def test_golden_rows_detect_a_model_with_other_predictions(credit_score, tmp_path):
-    write_bundle(credit_score, tmp_path / "one", seed=1)
-    write_bundle(credit_score, tmp_path / "other", seed=2)
-    (tmp_path / "one" / "model.cb").write_bytes((tmp_path / "other" / "model.cb").read_bytes())
+def test_a_bundle_whose_model_predicts_other_values_for_the_golden_rows_is_rejected(credit_score, tmp_path):
+    bundle, other_bundle = tmp_path / "bundle", tmp_path / "other_bundle"
+    write_bundle(credit_score, bundle, seed=1)
+    write_bundle(credit_score, other_bundle, seed=2)
+    (bundle / "model.cb").write_bytes((other_bundle / "model.cb").read_bytes())
     with pytest.raises(IntegrityError, match="golden rows"):
-        read_bundle(tmp_path / "one", sha256=bundle_hash(tmp_path / "one"))
+        read_bundle(bundle, sha256=bundle_hash(bundle))

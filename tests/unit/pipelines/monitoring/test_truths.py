@@ -45,7 +45,7 @@ def training(commit_seq: int, window_end: datetime) -> Any:
 
 
 def truths_by_id(source: Truths) -> dict[Any, str]:
-    return source.known(PREDICTIONS).set_index("prediction_id")["truth"].to_dict()
+    return source.add_truths(PREDICTIONS).set_index("prediction_id")["truth"].to_dict()
 
 
 def test_only_predictions_with_a_known_truth_are_left() -> None:

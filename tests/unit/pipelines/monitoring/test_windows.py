@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.artifact.profile import build_profile, counts
-from pipelines.measures.defects import defects, rejected
+from pipelines.artifact.profile import build_profile, count_by_bin
+from pipelines.measures.defects import find_defects, find_rejections
 from pipelines.measures.drift import PREDICTION, measure_drift, worst_first
 from pipelines.monitoring.counts import WindowCounts
 from pipelines.monitoring.truths import match_labels
@@ -81,7 +81,7 @@ def test_counts_equal_those_of_the_profile_for_every_division_of_the_log(cuts: l
     window_counts = counts_of(*(whole.slice(start, end - start) for start, end in pairwise(bounds)))
     assert (window_counts.rows, window_counts.distinct) == (300, 300)
     for name, entry in PROFILE["features"].items():
-        assert (window_counts.counts[name] == counts(rows[name], entry)).all(), name
+        assert (window_counts.counts[name] == count_by_bin(rows[name], entry)).all(), name
     assert window_counts.counts[PREDICTION].sum() == 300
 
 
@@ -107,7 +107,7 @@ def defects_in(rows: pd.DataFrame) -> list[str]:
     drifted = frozenset(worst_first(measure_drift(PROFILE, window_counts.counts, policy=Drift())))
     return [
         f"{each.feature} {each.kind}"
-        for each in defects(PROFILE, window_counts.counts, unseen=window_counts.unseen, drifted=drifted)
+        for each in find_defects(PROFILE, window_counts.counts, unseen=window_counts.unseen, drifted=drifted)
     ]
 
 
@@ -133,11 +133,11 @@ def test_a_few_rows_prove_no_defect() -> None:
 
 
 def test_rejects_are_reported_only_when_they_are_many_and_more_than_usual() -> None:
-    assert rejected({"age": 49}, rows=0, ordinary=0.0) == []
-    assert [str(each) for each in rejected({"age": 100}, rows=300, ordinary=0.0)] == [
+    assert find_rejections({"age": 49}, rows=0, ordinary=0.0) == []
+    assert [str(each) for each in find_rejections({"age": 100}, rows=300, ordinary=0.0)] == [
         "age is refused in 25% of the rows, 0% is ordinary"
     ]
-    assert rejected({"age": 100}, rows=300, ordinary=0.1) == []
+    assert find_rejections({"age": 100}, rows=300, ordinary=0.1) == []
 
 
 @given(st.integers(0, 10**10), st.integers(1, 10**6))

@@ -1,4 +1,4 @@
-"""The model file: its keys, its defaults, and the errors for a wrong file."""
+"""The model file: its keys, its defaults, and the errors for a file with mistakes."""
 
 import copy
 import json
@@ -30,20 +30,20 @@ SHORTEST = yaml.safe_load(
 )
 
 
-def file_with(**parts: Any) -> dict[str, Any]:
-    """The shortest file, changed by `parts`. `label__classes=[…]` sets label.classes."""
+def file_with(**changes: Any) -> dict[str, Any]:
+    """The shortest file with changed keys. For example, `label__classes=[…]` sets `label.classes`."""
     content = copy.deepcopy(SHORTEST)
-    for path, value in parts.items():
-        *folders, last = path.split("__")
+    for path, value in changes.items():
+        *section_names, key = path.split("__")
         section = content
-        for folder in folders:
-            section = section.setdefault(folder, {})
-        section[last] = value
+        for name in section_names:
+            section = section.setdefault(name, {})
+        section[key] = value
     return content
 
 
 @given(st.integers(0, 10**8))
-def test_durations_are_read_back_as_they_are_shown(seconds):
+def test_a_duration_that_was_shown_as_text_is_parsed_to_the_same_duration(seconds):
     assert parse_duration(show_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
 
 
@@ -56,17 +56,17 @@ def test_durations_are_read_back_as_they_are_shown(seconds):
         (" 3s ", timedelta(0, 3)),
     ],
 )
-def test_durations_are_a_number_and_a_unit(text, duration):
+def test_a_duration_is_a_number_and_a_unit(text, duration):
     assert parse_duration(text) == duration
 
 
-@pytest.mark.parametrize("text", ["90", "d", "1.5h", "-3d", "3 d", "3w", "", 90, 1.5, True])
-def test_any_other_text_is_no_duration(text):
+@pytest.mark.parametrize("value", ["90", "d", "1.5h", "-3d", "3 d", "3w", "", 90, 1.5, True])
+def test_other_values_are_rejected_as_durations(value):
     with pytest.raises(ValueError, match="90d"):
-        parse_duration(text)
+        parse_duration(value)
 
 
-def test_a_dozen_lines_are_enough():
+def test_all_keys_that_the_shortest_file_leaves_out_have_defaults():
     spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
     assert spec.training.split.by == "entity"
     assert spec.training.search.metric == spec.gates.champion.metric == "roc_auc"
@@ -74,49 +74,49 @@ def test_a_dozen_lines_are_enough():
     assert spec.store.max_age is None
 
 
-def test_a_source_with_time_is_split_by_time():
+def test_data_with_event_times_is_split_by_time_by_default():
     spec = ModelSpec.parse(file_with(source__event_time="date"), file="churn.yaml")
     assert spec.timed
     assert spec.training.split.by == "time"
 
 
 @pytest.mark.parametrize("name", model_names(ROOT / "models"))
-def test_shipped_models_read_back_from_json_to_the_same_spec(name):
+def test_the_spec_of_a_shipped_model_is_the_same_after_it_was_written_as_json_and_read(name):
     spec = find_spec(ROOT / "models", name)
-    copied = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
-    assert copied == spec
-    assert copied.hash == spec.hash
+    read_spec = ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json")
+    assert read_spec == spec
+    assert read_spec.hash == spec.hash
 
 
-def test_a_margin_in_the_labels_own_unit_has_no_default_but_a_share():
-    numbers = ModelSpec.parse(file_with(task="regression", label={"column": "left"}), file="churn.yaml")
-    assert numbers.gates.champion.margin == "3%"
-    assert margin_at(numbers.gates.champion.margin, 2_000.0) == pytest.approx(60)
+def test_the_default_margin_is_a_share_if_the_metric_has_the_unit_of_the_label():
+    regression = ModelSpec.parse(file_with(task="regression", label={"column": "left"}), file="churn.yaml")
+    assert regression.gates.champion.margin == "3%"
+    assert margin_at(regression.gates.champion.margin, 2_000.0) == pytest.approx(60)
     assert margin_at(5.0, 2_000.0) == 5.0
-    classes = ModelSpec.parse(SHORTEST, file="churn.yaml")
-    assert classes.gates.champion.margin == 0.005
+    binary = ModelSpec.parse(SHORTEST, file="churn.yaml")
+    assert binary.gates.champion.margin == 0.005
 
 
-def test_the_look_back_may_be_left_to_the_search():
+def test_the_look_back_may_be_auto():
     spec = ModelSpec.parse(file_with(source__event_time="date", training__window="auto"), file="churn.yaml")
     assert spec.training.window == "auto"
     assert ModelSpec.parse(json.loads(json.dumps(spec.to_json())), file="spec.json") == spec
 
 
-def test_keep_must_cover_the_rows_that_a_training_needs():
-    timed = {"source__event_time": "date", "features__max_age": "30d"}
-    assert ModelSpec.parse(file_with(**timed, keep="400d"), file="churn.yaml").keep == timedelta(days=400)
-    for wrong, reason in (
-        ({**timed, "keep": "20d", "training__window": "60d"}, "at least training.window"),
-        ({**timed, "keep": "14d"}, "more than training.split"),
+def test_keep_is_rejected_if_it_is_too_short_for_a_training_or_lacks_the_keys_it_needs():
+    needed_keys = {"source__event_time": "date", "features__max_age": "30d"}
+    assert ModelSpec.parse(file_with(**needed_keys, keep="400d"), file="churn.yaml").keep == timedelta(days=400)
+    for wrong_keys, reason in (
+        ({**needed_keys, "keep": "20d", "training__window": "60d"}, "at least training.window"),
+        ({**needed_keys, "keep": "14d"}, "more than training.split"),
         ({"source__event_time": "date", "keep": "400d"}, "features.max_age"),
         ({"keep": "400d"}, "needs source.event_time"),
     ):
         with pytest.raises(SpecInvalid, match=reason):
-            ModelSpec.parse(file_with(**wrong), file="churn.yaml")
+            ModelSpec.parse(file_with(**wrong_keys), file="churn.yaml")
 
 
-def test_credit_score_has_exactly_its_features(credit_score):
+def test_the_shipped_model_credit_score_has_the_expected_features_and_classes(credit_score):
     assert list(credit_score.features.columns) == [
         *("age", "occupation", "annual_income", "monthly_inhand_salary", "num_bank_accounts", "num_credit_card"),
         *("interest_rate", "num_of_loan", "type_of_loan", "delay_from_due_date", "num_of_delayed_payment"),
@@ -128,26 +128,25 @@ def test_credit_score_has_exactly_its_features(credit_score):
     assert credit_score.features.private == ("name", "ssn")
 
 
-def test_the_hash_depends_on_the_meaning_of_the_file_and_not_on_its_wording():
+def test_a_key_with_its_default_value_does_not_change_the_hash():
     spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
-    spelled_out = ModelSpec.parse(file_with(gates__min_rows=500), file="churn.yaml")
-    other = ModelSpec.parse(file_with(gates__min_rows=600), file="churn.yaml")
-    assert spelled_out.hash == spec.hash != other.hash
+    with_default = ModelSpec.parse(file_with(gates__min_rows=500), file="churn.yaml")
+    with_other_value = ModelSpec.parse(file_with(gates__min_rows=600), file="churn.yaml")
+    assert with_default.hash == spec.hash != with_other_value.hash
 
 
-def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
+def test_the_defaults_of_monitoring_and_retraining_are_not_part_of_the_hash():
     spec = ModelSpec.parse(SHORTEST, file="churn.yaml")
     assert (spec.monitoring.drift.breaches, spec.monitoring.drift.of) == (2, 3)
     assert spec.watched_metric == "roc_auc"
     assert spec.retrain.on == ("drift", "performance", "new_labels", "age")
     assert not {"monitoring", "retrain"} & set(spec.to_json())
-    assert (
-        spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
-    )  # the hash from before these keys
+    # The hash of the file before these keys existed.
+    assert spec.hash == "d91f330f7bcd62bba3a318437f51386c70eccdef40561885793365463a191bdd"
 
 
 @pytest.mark.parametrize(
-    ("parts", "path", "expected"),
+    ("changes", "path", "expected"),
     [
         ({"labels": {}}, "labels", "is not a key"),
         ({"task": "ranking"}, "task", "multiclass"),
@@ -192,16 +191,16 @@ def test_monitoring_has_defaults_that_are_no_part_of_the_hash():
         ({"spec_version": 2}, "spec_version", "1"),
     ],
 )
-def test_a_wrong_file_is_refused_with_the_path_of_the_key(parts, path, expected):
+def test_the_error_for_a_wrong_key_names_its_path_and_the_expected_value(changes, path, expected):
     with pytest.raises(SpecInvalid) as error:
-        ModelSpec.parse(file_with(**parts), file="churn.yaml")
+        ModelSpec.parse(file_with(**changes), file="churn.yaml")
     assert str(error.value).startswith("churn.yaml: ")
     assert path in str(error.value)
     assert expected in str(error.value)
 
 
 @pytest.mark.parametrize("content", ["", "just text", "- a\n- b", "a: [1,", "\x00"])
-def test_a_file_that_is_no_model_file_is_refused_in_one_line(tmp_path: Path, content):
+def test_the_error_for_a_file_that_is_no_model_file_is_one_line(tmp_path: Path, content):
     path = tmp_path / "churn.yaml"
     path.write_text(content)
     with pytest.raises(SpecInvalid, match=r"churn\.yaml") as error:
@@ -209,13 +208,13 @@ def test_a_file_that_is_no_model_file_is_refused_in_one_line(tmp_path: Path, con
     assert "\n" not in str(error.value)
 
 
-def test_a_file_is_named_after_its_model(tmp_path: Path):
+def test_a_file_that_is_not_named_after_its_model_is_rejected(tmp_path: Path):
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(SHORTEST))
     with pytest.raises(SpecInvalid, match=r"other\.yaml: name: expected the file's own name"):
         load_spec(path)
 
 
-def test_the_error_for_an_unknown_model_names_the_known_ones():
+def test_the_error_for_an_unknown_model_lists_the_known_models():
     with pytest.raises(UnknownModel, match=r"'nothing'.*credit_score"):
         find_spec(ROOT / "models", "nothing")

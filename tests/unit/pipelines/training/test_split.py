@@ -1,4 +1,4 @@
-"""The split of rows into training, validation and test."""
+"""The split of rows into a training, a validation and a test part."""
 
 from datetime import datetime, timedelta
 
@@ -27,6 +27,7 @@ UNTIL = pd.Timestamp("2026-03-01")
 
 
 def rows(days: list[float]) -> pd.DataFrame:
+    """One row per number in `days`, that many days before `UNTIL`."""
     return pd.DataFrame(
         {
             "entity_id": [f"s{i}" for i in range(len(days))],
@@ -37,7 +38,7 @@ def rows(days: list[float]) -> pd.DataFrame:
 
 
 @given(st.lists(st.floats(0, 100), max_size=40))
-def test_parts_by_time_are_disjoint_complete_and_in_order(days: list[float]) -> None:
+def test_a_split_by_time_has_each_row_in_one_part_and_the_parts_in_order_of_time(days: list[float]) -> None:
     frame = rows([*days, 1, 12, 50, 51])
     parts = split_rows(frame, spec=TIMED, until=UNTIL)
     assert sorted([*parts.train.index, *parts.validation.index, *parts.test.index]) == list(frame.index)
@@ -47,24 +48,24 @@ def test_parts_by_time_are_disjoint_complete_and_in_order(days: list[float]) -> 
 
 
 def test_an_entity_stays_in_the_same_part_when_rows_are_added() -> None:
-    few = rows([0.0] * 300).assign(event_time=datetime(1970, 1, 1))
-    many = pd.concat([few, few.assign(entity_id=few["entity_id"] + "x")])
-    small, large = (split_rows(frame, spec=TIMELESS, until=UNTIL) for frame in (few, many))
+    old_rows = rows([0.0] * 300).assign(event_time=datetime(1970, 1, 1))
+    all_rows = pd.concat([old_rows, old_rows.assign(entity_id=old_rows["entity_id"] + "x")])
+    old_split, new_split = (split_rows(frame, spec=TIMELESS, until=UNTIL) for frame in (old_rows, all_rows))
     for part in ("train", "validation", "test"):
-        assert set(getattr(small, part)["entity_id"]) <= set(getattr(large, part)["entity_id"])
-    assert 0.15 < len(large.test) / len(many) < 0.25
+        assert set(getattr(old_split, part)["entity_id"]) <= set(getattr(new_split, part)["entity_id"])
+    assert 0.15 < len(new_split.test) / len(all_rows) < 0.25
 
 
-def test_the_shares_of_entities_differ_between_models() -> None:
-    assert entity_share("a", "e1") != entity_share("b", "e1")
+def test_the_share_of_an_entity_is_fixed_and_differs_between_models() -> None:
     assert entity_share("a", "e1") == entity_share("a", "e1")
+    assert entity_share("a", "e1") != entity_share("b", "e1")
 
 
-def test_an_empty_part_is_refused_with_its_name() -> None:
+def test_the_error_for_an_empty_part_names_the_part() -> None:
     with pytest.raises(MissingLabels, match="validation"):
         split_rows(rows([1, 50, 51]), spec=TIMED, until=UNTIL)
 
 
-def test_a_class_without_training_rows_is_refused_by_name() -> None:
+def test_the_error_for_a_class_without_training_rows_names_the_class() -> None:
     with pytest.raises(MissingLabels, match="yes"):
         split_rows(rows([1, 12, 50]), spec=TIMED, until=UNTIL)
