@@ -30,7 +30,7 @@ from pipelines.runs import training_runs
 from pipelines.runs.extract import read_rows
 from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.spec import find_spec
-from stack.backup.archive import Archive, opened
+from stack.backup.archive import Archive, open_archive
 from stack.backup.backup import DUMP, SETTINGS, BackupReport, backup
 from stack.backup.restore import restore
 from stack.down import down
@@ -206,7 +206,7 @@ def test_no_member_of_the_archive_holds_a_secret(source: Stack, state: BackupSta
     encrypted = [row[0] for row in source.airflow("SELECT password FROM connection UNION SELECT val FROM variable")]
     hashes = [row[0] for row in root(source.settings, "SELECT authentication_string FROM mysql.user")]
     assert len([value for value in hashes if value]) > 5
-    with opened(state.file) as archive:
+    with open_archive(state.file) as archive:
         members = dict(contents(archive))
     for name, content in members.items():
         for value in filter(None, [*secrets_in_clear, *encrypted, *hashes]):
@@ -253,7 +253,7 @@ while True:
         writer.wait()
         with session(source.settings, "root", "mysql") as connection:
             connection.execute(text("DROP TABLE evergreen.pair, optuna.pair"))
-    with opened(folder / "busy.tar") as archive:
+    with open_archive(folder / "busy.tar") as archive:
         rows = archive.manifest["rows"]
     assert rows["evergreen.pair"] == rows["optuna.pair"] >= 100
 
