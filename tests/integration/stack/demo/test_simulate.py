@@ -13,8 +13,8 @@ from db.store.loads import latest_commit_seq
 from db.store.point_in_time import training_frame
 from pipelines.spec import find_spec
 from stack.demo.late_labels import LateLabels
-from stack.demo.simulate import People, simulate
-from stack.demo.traffic import Answer, Traffic
+from stack.demo.simulate import SimulatedPeople, simulate
+from stack.demo.traffic import Answer, RetryingTraffic
 from stack.example_data.scenario_names import Scenario
 from tests.servers import free_port
 from tests.services import make_service
@@ -105,7 +105,7 @@ def test_late_labels_wait_in_a_file_until_a_simulation_loads_them_when_due(servi
 def test_rows_of_a_world_without_time_reach_the_store_too(settings):
     spec = find_spec(settings.models_dir, "churn")
     bootstrap.migrate(settings, [spec.store])
-    people = People(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)
+    people = SimulatedPeople(spec, scenario=Scenario.BROKEN, since=None, count=20, seed=201)
     bodies = [people.body(number)["data"] for number in range(20)]
     answers = [Answer(number, uuid4(), utc_now(), "stays", 1) for number in range(20)]
     late = LateLabels(settings, spec, delay=NOW, source="test", name="churn")
@@ -122,7 +122,7 @@ def test_rows_of_a_world_without_time_reach_the_store_too(settings):
 
 def test_requests_are_never_sent_before_their_time(service):
     start, rate = utc_now(), 50.0
-    with Traffic(
+    with RetryingTraffic(
         f"http://127.0.0.1:{service.port}", key="", body=lambda _: {"data": service.row}, count=30, rate=rate
     ) as traffic:
         while not traffic.is_over(within=1):
@@ -136,7 +136,7 @@ def test_a_refused_row_is_counted_and_the_traffic_goes_on(service):
     def body(number):
         return {"data": {**service.row, "age": 300 if number == 3 else 30}}
 
-    with Traffic(f"http://127.0.0.1:{service.port}", key="", body=body, count=10, rate=500) as traffic:
+    with RetryingTraffic(f"http://127.0.0.1:{service.port}", key="", body=body, count=10, rate=500) as traffic:
         while not traffic.is_over(within=1):
             pass
     assert (len(traffic.answers), len(traffic.refusals)) == (9, 1)
@@ -155,7 +155,7 @@ def test_a_missing_or_wrong_service_is_an_error_at_once(service):
         )
     wrong_url = f"http://127.0.0.1:{service.port}/elsewhere"
     with (
-        Traffic(wrong_url, key="", body=lambda _: {}, count=1, rate=1) as traffic,
+        RetryingTraffic(wrong_url, key="", body=lambda _: {}, count=1, rate=1) as traffic,
         pytest.raises(StackError, match="404"),
     ):
         traffic.is_over(within=20)

@@ -4,8 +4,8 @@ import shutil
 
 from pipelines.spec import find_spec
 from pipelines.spec.sections import TimeSplit
-from stack.demo.own_stack import MODEL, ONLY_FOUND, SHORT, shorten
-from stack.demo.play import CALM, JUDGED, RATE
+from stack.demo.own_stack import MODEL, MONITORING_ONLY, SHORT_DURATIONS, shorten
+from stack.demo.play import RATE, WINDOWS_AFTER_CHANGE, WINDOWS_BEFORE_CHANGE
 from utils.duration import duration
 from utils.version import ROOT
 
@@ -16,8 +16,8 @@ def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_i
     shorten(tmp_path / f"{MODEL}.yaml")
     after = find_spec(tmp_path, MODEL).model_dump(mode="json")
     changed = dict(differences(before, after))
-    assert set(changed) == {*SHORT, *ONLY_FOUND}
-    for key in SHORT:
+    assert set(changed) == {*SHORT_DURATIONS, *MONITORING_ONLY}
+    for key in SHORT_DURATIONS:
         old, new = changed[key]
         assert duration(new) < duration(old)
 
@@ -27,8 +27,8 @@ def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_ala
     shorten(tmp_path / f"{MODEL}.yaml")
     spec = find_spec(tmp_path, MODEL)
     assert RATE * spec.monitoring.window.total_seconds() >= spec.monitoring.min_rows
-    assert JUDGED >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
-    assert spec.monitoring.drift.breaches <= CALM
+    assert WINDOWS_AFTER_CHANGE >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
+    assert spec.monitoring.drift.breaches <= WINDOWS_BEFORE_CHANGE
     assert isinstance(spec.training.split, TimeSplit)
     assert RATE * spec.training.split.test.total_seconds() >= spec.gates.min_rows
 
