@@ -138,10 +138,10 @@ def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) 
     """Load the example world of every model without data, if the model has one. Raises: Unreachable, AccessDenied."""
     from db.store.loads import latest_commit_seq
     from stack.example_data.load_example import load_example
-    from stack.example_data.worlds import WORLDS
+    from stack.example_data.worlds import GENERATORS
 
     for spec in specs:
-        if spec.name not in WORLDS or latest_commit_seq(settings, spec.name):
+        if spec.name not in GENERATORS or latest_commit_seq(settings, spec.name):
             continue
         with steps.step(f"example data {spec.name}") as step:
             report = load_example(spec=spec, settings=settings, now=utc_now())

@@ -177,7 +177,7 @@ class SimulatedPeople:
     def __init__(self, spec: ModelSpec, *, scenario: Scenario, since: datetime | None, count: int, seed: int) -> None:
         now = utc_now()
         unchanged, changed = (
-            scenarios.traffic(spec.name, scenario=name, end=now, rows=count, seed=seed)
+            scenarios.draw_people(spec.name, scenario=name, end=now, rows=count, seed=seed)
             for name in (Scenario.NONE, scenario)
         )
         self._spec, self._seed, self._count = spec, seed, count

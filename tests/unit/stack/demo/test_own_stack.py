@@ -1,4 +1,4 @@
-"""The demonstration changes two things in a model file: durations, and the reasons that may start a training."""
+"""The demonstration changes two things in a model file: durations, and the causes that may start a training."""
 
 import shutil
 
@@ -10,19 +10,19 @@ from utils.duration import duration
 from utils.version import ROOT
 
 
-def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_is_shorter(tmp_path):
+def test_only_durations_and_causes_of_training_differ_and_each_duration_is_shorter(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     before = find_spec(tmp_path, MODEL).model_dump(mode="json")
     shorten(tmp_path / f"{MODEL}.yaml")
     after = find_spec(tmp_path, MODEL).model_dump(mode="json")
-    changed = dict(differences(before, after))
-    assert set(changed) == {*SHORT_DURATIONS, *MONITORING_ONLY}
+    changed_values = dict(differences(before, after))
+    assert set(changed_values) == {*SHORT_DURATIONS, *MONITORING_ONLY}
     for key in SHORT_DURATIONS:
-        old, new = changed[key]
+        old, new = changed_values[key]
         assert duration(new) < duration(old)
 
 
-def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_alarm_fits_into_it(tmp_path):
+def test_the_demonstration_sends_enough_rows_per_window_and_watches_enough_windows_for_an_alarm(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     shorten(tmp_path / f"{MODEL}.yaml")
     spec = find_spec(tmp_path, MODEL)
@@ -34,7 +34,7 @@ def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_ala
 
 
 def differences(before, after, path=""):
-    """Dotted keys at which two nested dictionaries differ, with both values."""
+    """Yield each dotted key at which two nested dictionaries differ, with the values (before, after)."""
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
