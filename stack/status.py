@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from db.history import deployments
 from db.session import session
-from stack.programs.health import answers, healthy, mariadb_answers
+from stack.programs.health import answers, is_healthy, mariadb_answers
 from stack.programs.processes import pss_mb
 from stack.programs.program import Program
 from stack.programs.program_list import programs, serving_urls
@@ -67,7 +67,7 @@ def _part(program: Program, states: Mapping[str, State], settings: Settings) -> 
         # A server of another stack may answer at this address. It is not this part.
         return Part(program.name, program.url, False, 0.0, None)
     since = datetime.fromtimestamp(state.since, UTC).replace(tzinfo=None)
-    return Part(program.name, program.url, healthy(program, settings), pss_mb(state.pid), since)
+    return Part(program.name, program.url, is_healthy(program, settings), pss_mb(state.pid), since)
 
 
 def _team_servers(settings: Settings) -> list[Part]:

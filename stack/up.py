@@ -11,8 +11,8 @@ from pipelines.spec import ModelSpec, load_spec, model_names
 from stack.first_training import is_live, train_first
 from stack.programs import airflow_programs, mariadb, ports, secrets
 from stack.programs.airflow_client import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
-from stack.programs.health import answers, healthy
-from stack.programs.lock import exclusive
+from stack.programs.health import answers, is_healthy
+from stack.programs.lock import hold_lock
 from stack.programs.program import Program
 from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
@@ -50,7 +50,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
-    with exclusive(settings), Steps(console) as steps:
+    with hold_lock(settings), Steps(console) as steps:
         with steps.step("secrets") as step:
             settings, new_variables = secrets.ensure(settings)
             step.note = f"{len(new_variables)} written to {settings.env_file}" if new_variables else "kept"
@@ -191,4 +191,4 @@ def _await_versions(plan: Plan, steps: Steps) -> None:
 
 def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
     by_name = {program.name: program for program in waiting}
-    wait_for_programs(by_name, lambda name: healthy(by_name[name], plan.settings), plan.supervisor)
+    wait_for_programs(by_name, lambda name: is_healthy(by_name[name], plan.settings), plan.supervisor)

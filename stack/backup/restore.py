@@ -26,7 +26,7 @@ from stack.backup.backup import DUMP, SETTINGS, portable_fields
 from stack.backup.dump import load
 from stack.programs import mariadb, ports, secrets
 from stack.programs.folders import runtime
-from stack.programs.lock import exclusive
+from stack.programs.lock import hold_lock
 from stack.programs.processes import clear_leftovers, ours
 from stack.programs.program import base_environment
 from stack.programs.starting import wait_for_end, wait_for_process
@@ -74,7 +74,7 @@ def restore(settings: Settings, file: Path, *, force: bool, progress: Progress) 
     After an error the stack is unchanged, except that a team's own database may be partly filled.
     """
     start = time.monotonic()
-    with open_archive(file) as archive, exclusive(settings):
+    with open_archive(file) as archive, hold_lock(settings):
         _reject_newer_backup(archive)
         variables = _read_missing_variables(settings, archive)
         settings = _apply_variables(settings, variables)
