@@ -1,4 +1,4 @@
-"""`up`: bring up the stack from a checkout. Every step checks the current state and adds only the missing parts."""
+"""`up`: bring up the stack from a checkout. Each step checks the current state and adds only what is missing."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -23,8 +23,8 @@ from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
-TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow, which should be running
-CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # a paused DAG loses its events
+TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow
+CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # events for a paused DAG are lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     `since`: Unix time from which the total time counts, by default now. Returns the settings with the generated
     secrets.
 
-    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed. Started programs keep running then.
+    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed. After an error, programs that were
+    started keep running.
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
@@ -55,7 +56,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
             settings, new_variables = secrets.ensure(settings)
             step.note = f"{len(new_variables)} written to {settings.env_file}" if new_variables else "kept"
         plan = _supervise(settings, specs, steps)
-        with ThreadPoolExecutor(1) as executor:  # Airflow takes longest and does not need the other parts
+        with ThreadPoolExecutor(1) as executor:  # Airflow starts most slowly and does not need the other programs
             airflow_start = executor.submit(_start_airflow, plan, steps)
             _start_data(plan, steps)
             airflow_start.result()
@@ -74,7 +75,7 @@ def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -
             cleared = plan.supervisor.clear_leftovers()
             ports.check(plan.programs, settings)
             step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
-        # An old service answers until its successor starts. Its spool keeps predictions while MariaDB is away.
+        # An old service answers until its successor starts. Predictions wait in its spool while MariaDB restarts.
         plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.named("serve-")])
     return plan
 
@@ -93,7 +94,7 @@ def _start_airflow(plan: Plan, steps: Steps) -> None:
 
 
 def _start_data(plan: Plan, steps: Steps) -> None:
-    """Start MariaDB with users, tables and data, then MLflow and the services, which need it."""
+    """Start MariaDB, create its users, tables and data, then start MLflow and the services, which need MariaDB."""
     settings = plan.settings
     _start_mariadb(plan, steps)
     with steps.step("databases and tables") as step:
@@ -135,7 +136,7 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
 
 
 def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) -> None:
-    """Load the example world of every model without data, if the model has one. Raises: Unreachable, AccessDenied."""
+    """Load the example data of every model that has example data and no rows. Raises: Unreachable, AccessDenied."""
     from db.store.loads import latest_commit_seq
     from stack.example_data.load_example import load_example
     from stack.example_data.worlds import GENERATORS
@@ -154,18 +155,18 @@ def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *
     `begun`: Unix time from which the time to each model's first answer counts.
     Raises: StackError, Unreachable, AccessDenied, NotFound.
     """
-    _wire_airflow(settings, specs, steps)
+    _connect_airflow(settings, specs, steps)
     train_first(settings, specs, steps, begun=begun)
 
 
-def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
-    """Create the connections that tasks use for the store. Then unpause every DAG, consumers before producers."""
+def _connect_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
+    """Create the connections to the store. Then unpause every DAG: a DAG that handles an event before its sender."""
     airflow = Airflow(settings)
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
-        airflow.upsert_connection(READER_CONNECTION, "reader")  # users' queries for batch scoring
-        airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # partitions, retention
-        if any(spec.source.query for spec in specs):  # no other task writes to the store
+        airflow.upsert_connection(READER_CONNECTION, "reader")  # for users' queries in batch scoring
+        airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # for partitions and retention
+        if any(spec.source.query for spec in specs):  # only tasks that load a query write to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
         required = [*(f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs), "maintenance"]
         for dag_id in required:
@@ -177,7 +178,7 @@ def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) 
 
 
 def _await_versions(plan: Plan, steps: Steps) -> None:
-    """Wait until new services on this machine have fetched the deployed versions."""
+    """Wait until the services on this machine have fetched the deployed versions."""
     urls = {program.name: program.url for program in plan.named("serve-")}
     live = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
     if not all(is_ready(urls[name]) for name in live):
@@ -185,7 +186,7 @@ def _await_versions(plan: Plan, steps: Steps) -> None:
             try:
                 wait_for_programs(live, lambda name: is_ready(urls[name]), plan.supervisor)
                 step.note = "fetched"
-            except StackError as error:  # the version may come later, and the rest of the stack works
+            except StackError as error:  # a service may fetch its version later, and the rest of the stack works
                 step.note = f"not yet: {error}"
 
 

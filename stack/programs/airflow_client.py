@@ -110,9 +110,7 @@ class Airflow:
     def runs(self, dag_id: str, *, states: tuple[str, ...] = (), limit: int = 5) -> list[dict[str, Any]]:
         """The newest runs, newest first. If `states` is not empty, only runs in these states."""
         query = {"order_by": "-run_after", "limit": limit, "state": list(states)}
-        dag_runs: list[dict[str, Any]] = self._api("GET", f"dags/{_quote(dag_id)}/dagRuns", query=query)[
-            "dag_runs"
-        ]
+        dag_runs: list[dict[str, Any]] = self._api("GET", f"dags/{_quote(dag_id)}/dagRuns", query=query)["dag_runs"]
         return dag_runs
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ def test_work_counts_computing_also_in_a_child_but_not_polling(tmp_path: Path, m
     polls = "import time\nwhile True: time.sleep(0.05)"
     with program(polls, log) as process:
         assert work(process.pid) == (0, 0)
-    monkeypatch.setattr(processes, "COMPUTED", 0.2)
+    monkeypatch.setattr(processes, "CPU_STEP", 0.2)
     computes = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     with program(computes, log) as process:
         wait_for("work", lambda: work(process.pid)[0] > 2)
