@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from api.requests.row_type import example
 from db.session import session
-from deploy.compose_stack import Stack
+from deploy.compose_stack import ComposeStack
 from deploy.compose_traffic import Target, UnretriedTraffic
 from deploy.dashboards import Query, queries
 from pipelines.spec import find_spec
@@ -37,7 +37,7 @@ def require_success(airflow: Airflow, dag_id: str, run_id: str) -> None:
 # --- profile monitoring --------------------------------------------------------------------------------------------
 
 
-def monitoring(stack: Stack) -> str:
+def monitoring(stack: ComposeStack) -> str:
     """Run the tests of the alert rules. Run every query of the dashboards on its data source."""
     stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
     stack.wait_until_ready(["prometheus"])
@@ -68,7 +68,7 @@ def monitoring(stack: Stack) -> str:
     return f"rules pass, {service_count} services up, {len(panel_queries)} dashboard queries, {with_rows} with rows"
 
 
-def _has_rows(stack: Stack, query: Query) -> bool:
+def _has_rows(stack: ComposeStack, query: Query) -> bool:
     """Whether MariaDB returns rows for `query`. Raises: Unreachable, DBAPIError."""
     with session(stack.settings, "reader") as connection:
         return bool(connection.exec_driver_sql(query.sql.replace("%", "%%")).all())
@@ -84,7 +84,7 @@ def _query_prometheus(url: str, query: str) -> list[dict[str, Any]]:
 # --- profile load --------------------------------------------------------------------------------------------------
 
 
-def load(stack: Stack) -> str:
+def load(stack: ComposeStack) -> str:
     """Start ten users for ten seconds on locust's page. Raises: RuntimeError if a request fails or none is sent."""
     stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
@@ -106,7 +106,7 @@ def load(stack: Stack) -> str:
 # --- profile replicas ----------------------------------------------------------------------------------------------
 
 
-def replicas(stack: Stack) -> str:
+def replicas(stack: ComposeStack) -> str:
     """Swap the version, replace both containers in sequence, and crash each of them, while requests are sent.
 
     No request may fail. Each request must be in the log once, even if it was sent to both replicas.
@@ -137,7 +137,7 @@ def replicas(stack: Stack) -> str:
     return "; ".join(results)
 
 
-def _require_no_failure(stack: Stack, action: Callable[[], None]) -> str:
+def _require_no_failure(stack: ComposeStack, action: Callable[[], None]) -> str:
     """Send requests while `action` runs. Raises: RuntimeError if a request fails, is not logged, or is logged twice."""
     spec = find_spec(stack.models, MODEL)
     target = Target(f"http://127.0.0.1:{stack.ports['BALANCER']}", example(spec), spec.entity)
@@ -152,7 +152,7 @@ def _require_no_failure(stack: Stack, action: Callable[[], None]) -> str:
 # --- profile scale -------------------------------------------------------------------------------------------------
 
 
-def scale(stack: Stack, console: Console) -> str:
+def scale(stack: ComposeStack, console: Console) -> str:
     """Run a search of 16 trials three times: with one worker, with two workers, and with one of two workers killed."""
     _let_trials_end_the_search(stack)
     table = Table(title=f"one search of {TRIALS} trials, one processor per worker")
@@ -175,7 +175,7 @@ def scale(stack: Stack, console: Console) -> str:
     return ", ".join(f"{title}: {duration:.0f} s" for title, duration in seconds.items())
 
 
-def _let_trials_end_the_search(stack: Stack) -> None:
+def _let_trials_end_the_search(stack: ComposeStack) -> None:
     """Raise the time limit of the search, so that its number of trials ends it. Reduce the rows to shorten a trial."""
     file = stack.models / f"{SEARCH_MODEL}.yaml"
     content = yaml.safe_load(file.read_text())
@@ -184,7 +184,7 @@ def _let_trials_end_the_search(stack: Stack) -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def _search(stack: Stack, *, kill: bool) -> tuple[float, int, int]:
+def _search(stack: ComposeStack, *, kill: bool) -> tuple[float, int, int]:
     """Run a search. Return its duration in seconds, its number of complete trials, and how many repeat parameters."""
     airflow, dag_id = Airflow(stack.settings), f"{SEARCH_MODEL}_training"
     run_id = airflow.trigger(dag_id, {"reason": "compose-check", "trials": TRIALS})
@@ -200,7 +200,7 @@ def _search(stack: Stack, *, kill: bool) -> tuple[float, int, int]:
     return duration.total_seconds(), len(trials), len(trials) - len(set(trials))
 
 
-def _read_trials(stack: Stack, run_id: str) -> list[str]:
+def _read_trials(stack: ComposeStack, run_id: str) -> list[str]:
     """Return the parameters of each complete trial."""
     query = (
         "SELECT GROUP_CONCAT(p.param_name, '=', p.param_value ORDER BY 1) FROM studies s JOIN trials t USING (study_id)"

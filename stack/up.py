@@ -18,7 +18,7 @@ from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
 from stack.programs.supervisor import STOPPED, Supervisor
 from stack.progress import Steps
-from stack.summary import farewell, is_ready
+from stack.summary import is_ready, print_summary
 from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
@@ -62,7 +62,7 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
             airflow_start.result()
         begin_models(settings, specs, steps, begun=begun)
         _await_versions(plan, steps)
-    farewell(settings, specs, console, begun=begun)
+    print_summary(settings, specs, console, begun=begun)
     return settings
 
 

@@ -40,7 +40,7 @@ def size(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def last_words(log: Path, *, lines: int = 30) -> str:
+def last_lines(log: Path, *, lines: int = 30) -> str:
     """The last `lines` lines of `log`, without blank lines. The text "nothing" if there are no lines."""
     content = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join([line[:300] for line in content.splitlines() if line.strip()][-lines:]) or "nothing"

@@ -112,7 +112,7 @@ def test_permanent_services_have_a_health_check_and_all_services_have_a_memory_l
         assert "mem_limit" in service, name
 
 
-def test_every_health_check_allows_a_slow_start() -> None:
+def test_every_health_check_has_the_same_long_start_period() -> None:
     assert {each["healthcheck"]["start_period"] for each in SERVICES.values() if "healthcheck" in each} == {"60m"}
 
 
