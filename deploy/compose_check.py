@@ -129,7 +129,7 @@ def memory(stack: ComposeStack) -> str:
 
 
 def take_down(stack: ComposeStack) -> str:
-    stack.compose("down", "--volumes", "--timeout", "60", profiles=profiles.NAMES)
+    stack.compose("down", "--volumes", "--timeout", "60", profiles=profiles.PROFILE_NAMES)
     remaining = stack.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}")
     if remaining:
         raise RuntimeError(f"containers are left: {remaining}")
@@ -146,10 +146,10 @@ DEFAULT_STEPS: dict[str, Step] = {
     "memory": memory,
 }
 PROFILE_STEPS: dict[str, Step] = {
-    "rules and dashboards": profiles.monitoring,
-    "load by locust": profiles.load,
-    "two replicas": profiles.replicas,
-    "two workers": lambda stack: profiles.scale(stack, console),
+    "rules and dashboards": profiles.check_monitoring,
+    "load by locust": profiles.check_load,
+    "two replicas": profiles.check_replicas,
+    "two workers": lambda stack: profiles.check_scale(stack, console),
 }
 
 

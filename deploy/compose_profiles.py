@@ -22,7 +22,7 @@ from stack.programs.airflow_runs import end_of, patience
 from utils.patience import Patience
 from utils.settings import OPTUNA_DB
 
-NAMES = ("monitoring", "load", "replicas", "scale")  # of the profiles
+PROFILE_NAMES = ("monitoring", "load", "replicas", "scale")
 MODEL, SEARCH_MODEL = "churn", "credit_score"
 TRIALS = 16  # of one search
 
@@ -37,7 +37,7 @@ def require_success(airflow: Airflow, dag_id: str, run_id: str) -> None:
 # --- profile monitoring --------------------------------------------------------------------------------------------
 
 
-def monitoring(stack: ComposeStack) -> str:
+def check_monitoring(stack: ComposeStack) -> str:
     """Run the tests of the alert rules. Run every query of the dashboards on its data source."""
     stack.compose("up", "-d", "prometheus", profiles=["monitoring"])
     stack.wait_until_ready(["prometheus"])
@@ -84,7 +84,7 @@ def _query_prometheus(url: str, query: str) -> list[dict[str, Any]]:
 # --- profile load --------------------------------------------------------------------------------------------------
 
 
-def load(stack: ComposeStack) -> str:
+def check_load(stack: ComposeStack) -> str:
     """Start ten users for ten seconds on locust's page. Raises: RuntimeError if a request fails or none is sent."""
     stack.compose("up", "-d", "--build", "locust", profiles=["load"])
     url = f"http://127.0.0.1:{stack.ports['LOCUST']}"
@@ -106,7 +106,7 @@ def load(stack: ComposeStack) -> str:
 # --- profile replicas ----------------------------------------------------------------------------------------------
 
 
-def replicas(stack: ComposeStack) -> str:
+def check_replicas(stack: ComposeStack) -> str:
     """Swap the version, replace both containers in sequence, and crash each of them, while requests are sent.
 
     No request may fail. Each request must be in the log once, even if it was sent to both replicas.
@@ -120,7 +120,7 @@ def replicas(stack: ComposeStack) -> str:
             command = ["evergreen", "deploy", MODEL, version, "--reason", "compose-check"]
             stack.compose("run", "--rm", "--no-deps", "-T", "begin", *command)
 
-    def exchange() -> None:
+    def replace() -> None:
         for name in replica_names:
             stack.compose("up", "-d", "--no-deps", "--force-recreate", name, profiles=["replicas"])
             stack.wait_until_ready([name])
@@ -132,7 +132,7 @@ def replicas(stack: ComposeStack) -> str:
 
     results = [
         f"{title}: {_require_no_failure(stack, action)}"
-        for title, action in (("swapped twice", swap), ("both exchanged", exchange), ("each crashed once", crash))
+        for title, action in (("swapped twice", swap), ("both replaced", replace), ("each crashed once", crash))
     ]
     return "; ".join(results)
 
@@ -152,7 +152,7 @@ def _require_no_failure(stack: ComposeStack, action: Callable[[], None]) -> str:
 # --- profile scale -------------------------------------------------------------------------------------------------
 
 
-def scale(stack: ComposeStack, console: Console) -> str:
+def check_scale(stack: ComposeStack, console: Console) -> str:
     """Run a search of 16 trials three times: with one worker, with two workers, and with one of two workers killed."""
     _let_trials_end_the_search(stack)
     table = Table(title=f"one search of {TRIALS} trials, one processor per worker")
@@ -189,14 +189,14 @@ def _search(stack: ComposeStack, *, kill: bool) -> tuple[float, int, int]:
     airflow, dag_id = Airflow(stack.settings), f"{SEARCH_MODEL}_training"
     run_id = airflow.trigger(dag_id, {"reason": "compose-check", "trials": TRIALS})
     if kill:
-        first_trials = patience(airflow, f"{TRIALS // 4} trials", dag_id)
-        first_trials.until(lambda: len(_read_trials(stack, f"{dag_id}/{run_id}")) >= TRIALS // 4)
+        trial_patience = patience(airflow, f"{TRIALS // 4} trials", dag_id)
+        trial_patience.until(lambda: len(_read_trials(stack, f"{dag_id}/{run_id}")) >= TRIALS // 4)
         stack.crash(stack.containers("airflow-worker")[0])
     require_success(airflow, dag_id, run_id)
     tasks = [task for task in airflow.tasks(dag_id, run_id) if task["task_id"] in {"explore", "search"}]
-    began, ended = min(task["start_date"] for task in tasks), max(task["end_date"] for task in tasks)
+    start, end = min(task["start_date"] for task in tasks), max(task["end_date"] for task in tasks)
     trials = _read_trials(stack, f"{dag_id}/{run_id}")
-    duration = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    duration = datetime.fromisoformat(end) - datetime.fromisoformat(start)
     return duration.total_seconds(), len(trials), len(trials) - len(set(trials))
 
 

@@ -24,19 +24,26 @@ from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
 TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow
-CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # events for a paused DAG are lost
+CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # order, because a paused DAG loses its events
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The models, programs and supervisor of a stack on this machine."""
+    """The parts of a stack on this machine.
+
+    settings: the settings, with all secrets.
+    specs: the model files.
+    programs: the programs that this machine runs.
+    supervisor: the supervisor of the programs.
+    """
 
     settings: Settings
     specs: tuple[ModelSpec, ...]
     programs: tuple[Program, ...]
     supervisor: Supervisor
 
-    def named(self, prefix: str) -> list[Program]:
+    def select(self, prefix: str) -> list[Program]:
+        """The programs whose name begins with `prefix`."""
         return [program for program in self.programs if program.name.startswith(prefix)]
 
 
@@ -72,16 +79,16 @@ def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -
         if plan.supervisor.running:
             ports.check(plan.programs, settings)
         else:
-            cleared = plan.supervisor.clear_leftovers()
+            ended_count = plan.supervisor.clear_leftovers()
             ports.check(plan.programs, settings)
-            step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
+            step.note = f"ended {ended_count} leftover processes of a killed run" if ended_count else ""
         # An old service answers until its successor starts. Predictions wait in its spool while MariaDB restarts.
-        plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.named("serve-")])
+        plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.select("serve-")])
     return plan
 
 
 def _start_airflow(plan: Plan, steps: Steps) -> None:
-    if components := plan.named("airflow-"):
+    if components := plan.select("airflow-"):
         with steps.step("Airflow: metadata") as step:
             step.note = "migrated" if airflow_programs.prepare(plan.settings) else "current"
         with steps.step("Airflow: start"):
@@ -101,17 +108,17 @@ def _start_data(plan: Plan, steps: Steps) -> None:
         from db.admin import bootstrap
 
         bootstrap.create_databases_and_users(settings)
-        plan.supervisor.start([program.name for program in plan.named("mlflow")])  # creates its tables in parallel
+        plan.supervisor.start([program.name for program in plan.select("mlflow")])  # creates its tables in parallel
         step.note = ", ".join(bootstrap.migrate(settings, [spec.store for spec in plan.specs])) or "current"
     load_examples(settings, plan.specs, steps)
     with steps.step("MLflow") as step:
         step.note = settings.mlflow_tracking_url
-        if mlflow := plan.named("mlflow"):
+        if mlflow := plan.select("mlflow"):
             _wait_healthy(mlflow, plan)
         elif not answers(f"{settings.mlflow_tracking_url}/health"):
             raise Unreachable(service="MLflow", address=settings.mlflow_tracking_url)
     with steps.step("prediction services") as step:
-        services = plan.named("serve-")
+        services = plan.select("serve-")
         plan.supervisor.start([program.name for program in services])
         _wait_healthy(services, plan)
         step.note = ", ".join(program.url for program in services)
@@ -160,7 +167,7 @@ def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *
 
 
 def _connect_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
-    """Create the connections to the store. Then unpause every DAG: a DAG that handles an event before its sender."""
+    """Create the connections to the store. Then unpause the DAGs, first those that receive events of the others."""
     airflow = Airflow(settings)
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
@@ -179,17 +186,17 @@ def _connect_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Step
 
 def _await_versions(plan: Plan, steps: Steps) -> None:
     """Wait until the services on this machine have fetched the deployed versions."""
-    urls = {program.name: program.url for program in plan.named("serve-")}
-    live = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
-    if not all(is_ready(urls[name]) for name in live):
+    urls = {program.name: program.url for program in plan.select("serve-")}
+    live_services = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
+    if not all(is_ready(urls[name]) for name in live_services):
         with steps.step("deployed versions") as step:
             try:
-                wait_for_programs(live, lambda name: is_ready(urls[name]), plan.supervisor)
+                wait_for_programs(live_services, lambda name: is_ready(urls[name]), plan.supervisor)
                 step.note = "fetched"
             except StackError as error:  # a service may fetch its version later, and the rest of the stack works
                 step.note = f"not yet: {error}"
 
 
-def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
-    by_name = {program.name: program for program in waiting}
+def _wait_healthy(unready: list[Program], plan: Plan) -> None:
+    by_name = {program.name: program for program in unready}
     wait_for_programs(by_name, lambda name: is_healthy(by_name[name], plan.settings), plan.supervisor)

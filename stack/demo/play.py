@@ -39,8 +39,8 @@ TRAFFIC_SECONDS = 420  # seconds of requests per simulation; longer traffic cont
 MONITORING_CAUSES = {"drift", "performance"}  # causes of a retraining that must not occur without a change
 
 CHANGE_TEXTS = {
-    Scenario.SHIFT: ("The world changes", "Incomes rise by 30%; debts and new inquiries decide more than payments."),
-    Scenario.NONE: ("The world stays as it is", "Drift must start no training, and no version may be promoted for it."),
+    Scenario.SHIFT: ("The data changes", "Incomes rise by 30%. Debts and inquiries count more than payments."),
+    Scenario.NONE: ("The data stays the same", "Drift must start no training, and no version may be promoted for it."),
     Scenario.BROKEN: (
         "A source breaks",
         "Incomes come in thousands, and salaries are missing. People and labels stay the same. The platform must send"
@@ -113,16 +113,16 @@ def play(
     window = spec.monitoring.window
     _announce(
         console,
-        f"1. The world is as it was when version {champion} learned",
+        f"1. The data is like that on which version {champion} was trained",
         f"{RATE:.0f} people per second send one request each. Their labels follow {LABEL_DELAY.seconds} s later."
         f" {spec.name}_monitoring looks at windows of {window.seconds} s.",
     )
     with _send_traffic(settings, spec, Scenario.NONE) as sender:
         error = watch.until(
-            lambda: len(watch.rows("drift")) >= WINDOWS_BEFORE_CHANGE, lambda: len(watch.rows("drift")), beside=sender
+            lambda: len(watch.rows("drift")) >= WINDOWS_BEFORE_CHANGE, lambda: len(watch.rows("drift")), traffic=sender
         )
         changed_at = grid(utc_now(), window) + window
-        watch.until(lambda: utc_now() >= changed_at, utc_now, beside=sender)
+        watch.until(lambda: utc_now() >= changed_at, utc_now, traffic=sender)
     heading, text = CHANGE_TEXTS[scenario]
     _announce(console, f"2. {heading}", text)
     airflow = Airflow(settings)
@@ -130,7 +130,7 @@ def play(
         error += watch.until(
             lambda: _is_over(watch, champion, changed_at, scenario),
             lambda: _measure_progress(watch, airflow, changed_at),
-            beside=sender,
+            traffic=sender,
         )
     problems = [error] if error else []
     problems += (

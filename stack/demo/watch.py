@@ -44,19 +44,19 @@ class Watch:
     _printed: set[tuple[str, object]] = field(default_factory=set)
     _alerts_printed: int = 0
 
-    def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, beside: "Future[Any]") -> str:
+    def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, traffic: "Future[Any]") -> str:
         """Print new events until `reached` is true. Return an empty text.
 
-        If `sign` does not change for `STEP_PATIENCE` seconds, return an error text instead. `beside`: the traffic. It
-        must not end during the wait.
+        If `sign` does not change for `STEP_PATIENCE` seconds, return an error text instead. `traffic` must not end
+        during the wait.
 
         Raises: StackError if the traffic ends; the traffic's own error if it failed.
         """
 
         def is_reached() -> bool:
-            if beside.done():
-                raise StackError(f"the traffic ended early: {beside.result()}")
-            self.look()
+            if traffic.done():
+                raise StackError(f"the traffic ended early: {traffic.result()}")
+            self.print_new_events()
             return reached()
 
         try:
@@ -65,7 +65,7 @@ class Watch:
             return str(error)
         return ""
 
-    def look(self) -> None:
+    def print_new_events(self) -> None:
         """Read the events, and print the new events and alerts."""
         with session(self.settings, "reader") as connection:
             self.events = timeline.events(connection, self.spec.name, since=self.since)
@@ -73,9 +73,9 @@ class Watch:
             key = (kind, row["run_id"] if kind in {"training", "trained"} else row["id"])
             if key not in self._printed:
                 self._printed.add(key)
-                self._say(describe(kind, row), at=at)
+                self._print_line(describe(kind, row), at=at)
         for alert in self.alerts[self._alerts_printed :]:
-            self._say(f"the webhook gets an alert: {alert['text']}", at=utc_now())
+            self._print_line(f"the webhook gets an alert: {alert['text']}", at=utc_now())
         self._alerts_printed = len(self.alerts)
 
     def rows(self, kind: str, *, after: datetime | None = None, **values: object) -> list[RowMapping]:
@@ -88,7 +88,7 @@ class Watch:
         """The number of windows that begin at `after` or later and were compared with the profile."""
         return sum(row["window_start"] >= after for row in self.rows("drift"))
 
-    def _say(self, text: str, *, at: datetime) -> None:
+    def _print_line(self, text: str, *, at: datetime) -> None:
         seconds = (at - self.since).total_seconds()
         self.console.print(f"  [dim]{seconds:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
 
@@ -101,7 +101,7 @@ def describe(kind: str, row: RowMapping) -> str:
 def _describe_drift(row: RowMapping) -> str:
     window = f"window {row['window_start']:%H:%M:%S} to {row['window_end']:%H:%M:%S}, {row['row_count']:,} rows"
     if defects := row["evidence"]["defects"]:
-        return f"{window}: {len(defects)} features look broken, {defects[0]['feature']} first"
+        return f"{window}: {len(defects)} features print_new_events broken, {defects[0]['feature']} first"
     if not row["drifted"]:
         return f"{window}: as in training"
     difference = row["evidence"]["differences"][row["worst"]]
