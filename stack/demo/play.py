@@ -192,7 +192,7 @@ def _is_over(watch: Watch, champion: int, changed_at: datetime, scenario: Scenar
 
 
 def _measure_progress(watch: Watch, airflow: Airflow, changed_at: datetime) -> object:
-    """Return a value that changes with progress. Windows never end, so only the first ones after the change count."""
+    """Return a value that changes with progress. Only the first windows after the change count."""
     steps = sum(len(watch.rows(kind, after=changed_at)) for kind in ("training", "trained", "verdict", "deployment"))
     windows = min(watch.windows(after=changed_at), WINDOWS_AFTER_CHANGE)
     dags = (f"{watch.spec.name}_{kind}" for kind in ("training", "deployment"))

@@ -126,7 +126,7 @@ def _load_answers(
     while not is_over:
         load_at = time.monotonic() + LOAD_SECONDS
         while not (is_over := traffic.is_over(within=CHECK_SECONDS) or stop.is_set()) and time.monotonic() < load_at:
-            bar.update(task, completed=traffic.done, note=f"{traffic.done / (time.monotonic() - start):.0f} a second")
+            bar.update(task, completed=traffic.done, note=f"{traffic.done / (time.monotonic() - start):.0f} per second")
         seconds = time.monotonic() - start
         bar.update(task, completed=traffic.done)
         new_answers = traffic.answers[loaded_count:]

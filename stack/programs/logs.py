@@ -24,13 +24,13 @@ def show(settings: Settings, *, part: str | None, lines: int, follow: bool) -> N
         hint = f"logs are {', '.join(files)}" if files else "nothing was started yet"
         raise NotFound(what=f"log of {part!r}", where=str(logs(settings)), hint=hint)
     shown_files = {part: files[part]} if part else files
-    ends = {
+    positions = {
         name: _write_last_lines(name, file, lines, with_name=len(shown_files) > 1) for name, file in shown_files.items()
     }
     while follow:
         time.sleep(LOG_POLL)
-        ends = {
-            name: _write_new_lines(name, file, ends[name], with_name=len(shown_files) > 1)
+        positions = {
+            name: _write_new_lines(name, file, positions[name], with_name=len(shown_files) > 1)
             for name, file in shown_files.items()
         }
 
@@ -52,11 +52,11 @@ def _write_last_lines(name: str, file: Path, lines: int, *, with_name: bool) -> 
         return stream.tell()
 
 
-def _write_new_lines(name: str, file: Path, end: int, *, with_name: bool) -> int:
-    """Write the content after the position `end`, or the whole file if it was rotated. Return the new position."""
+def _write_new_lines(name: str, file: Path, position: int, *, with_name: bool) -> int:
+    """Write the content after `position` (bytes), or the whole file if it was rotated. Return the new position."""
     try:
         with file.open(errors="replace") as stream:
-            stream.seek(end if file.stat().st_size >= end else 0)
+            stream.seek(position if file.stat().st_size >= position else 0)
             _write(name, stream.readlines(), with_name=with_name)
             return stream.tell()
     except FileNotFoundError:  # the file is being rotated
@@ -64,6 +64,6 @@ def _write_new_lines(name: str, file: Path, end: int, *, with_name: bool) -> int
 
 
 def _write(name: str, lines: list[str], *, with_name: bool) -> None:
-    head = f"{name} | " if with_name else ""
-    sys.stdout.writelines(f"{head}{line.rstrip()}\n" for line in lines)
+    prefix = f"{name} | " if with_name else ""
+    sys.stdout.writelines(f"{prefix}{line.rstrip()}\n" for line in lines)
     sys.stdout.flush()
