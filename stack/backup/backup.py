@@ -168,7 +168,7 @@ def _add_files(settings: Settings, writer: ArchiveWriter, *, temporary_folder: P
 
 
 def _add_spools(settings: Settings, writer: ArchiveWriter, *, temporary_folder: Path) -> None:
-    """Add the spools. They are copied before the dump, so no row is missing in both."""
+    """Add the spools. They are copied before the dump, so each row is in the spool or in the dump."""
     for database in sorted(settings.spool.glob("*/*.db")):
         copy = temporary_folder / database.name
         with suppress(sqlite3.OperationalError):  # the service has emptied and removed the spool
