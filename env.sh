@@ -1,14 +1,14 @@
 #!/bin/sh
-# Writes the secrets that are missing in .env, once; `docker compose` and `make up` read the same file.
+# Writes missing secrets to .env. Existing secrets are kept. `docker compose` and `make up` both read this file.
 set -eu
 cd "$(dirname "$0")"
 umask 077
 touch .env
 
 hex() { od -An -N20 -tx1 /dev/urandom | tr -d ' \n'; }
-fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; } # exactly 32 bytes, in this alphabet
+fernet() { head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '\n'; } # Fernet needs 32 bytes in URL-safe base64
 
-secret() { # NAME VALUE
+secret() { # NAME VALUE: writes the variable unless it already has a value
   grep -q "^$1=." .env && return
   sed -i "/^$1=\$/d" .env
   printf '%s=%s\n' "$1" "$2" >>.env

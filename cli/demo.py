@@ -53,21 +53,21 @@ def demo(
         evergreen demo --scenario broken --json
     """
     from pipelines.spec import find_spec
-    from stack.demo.own_stack import MODEL, changing, demo_stack, own_settings
+    from stack.demo.own_stack import MODEL, changed_values, demo_stack, own_settings
     from stack.demo.play import play
     from stack.demo.webhook import webhook
 
     started_at, console, settings = since or time.time(), err if json else out, load_settings()
     with webhook() as (address, alerts):
         demo_settings = own_settings(settings, webhook=address)
-        before = changing(find_spec(settings.models_dir, MODEL))
+        before = changed_values(find_spec(settings.models_dir, MODEL))
         with demo_stack(demo_settings, console=console, since=started_at) as spec:
             console.print(
                 "\n[bold]From here on[/bold] the model file has shorter durations, and only what monitoring finds may "
                 "start a training; nothing else differs:",
                 soft_wrap=True,
             )
-            for key, now in changing(spec).items():
+            for key, now in changed_values(spec).items():
                 console.print(f"  {key:<26} {before[key]:>5} → {now}", soft_wrap=True)
             outcome = play(demo_settings, spec, scenario=Scenario(scenario), console=console, alerts=alerts)
             seconds = time.time() - started_at

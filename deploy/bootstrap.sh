@@ -1,24 +1,24 @@
 #!/bin/sh
-# Makes the Python environment of a clone: installs missing system packages, finds Python 3.12, fills .venv.
-# Every step checks first. If nothing is missing, the script takes a moment and prints nothing.
+# Prepares a clone: installs missing system packages, finds Python 3.12 and installs the Python packages in .venv.
+# Each step first checks whether it is necessary. If nothing is missing, the script ends soon and prints nothing.
 set -eu
 cd "$(dirname "$0")/.."
 
 VENV=.venv
 . deploy/uv.sh
-BINARIES="mariadb-server-core mariadb-client-core" # the programs only, without a daemon
+BINARIES="mariadb-server-core mariadb-client-core" # only the programs: no server is started by the system
 
 fail() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 begin() { step_began=$(date +%s); printf '… %s\n' "$1"; }
 done_in() { printf '✓ %-26s %4s s\n' "$1" "$(($(date +%s) - step_began))"; }
 
-# Servers are in sbin, which is not on every user's path.
+# mariadbd is in sbin, which is not on every user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin
 
 is_312() { "$@" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
 
-find_python() { # prints the path of a Python 3.12 that runs: a shim of pyenv may exist and fail
+find_python() { # prints the path of a Python 3.12 that runs; a shim of pyenv can exist without a Python behind it
   for candidate in python3.12 python3 python "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12; do
     if is_312 "$candidate"; then
       "$candidate" -c 'import sys; print(sys.executable)'
@@ -31,13 +31,13 @@ find_python() { # prints the path of a Python 3.12 that runs: a shim of pyenv ma
   return 1
 }
 
-stamp() { # the hash of everything that the environment is made from
+stamp() { # prints a hash of the path, the Python version, the lock and pyproject.toml: a new hash means a new .venv
   { pwd; "$python" -VV; cat requirements.lock pyproject.toml; } | sha256sum | cut -c1-64
 }
 
-missing_packages() { # the compiler is for mysqlclient, which has no binary packages
+missing_packages() { # prints the missing Debian packages; the compiler builds mysqlclient, which has no wheels
   { have mariadbd && have mariadb-install-db; } || own_mariadb || echo "$BINARIES"
-  { have mariadb-dump && have mariadb; } || echo mariadb-client # for backup and restore, also of a team's own server
+  { have mariadb-dump && have mariadb; } || echo mariadb-client # backup and restore need it, also with another server
   have gcc || echo gcc
   have pkg-config || echo pkg-config
   have curl || echo curl # `make up` prints a curl command to paste
@@ -51,11 +51,11 @@ missing_packages() { # the compiler is for mysqlclient, which has no binary pack
   esac
 }
 
-own_mariadb() { # whether the team has its own server: this machine then needs none
+own_mariadb() { # succeeds if the team has its own MariaDB, so that this machine needs no server
   [ -n "${EVERGREEN_MARIADB_HOST:-}" ] || grep -q '^EVERGREEN_MARIADB_HOST=.' "${EVERGREEN_ENV_FILE:-.env}" 2>/dev/null
 }
 
-install_packages() { # names…
+install_packages() { # NAME…
   if [ "$(id -u)" = 0 ]; then as_root=""
   elif have sudo && sudo -n true 2>/dev/null; then as_root="sudo -n"
   else fail "these packages are missing and need root; install them and try again:
@@ -65,7 +65,7 @@ install_packages() { # names…
   begin "installing system packages: $*"
   log=$(mktemp)
   wait="-o DPkg::Lock::Timeout=120" # another apt may be running
-  # shellcheck disable=SC2086 # options and names without blanks
+  # shellcheck disable=SC2086 # the options contain no blanks
   $as_root apt-get -q $wait update >"$log" 2>&1 || { tail -n 3 "$log" >&2; fail "apt-get update failed"; }
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y $wait install --no-install-recommends "$@" >"$log" 2>&1 ||
     { tail -n 5 "$log" >&2; fail "apt-get could not install: $*"; }
@@ -90,7 +90,7 @@ python=$(find_python) || fail "Python 3.12 is not here. Get it with one of
     uv python install 3.12"
 
 missing=$(missing_packages | tr '\n' ' ')
-# shellcheck disable=SC2086 # names without blanks
+# shellcheck disable=SC2086 # the names contain no blanks
 [ -z "${missing% }" ] || install_packages $missing
 
 if [ "$(cat "$VENV/evergreen-stamp" 2>/dev/null)" != "$(stamp)" ] || ! is_312 "$VENV/bin/python"; then

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Checks the files of GitHub, Renovate and pre-commit against their schemas, and workflows for known mistakes.
-# Prints nothing on success. Needs no network.
+# Checks the files of GitHub, Renovate, Docker Compose and pre-commit against their schemas, and the workflows for
+# known mistakes. Prints nothing on success. Needs no network.
 set -eu
 cd "$(dirname "$0")/.."
 
-quietly() { # COMMAND…: shows its output only if it fails
+quietly() { # COMMAND…: runs the command and shows its output only if it fails
   output=$("$@" 2>&1) || { printf '%s\n' "$output" >&2; exit 1; }
 }
-schema() { # NAME FILE…
+schema() { # NAME FILE…: checks the files against the schema NAME
   name=$1
   shift
   quietly .venv/bin/check-jsonschema --builtin-schema "vendor.$name" "$@"

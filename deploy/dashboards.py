@@ -1,4 +1,4 @@
-"""The queries of Grafana's dashboards, as their data sources receive them. For checks without Grafana."""
+"""The queries of Grafana's dashboards in the form that the data sources receive. Checks run them without Grafana."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from utils.version import ROOT
 
 FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
-MACROS = {  # Grafana's macros and their SQL, without a limit in time
+MACROS = {  # Grafana's macro → SQL that selects all times
     "$__timeFilter(": "1 = 1 OR (",
     "$__timeGroup(created_at, '1h')": "DATE_FORMAT(created_at, '%Y-%m-%d %H:00')",
 }
@@ -16,9 +16,9 @@ MACROS = {  # Grafana's macros and their SQL, without a limit in time
 class Query:
     """One query of a panel.
 
-    panel: the panel's title.
-    sql: the query for MariaDB, or empty.
-    promql: the query for Prometheus, or empty.
+    panel: the title of the panel.
+    sql: the query for MariaDB. Empty if the panel queries Prometheus.
+    promql: the query for Prometheus. Empty if the panel queries MariaDB.
     """
 
     panel: str
@@ -27,16 +27,16 @@ class Query:
 
 
 def queries() -> list[Query]:
-    """The queries of all panels of all dashboards."""
+    """The queries of all panels in all dashboards."""
     panels = [panel for file in sorted(FOLDER.glob("*.json")) for panel in json.loads(file.read_text())["panels"]]
     return [
-        Query(panel["title"], _expanded(target.get("rawSql", "")), target.get("expr", ""))
+        Query(panel["title"], _expand_macros(target.get("rawSql", "")), target.get("expr", ""))
         for panel in panels
         for target in panel["targets"]
     ]
 
 
-def _expanded(sql: str) -> str:
+def _expand_macros(sql: str) -> str:
     for macro, replacement in MACROS.items():
         sql = sql.replace(macro, replacement)
     return sql

@@ -1,4 +1,4 @@
-"""`healthy.py URL [KEY]`: exit code 0 if URL answers 200. With KEY, its JSON must also call that part healthy."""
+"""`healthy.py URL [KEY]` exits with 0 if URL answers 200. With KEY, its JSON must also report that part as healthy."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
-"""`healthy_worker.py`: exit code 0 if the Celery worker of this container answers over the broker.
+"""`healthy_worker.py` exits with 0 if the Celery worker of this container answers a ping over the broker.
 
-It uses only the broker's address, because importing Airflow every half minute would be expensive.
+It does not import Airflow, because that would use much processor time every half minute.
 """
 
 import os

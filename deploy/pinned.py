@@ -1,6 +1,6 @@
-"""`pinned.py LOCK <NAMES`: print the lock's entries with their hashes for the packages on standard input.
+"""`pinned.py LOCK <PACKAGES` prints the lock's entries, with their hashes, for the packages on standard input.
 
-It fails if the lock does not have a package in exactly the requested version.
+A line of standard input is `name==version`. The script fails if the lock has no entry for exactly this version.
 """
 
 import re

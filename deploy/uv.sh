@@ -1,12 +1,12 @@
-# Functions to fill the Python environment $VENV from requirements.lock. Source this file at the top of the checkout.
+# Functions that install requirements.lock in the Python environment $VENV. Source this file in the root folder.
 
-install_uv() { # checks uv's hash; uv then installs the other packages in a fraction of pip's time
+install_uv() { # installs uv with its hash from the lock; uv installs the other packages much faster than pip
   wanted=$(mktemp)
   sed -n '/^uv==/,/[^\\]$/p' requirements.lock >"$wanted"
   "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$wanted" && rm -f "$wanted"
 }
 
-uv_pip() { # COMMAND options…: runs uv with the certificate authorities and the package index of pip on this machine
+uv_pip() { # COMMAND OPTION…: runs `uv pip` with this machine's certificate authorities and pip's package index
   command=$1
   shift
   [ -e /etc/ssl/certs/ca-certificates.crt ] && set -- --system-certs "$@"

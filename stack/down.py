@@ -1,4 +1,4 @@
-"""Stop a stack, and remove its files."""
+"""Stop a stack. Remove its files."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from utils.version import ROOT
 
 
 def down(settings: Settings) -> int:
-    """Stop every part in bounded time. Return the number of programs that ran. Data and secrets stay."""
+    """Stop all programs of the stack. Return the number of programs that ran. Data and secrets are kept."""
     supervisor = Supervisor(settings)
     running = sum(1 for state in supervisor.states().values() if state.pid)
     if supervisor.running:
@@ -20,19 +20,19 @@ def down(settings: Settings) -> int:
 
 
 def clean(settings: Settings, *, secrets: bool = False) -> list[str]:
-    """Stop everything and remove the state folder, with `secrets` the `.env` file too. Return the removed paths.
+    """Stop the stack and remove its state folder. Return the removed paths.
 
-    Without `secrets` the `.env` file stays: it may hold settings that were written by hand, and a new stack can use
-    its passwords. A team's own servers are not touched.
+    `secrets`: remove the `.env` file too. Without it the file is kept, because it may contain settings written by hand.
+    A team's own servers are not touched.
 
-    Raises: StackError if `up` did not make the folder.
+    Raises: StackError if the folder was not created by `up`.
     """
     home, removed_paths = settings.home.resolve(), []
     if home.exists():
         if not (home / "supervisord.conf").is_file() or home in (ROOT, *ROOT.parents):
             raise StackError(f"{home} was not made by `evergreen up`: it is not removed")
         down(settings)
-        runtime_folder = runtime(settings)  # outside of home if the path of home is long
+        runtime_folder = runtime(settings)  # not in `home` if the path of `home` is long
         shutil.rmtree(home)
         shutil.rmtree(runtime_folder, ignore_errors=True)
         removed_paths.append(str(home))

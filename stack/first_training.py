@@ -1,4 +1,4 @@
-"""The first training of every model without a live version. Airflow trains; this module follows and reports."""
+"""Start the first training of every model without a live version in Airflow, follow it, and report its steps."""
 
 import time
 from collections.abc import Sequence
@@ -15,22 +15,26 @@ from stack.summary import first_answer
 from utils.errors import StackError
 from utils.settings import Settings
 
-BUSY = ("queued", "running")
-TRAINING_POLL = 0.5  # seconds
+UNFINISHED_STATES = ("queued", "running")
+TRAINING_POLL = 0.5  # seconds between two requests to Airflow
 
 
 def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *, begun: float) -> None:
-    """Train and deploy every model that has data and no live version. Return when all of them are live.
+    """Train and deploy every model that has data and no live version. Wait until all of them are live.
 
-    A run that is already under way, for example after an interrupted `up`, is followed and not started again. Each
-    model that goes live answers one request, and its line shows the time since `begun` (Unix time).
+    A run that is already under way, for example of an interrupted `up`, is followed instead of a new run. After a model
+    is live, one request is sent to it. The printed line shows the time since `begun` (Unix time).
 
     Raises: StackError with the name and the error of the failed step.
     """
     airflow = Airflow(settings)
     waiting = [spec.name for spec in specs if not is_live(settings, spec.name)]
-    with_query = {spec.name for spec in specs if spec.source.query}  # their first training loads their data
-    runs = {m: _start(airflow, m) for m in waiting if m in with_query or latest_commit_seq(settings, m)}
+    with_query = {spec.name for spec in specs if spec.source.query}  # the first training of these models loads data
+    runs = {
+        model: _find_or_start_run(airflow, model)
+        for model in waiting
+        if model in with_query or latest_commit_seq(settings, model)
+    }
     for model in waiting:
         if model not in runs:
             steps.say(f"  {model} has no data yet: evergreen load {model} FILE, then evergreen train {model}")
@@ -43,16 +47,16 @@ def train_first(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *,
 
 
 def is_live(settings: Settings, model: str) -> bool:
-    """Whether a version of `model` has ever been live in all workers."""
+    """Whether any version of `model` has been live in all workers."""
     with session(settings, "pipeline") as connection:
         return deployments.live(connection, model) is not None
 
 
-def _start(airflow: Airflow, model: str) -> tuple[str, str]:
-    """Return the DAG and the run to follow: the one under way, or a new training."""
+def _find_or_start_run(airflow: Airflow, model: str) -> tuple[str, str]:
+    """Return the DAG and the run to follow: an unfinished run, or a new training."""
     for dag_id in (f"{model}_training", f"{model}_deployment"):
-        if busy := airflow.runs(dag_id, states=BUSY, limit=1):
-            return dag_id, busy[0]["dag_run_id"]
+        if unfinished_runs := airflow.runs(dag_id, states=UNFINISHED_STATES, limit=1):
+            return dag_id, unfinished_runs[0]["dag_run_id"]
     return f"{model}_training", airflow.trigger(f"{model}_training", {"reason": "first training"})
 
 
@@ -62,7 +66,7 @@ def _follow_model(settings: Settings, airflow: Airflow, model: str, run: tuple[s
         run_after = airflow.run(dag_id, run_id)["run_after"]
         follow(airflow, dag_id, run_id, steps)
         _require_promotion(settings, model, f"{dag_id}/{run_id}")
-        dag_id, run_id = f"{model}_deployment", _deployment_run(airflow, model, after=run_after)
+        dag_id, run_id = f"{model}_deployment", _find_deployment_run(airflow, model, after=run_after)
     if follow(airflow, dag_id, run_id, steps) == "waits":
         steps.say(f"  {model} waits for your approval: {airflow.url_of(dag_id, run_id)}")
     elif not is_live(settings, model):
@@ -77,8 +81,11 @@ def _require_promotion(settings: Settings, model: str, run_id: str) -> None:
         raise StackError(f"the first model of {model} was not promoted ({verdict_text})")
 
 
-def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
-    """The run that the training's event started. Both times are ISO 8601 in UTC, so they compare as text."""
+def _find_deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
+    """Wait for the deployment run that the training's event starts, and return its id.
+
+    `after` and Airflow's times are ISO 8601 in UTC, so they can be compared as text.
+    """
     dag_id = f"{model}_deployment"
 
     def run_id() -> str:
@@ -90,7 +97,7 @@ def _deployment_run(airflow: Airflow, model: str, *, after: str) -> str:
 
 
 def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
-    """Show each step when it ends. Return `done`, or `waits` if the run needs a person's approval.
+    """Show each step of a run as it ends. Return `done`, or `waits` if the run needs a person's approval.
 
     Raises: StackError with the first failed step, its error and the address of its log; GaveUp.
     """
@@ -104,7 +111,7 @@ def follow(airflow: Airflow, dag_id: str, run_id: str, steps: Steps) -> str:
                 shown_events.add(event)
                 _show_step(airflow, dag_id, run_id, task, steps)
         if state == "failed":
-            raise _failure(airflow, dag_id, run_id, tasks)
+            raise _build_error(airflow, dag_id, run_id, tasks)
         if state == "success":
             return "done"
         return "waits" if any(task["state"] == "awaiting_input" for task in tasks) else ""
@@ -120,7 +127,7 @@ def _show_step(airflow: Airflow, dag_id: str, run_id: str, task: dict[str, Any],
     return steps.line(name, seconds=seconds, note=f"tries again: {error}", mark="[yellow]↻[/yellow]")
 
 
-def _failure(airflow: Airflow, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> StackError:
+def _build_error(airflow: Airflow, dag_id: str, run_id: str, tasks: list[dict[str, Any]]) -> StackError:
     page = airflow.url_of(dag_id, run_id)
     failed = next((task for task in tasks if task["state"] == "failed"), None)
     if failed is None:

@@ -1,4 +1,4 @@
-"""Progress output: one line for each finished step with its time. A terminal also shows the running steps."""
+"""Progress output: one line per finished step, with its duration. A terminal also shows the running steps."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ NAME_WIDTH = 26
 
 
 class Step:
-    """A running step. At its end, `note` is printed after its name."""
+    """A running step. `note` is printed after the step's name at the end of the step."""
 
     def __init__(self) -> None:
         self.note = ""
 
 
 class Steps:
-    """The steps of a command. They may run in parallel threads. Use it as a context; every line goes to `console`."""
+    """The steps of a command, which may run in parallel threads. Use the object as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -38,7 +38,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[Step]:
-        """Time the block. Show it as done at its end, or as failed if it raises."""
+        """Measure the duration of the block. Print it as done, or as failed if the block raises an exception."""
         begun, step = time.monotonic(), Step()
         self._show(started=name)
         try:

@@ -1,4 +1,4 @@
-"""Run one part of the stack in the foreground: for a container, or for a supervisor of your own."""
+"""Run one part of the stack in the foreground, for a container or for another supervisor."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,9 @@ from stack.programs.program_list import mlflow_program, serving_programs
 from utils.errors import NotFound
 from utils.settings import Settings
 
-OVERRIDES = (
-    "AIRFLOW__",
-    "MLFLOW_SERVER_",
-    "EVERGREEN_COMMIT",
-    "PG",
-)  # prefixes of variables that override Evergreen's own
-# Parts that a stack on one machine does not run all the time.
+# Prefixes of the variables in the environment that override those of Evergreen.
+OVERRIDES = ("AIRFLOW__", "MLFLOW_SERVER_", "EVERGREEN_COMMIT", "PG")
+# Parts that a stack on one machine does not run permanently.
 EXTRA_PARTS: dict[str, Callable[[Settings], Launch]] = {
     "airflow-migrate": airflow_programs.migrate_launch,
     "airflow-worker": airflow_programs.worker_launch,
@@ -24,9 +20,9 @@ EXTRA_PARTS: dict[str, Callable[[Settings], Launch]] = {
 
 
 def run(settings: Settings, part: str) -> NoReturn:
-    """Replace this process with `part`. `airflow-migrate` migrates Airflow's metadata database and ends.
+    """Replace this process by the program of `part`.
 
-    Raises: NotFound if there is no part of that name; SettingMissing.
+    Raises: NotFound if there is no part with this name; SettingMissing.
     """
     launch = _launch(settings, part)
     overrides = {name: value for name, value in os.environ.items() if name.startswith(OVERRIDES)}

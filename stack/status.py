@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from db.history import deployments
 from db.session import session
-from stack.programs.health import answers, healthy, mariadb_answers
+from stack.programs.health import answers, is_healthy, mariadb_answers
 from stack.programs.processes import pss_mb
 from stack.programs.program import Program
 from stack.programs.program_list import programs, serving_urls
@@ -22,9 +22,9 @@ class Part:
 
     name: the name of the program.
     url: its address. Empty if it has no address.
-    healthy: whether it answers correctly now.
+    healthy: whether it passes its health check now.
     pss_mb: the memory of its process tree in MiB. 0 while it does not run, None for a team's own server.
-    since: the time of its start, UTC. None if it does not run, for a team's own server and for the supervisor.
+    since: the time of its start, UTC. None while it does not run, for a team's own server, and for the supervisor.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """The version that a model serves.
+class ServedModel:
+    """A model and the version that serves.
 
     name: the name of the model.
     url: the address of its service.
@@ -51,23 +51,23 @@ class Served:
 
 
 def parts(settings: Settings) -> list[Part]:
-    """Every part: the programs of this machine, a team's own servers, and the supervisor."""
+    """The state of every part: the programs of this machine, a team's own servers, and the supervisor."""
     supervisor = Supervisor(settings)
     states = supervisor.states()
     with ThreadPoolExecutor(8) as pool:
-        own_parts = list(pool.map(lambda program: _part(program, states, settings), programs(settings)))
+        own_parts = list(pool.map(lambda program: _program_part(program, states, settings), programs(settings)))
     supervisor_pid = supervisor.pid()
     memory = pss_mb(supervisor_pid, with_children=False) if supervisor_pid else 0.0
     return [*own_parts, *_team_servers(settings), Part("supervisor", "", bool(supervisor_pid), memory, None)]
 
 
-def _part(program: Program, states: Mapping[str, State], settings: Settings) -> Part:
+def _program_part(program: Program, states: Mapping[str, State], settings: Settings) -> Part:
     state = states.get(program.name)
     if state is None or state.state != RUNNING:
-        # A server of another stack may answer at this address. It is not this part.
+        # The address is not checked, because a server of another stack may answer there.
         return Part(program.name, program.url, False, 0.0, None)
     since = datetime.fromtimestamp(state.since, UTC).replace(tzinfo=None)
-    return Part(program.name, program.url, healthy(program, settings), pss_mb(state.pid), since)
+    return Part(program.name, program.url, is_healthy(program, settings), pss_mb(state.pid), since)
 
 
 def _team_servers(settings: Settings) -> list[Part]:
@@ -84,18 +84,18 @@ def _team_servers(settings: Settings) -> list[Part]:
     return servers
 
 
-def models(settings: Settings) -> list[Served]:
-    """The version that all workers of each model serve, and the time when the last worker loaded it."""
-    return [_served(settings, name, url) for name, url in serving_urls(settings).items()]
+def models(settings: Settings) -> list[ServedModel]:
+    """The version that each model serves."""
+    return [_served_model(settings, name, url) for name, url in serving_urls(settings).items()]
 
 
-def _served(settings: Settings, model: str, url: str) -> Served:
+def _served_model(settings: Settings, model: str, url: str) -> ServedModel:
     try:
         with session(settings, "reader") as connection:
             workers = deployments.instances(connection, model)
-    except EvergreenError:  # the list of parts shows that MariaDB is away
+    except EvergreenError:  # the list of parts shows that MariaDB is unavailable
         workers = []
     versions = {worker["version"] for worker in workers}
     if len(versions) != 1 or None in versions:
-        return Served(model, url, None, None)
-    return Served(model, url, versions.pop(), max(worker["serving_since"] for worker in workers))
+        return ServedModel(model, url, None, None)
+    return ServedModel(model, url, versions.pop(), max(worker["serving_since"] for worker in workers))

@@ -18,18 +18,18 @@ from utils.errors import StackError
 from utils.patience import Patience
 from utils.settings import Settings
 
-ANSWER_PATIENCE = 120.0  # seconds without progress of a service
+ANSWER_PATIENCE = 120.0  # seconds in which a service makes no progress
 
 
-def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
-    """Send one request to each model that serves, and print how to do the same.
+def print_summary(settings: Settings, specs: tuple[ModelSpec, ...], console: Console, *, begun: float) -> None:
+    """Send one request to each model that serves. Print the addresses, the answers and a curl command per model.
 
     Raises: StackError if a service does not answer.
     """
     urls = serving_urls(settings)
-    serving = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
-    bodies = {model: example_body(url, settings) for model, url in serving.items()}
-    answers = {model: predict(settings, model, bodies[model]) for model in serving}
+    ready_urls = {spec.name: urls[spec.name] for spec in specs if is_ready(urls[spec.name])}
+    bodies = {model: example_body(url, settings) for model, url in ready_urls.items()}
+    answers = {model: predict(settings, model, bodies[model]) for model in ready_urls}
     seconds = time.time() - begun
     console.print()
     for name, address, secret in _addresses(settings):
@@ -37,7 +37,7 @@ def farewell(settings: Settings, specs: tuple[ModelSpec, ...], console: Console,
     for model, answer in answers.items():
         answer_text = f"{answer['prediction']} by version {answer['version']}"
         console.print(f"\n  [bold]{model}[/bold] answers: {escape(answer_text)}. Try it:", soft_wrap=True)
-        console.print(escape(curl(serving[model], bodies[model], settings)), soft_wrap=True)
+        console.print(escape(curl_command(ready_urls[model], bodies[model], settings)), soft_wrap=True)
     if answers:
         console.print(f"\n  From the start to an answer of every model: {seconds:.0f} s")
 
@@ -52,7 +52,7 @@ def _addresses(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def is_ready(url: str) -> bool:
-    """Whether the service at `url` is ready: it has loaded a version."""
+    """Whether the service at `url` has loaded a version."""
     try:
         return requests.get(f"{url}/readyz", timeout=5).ok
     except requests.RequestException:
@@ -60,14 +60,16 @@ def is_ready(url: str) -> bool:
 
 
 def first_answer(settings: Settings, model: str) -> dict[str, Any]:
-    """Wait for the model's service and return its answer to its own example. Raises: StackError, GaveUp."""
+    """Wait for the model's service. Return the answer to the service's example request. Raises: StackError, GaveUp."""
     url = serving_urls(settings)[model]
-    _patience(settings, model, f"the service at {url}", lambda: _readiness(url)).until(lambda: is_ready(url), every=0.5)
+    _patience(settings, model, f"the service at {url}", lambda: _readiness_text(url)).until(
+        lambda: is_ready(url), every=0.5
+    )
     return predict(settings, model, example_body(url, settings))
 
 
 def example_body(url: str, settings: Settings) -> dict[str, Any]:
-    """The example request of `/predict` that the service's own page shows."""
+    """The example request of `/predict` in the service's OpenAPI document."""
     document = requests.get(f"{url}/docs.json", headers=_headers(settings), timeout=30).json()
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     schema = content["schema"]
@@ -78,7 +80,10 @@ def example_body(url: str, settings: Settings) -> dict[str, Any]:
 
 
 def predict(settings: Settings, model: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of `/predict`. Raises: StackError with the service's error; GaveUp."""
+    """Request a prediction, and retry while the service works. Return the answer.
+
+    Raises: StackError with the service's error if the service rejects the request; GaveUp.
+    """
     url, error_text = serving_urls(settings)[model], ""
 
     def answer() -> dict[str, Any] | None:
@@ -99,7 +104,7 @@ def predict(settings: Settings, model: str, body: dict[str, Any]) -> dict[str, A
     return _patience(settings, model, f"an answer of {url}/predict", lambda: error_text).until(answer, every=0.5)
 
 
-def _readiness(url: str) -> str:
+def _readiness_text(url: str) -> str:
     try:
         return requests.get(f"{url}/readyz", timeout=5).text[:300]
     except requests.RequestException as error:
@@ -107,7 +112,7 @@ def _readiness(url: str) -> str:
 
 
 def _patience(settings: Settings, model: str, awaited: str, state: Callable[[], str]) -> Patience:
-    """Wait while the service works. Of a service on another machine only its answers can be seen."""
+    """Return a Patience that lasts while the service works. If it is on another machine, only `state` can show that."""
     supervisor = Supervisor(settings)
 
     def sign() -> object:
@@ -116,8 +121,8 @@ def _patience(settings: Settings, model: str, awaited: str, state: Callable[[], 
     return Patience(awaited, sign, seconds=ANSWER_PATIENCE, longest=LONGEST, state=state)
 
 
-def curl(url: str, body: dict[str, Any], settings: Settings) -> str:
-    """The request as a curl command for a shell."""
+def curl_command(url: str, body: dict[str, Any], settings: Settings) -> str:
+    """The request as a curl command."""
     headers = {"Content-Type": "application/json", **_headers(settings)}
     options = " ".join(f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items())
     return f"curl -s {url}/predict {options} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"

@@ -1,4 +1,4 @@
-"""`up`: bring up the stack from a checkout. Every step checks the current state and adds only the missing parts."""
+"""`up`: bring up the stack from a checkout. Each step checks the current state and adds only what is missing."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -11,32 +11,39 @@ from pipelines.spec import ModelSpec, load_spec, model_names
 from stack.first_training import is_live, train_first
 from stack.programs import airflow_programs, mariadb, ports, secrets
 from stack.programs.airflow_client import LOADER_CONNECTION, MAINTENANCE_CONNECTION, READER_CONNECTION, Airflow
-from stack.programs.health import answers, healthy
-from stack.programs.lock import exclusive
+from stack.programs.health import answers, is_healthy
+from stack.programs.lock import hold_lock
 from stack.programs.program import Program
 from stack.programs.program_list import programs
 from stack.programs.starting import wait_for_programs
 from stack.programs.supervisor import STOPPED, Supervisor
 from stack.progress import Steps
-from stack.summary import farewell, is_ready
+from stack.summary import is_ready, print_summary
 from utils.clock import utc_now
 from utils.errors import StackError, Unreachable
 from utils.settings import Settings
 
-TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow, which should be running
-CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # a paused DAG loses its events
+TEAM_AIRFLOW_PATIENCE = 10.0  # seconds without a change in the health of a team's own Airflow
+CONSUMERS_FIRST = ("deployment", "training", "monitoring", "scoring")  # order, because a paused DAG loses its events
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The models, programs and supervisor of a stack on this machine."""
+    """The parts of a stack on this machine.
+
+    settings: the settings, with all secrets.
+    specs: the model files.
+    programs: the programs that this machine runs.
+    supervisor: the supervisor of the programs.
+    """
 
     settings: Settings
     specs: tuple[ModelSpec, ...]
     programs: tuple[Program, ...]
     supervisor: Supervisor
 
-    def named(self, prefix: str) -> list[Program]:
+    def select(self, prefix: str) -> list[Program]:
+        """The programs whose name begins with `prefix`."""
         return [program for program in self.programs if program.name.startswith(prefix)]
 
 
@@ -46,22 +53,23 @@ def up(settings: Settings, *, console: Console, since: float | None = None) -> S
     `since`: Unix time from which the total time counts, by default now. Returns the settings with the generated
     secrets.
 
-    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed. Started programs keep running then.
+    Raises: StackError, SpecInvalid, Unreachable, AccessDenied, DeploymentFailed. After an error, programs that were
+    started keep running.
     """
     begun = since or time.time()
     specs = tuple(load_spec(settings.models_dir / f"{name}.yaml") for name in model_names(settings.models_dir))
-    with exclusive(settings), Steps(console) as steps:
+    with hold_lock(settings), Steps(console) as steps:
         with steps.step("secrets") as step:
             settings, new_variables = secrets.ensure(settings)
             step.note = f"{len(new_variables)} written to {settings.env_file}" if new_variables else "kept"
         plan = _supervise(settings, specs, steps)
-        with ThreadPoolExecutor(1) as executor:  # Airflow takes longest and does not need the other parts
+        with ThreadPoolExecutor(1) as executor:  # Airflow starts most slowly and does not need the other programs
             airflow_start = executor.submit(_start_airflow, plan, steps)
             _start_data(plan, steps)
             airflow_start.result()
         begin_models(settings, specs, steps, begun=begun)
         _await_versions(plan, steps)
-    farewell(settings, specs, console, begun=begun)
+    print_summary(settings, specs, console, begun=begun)
     return settings
 
 
@@ -71,16 +79,16 @@ def _supervise(settings: Settings, specs: tuple[ModelSpec, ...], steps: Steps) -
         if plan.supervisor.running:
             ports.check(plan.programs, settings)
         else:
-            cleared = plan.supervisor.clear_leftovers()
+            ended_count = plan.supervisor.clear_leftovers()
             ports.check(plan.programs, settings)
-            step.note = f"ended {cleared} leftover processes of a killed run" if cleared else ""
-        # An old service answers until its successor starts. Its spool keeps predictions while MariaDB is away.
-        plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.named("serve-")])
+            step.note = f"ended {ended_count} leftover processes of a killed run" if ended_count else ""
+        # An old service answers until its successor starts. Predictions wait in its spool while MariaDB restarts.
+        plan.supervisor.ensure(plan.programs, until_start=[program.name for program in plan.select("serve-")])
     return plan
 
 
 def _start_airflow(plan: Plan, steps: Steps) -> None:
-    if components := plan.named("airflow-"):
+    if components := plan.select("airflow-"):
         with steps.step("Airflow: metadata") as step:
             step.note = "migrated" if airflow_programs.prepare(plan.settings) else "current"
         with steps.step("Airflow: start"):
@@ -93,24 +101,24 @@ def _start_airflow(plan: Plan, steps: Steps) -> None:
 
 
 def _start_data(plan: Plan, steps: Steps) -> None:
-    """Start MariaDB with users, tables and data, then MLflow and the services, which need it."""
+    """Start MariaDB, create its users, tables and data, then start MLflow and the services, which need MariaDB."""
     settings = plan.settings
     _start_mariadb(plan, steps)
     with steps.step("databases and tables") as step:
         from db.admin import bootstrap
 
         bootstrap.create_databases_and_users(settings)
-        plan.supervisor.start([program.name for program in plan.named("mlflow")])  # creates its tables in parallel
+        plan.supervisor.start([program.name for program in plan.select("mlflow")])  # creates its tables in parallel
         step.note = ", ".join(bootstrap.migrate(settings, [spec.store for spec in plan.specs])) or "current"
     load_examples(settings, plan.specs, steps)
     with steps.step("MLflow") as step:
         step.note = settings.mlflow_tracking_url
-        if mlflow := plan.named("mlflow"):
+        if mlflow := plan.select("mlflow"):
             _wait_healthy(mlflow, plan)
         elif not answers(f"{settings.mlflow_tracking_url}/health"):
             raise Unreachable(service="MLflow", address=settings.mlflow_tracking_url)
     with steps.step("prediction services") as step:
-        services = plan.named("serve-")
+        services = plan.select("serve-")
         plan.supervisor.start([program.name for program in services])
         _wait_healthy(services, plan)
         step.note = ", ".join(program.url for program in services)
@@ -135,13 +143,13 @@ def start_mariadb(settings: Settings, supervisor: Supervisor) -> bool:
 
 
 def load_examples(settings: Settings, specs: Iterable[ModelSpec], steps: Steps) -> None:
-    """Load the example world of every model without data, if the model has one. Raises: Unreachable, AccessDenied."""
+    """Load the example data of every model that has example data and no rows. Raises: Unreachable, AccessDenied."""
     from db.store.loads import latest_commit_seq
     from stack.example_data.load_example import load_example
-    from stack.example_data.worlds import WORLDS
+    from stack.example_data.worlds import GENERATORS
 
     for spec in specs:
-        if spec.name not in WORLDS or latest_commit_seq(settings, spec.name):
+        if spec.name not in GENERATORS or latest_commit_seq(settings, spec.name):
             continue
         with steps.step(f"example data {spec.name}") as step:
             report = load_example(spec=spec, settings=settings, now=utc_now())
@@ -154,18 +162,18 @@ def begin_models(settings: Settings, specs: Sequence[ModelSpec], steps: Steps, *
     `begun`: Unix time from which the time to each model's first answer counts.
     Raises: StackError, Unreachable, AccessDenied, NotFound.
     """
-    _wire_airflow(settings, specs, steps)
+    _connect_airflow(settings, specs, steps)
     train_first(settings, specs, steps, begun=begun)
 
 
-def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
-    """Create the connections that tasks use for the store. Then unpause every DAG, consumers before producers."""
+def _connect_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) -> None:
+    """Create the connections to the store. Then unpause the DAGs, first those that receive events of the others."""
     airflow = Airflow(settings)
     with steps.step("Airflow: connections, DAGs") as step:
         airflow.upsert_connection()
-        airflow.upsert_connection(READER_CONNECTION, "reader")  # users' queries for batch scoring
-        airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # partitions, retention
-        if any(spec.source.query for spec in specs):  # no other task writes to the store
+        airflow.upsert_connection(READER_CONNECTION, "reader")  # for users' queries in batch scoring
+        airflow.upsert_connection(MAINTENANCE_CONNECTION, "maintenance")  # for partitions and retention
+        if any(spec.source.query for spec in specs):  # only tasks that load a query write to the store
             airflow.upsert_connection(LOADER_CONNECTION, "loader")
         required = [*(f"{spec.name}_{kind}" for kind in CONSUMERS_FIRST for spec in specs), "maintenance"]
         for dag_id in required:
@@ -177,18 +185,18 @@ def _wire_airflow(settings: Settings, specs: Sequence[ModelSpec], steps: Steps) 
 
 
 def _await_versions(plan: Plan, steps: Steps) -> None:
-    """Wait until new services on this machine have fetched the deployed versions."""
-    urls = {program.name: program.url for program in plan.named("serve-")}
-    live = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
-    if not all(is_ready(urls[name]) for name in live):
+    """Wait until the services on this machine have fetched the deployed versions."""
+    urls = {program.name: program.url for program in plan.select("serve-")}
+    live_services = [name for name in urls if is_live(plan.settings, name.removeprefix("serve-"))]
+    if not all(is_ready(urls[name]) for name in live_services):
         with steps.step("deployed versions") as step:
             try:
-                wait_for_programs(live, lambda name: is_ready(urls[name]), plan.supervisor)
+                wait_for_programs(live_services, lambda name: is_ready(urls[name]), plan.supervisor)
                 step.note = "fetched"
-            except StackError as error:  # the version may come later, and the rest of the stack works
+            except StackError as error:  # a service may fetch its version later, and the rest of the stack works
                 step.note = f"not yet: {error}"
 
 
-def _wait_healthy(waiting: list[Program], plan: Plan) -> None:
-    by_name = {program.name: program for program in waiting}
-    wait_for_programs(by_name, lambda name: healthy(by_name[name], plan.settings), plan.supervisor)
+def _wait_healthy(unready: list[Program], plan: Plan) -> None:
+    by_name = {program.name: program for program in unready}
+    wait_for_programs(by_name, lambda name: is_healthy(by_name[name], plan.settings), plan.supervisor)

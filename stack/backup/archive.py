@@ -1,9 +1,9 @@
-"""The file of a backup: a plain tar. Its last members describe all the members before them.
+"""The file of a backup: a tar file. Its last two members describe the members before them.
 
-The file is written and read as a stream, in constant memory. The size and the SHA-256 of a member are known only at its
-end, so its header is then written again. `manifest.json` lists every member with both values, and
-`manifest.json.sha256` holds the hash of the manifest. A truncated archive has neither. `tar`, `sha256sum` and `zstd`
-can unpack an archive without Evergreen.
+The file is written and read as a stream, in constant memory. The header of a member is written a second time after its
+content, because the size is known only then. `manifest.json` lists the size and the SHA-256 of every member.
+`manifest.json.sha256` holds the hash of the manifest. A truncated archive lacks both files. `tar`, `sha256sum` and
+`zstd` can unpack an archive without Evergreen.
 """
 
 import hashlib
@@ -18,15 +18,18 @@ from typing import IO, Any
 from utils.errors import IntegrityError, NotFound
 
 MANIFEST, DIGEST = "manifest.json", "manifest.json.sha256"
-FORMAT = 1  # of the manifest and the names of members
+FORMAT = 1  # version of the manifest's format and of the members' names
 CHUNK = 1024 * 1024  # bytes
 Progress = Callable[[str, int, int], None]  # (step, bytes done, bytes in total or 0 if unknown)
 
 
-class Sink(io.RawIOBase):
-    """A writable stream for the content of one member. It counts and hashes the content.
+class MemberStream(io.RawIOBase):
+    """A writable stream for the content of one member.
 
-    `report` gets the position in the file after each write.
+    size: the number of bytes written so far.
+    digest: their SHA-256.
+
+    `report` is called after each write with the position in the file, in bytes.
     """
 
     def __init__(self, file: IO[bytes], report: Callable[[int], None]) -> None:
@@ -44,26 +47,29 @@ class Sink(io.RawIOBase):
         return len(content)
 
 
-class Writer:
-    """Writes members one by one into `file`, which must be seekable. The manifest comes last."""
+class ArchiveWriter:
+    """Writes an archive into `file`, which must be seekable: first its members one by one, then the manifest."""
 
     def __init__(self, file: IO[bytes], progress: Progress) -> None:
         self._file, self._progress = file, progress
         self.members: dict[str, dict[str, Any]] = {}
 
     @contextmanager
-    def member(self, name: str, *, doing: str, mode: int = 0o600, modified: float = 0) -> Iterator[Sink]:
-        """Add a member whose content the block writes. `modified` is its Unix time, in seconds."""
+    def member(self, name: str, *, doing: str, mode: int = 0o600, modified: float = 0) -> Iterator[MemberStream]:
+        """Add a member. The block writes its content into the yielded stream.
+
+        `doing`: the step for the progress. `modified`: the member's time of modification, in Unix seconds.
+        """
         info = tarfile.TarInfo(name)
         info.mode, info.mtime = mode, modified
         start = self._file.tell()
-        self._file.write(_header(info))
-        sink = Sink(self._file, lambda size: self._progress(doing, size, 0))
+        self._file.write(_build_header(info))
+        sink = MemberStream(self._file, lambda size: self._progress(doing, size, 0))
         yield sink
         self._file.write(b"\0" * (-sink.size % tarfile.BLOCKSIZE))
         end, info.size = self._file.tell(), sink.size
         self._file.seek(start)
-        self._file.write(_header(info))
+        self._file.write(_build_header(info))
         self._file.seek(end)
         self.members[name] = {"size": sink.size, "sha256": sink.digest.hexdigest()}
 
@@ -77,25 +83,25 @@ class Writer:
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Write `manifest` with the list of members, and the end of the tar."""
-        content = json.dumps({"format": FORMAT, **manifest, "members": dict(self.members)}, indent=1).encode()
-        for name, text in ((MANIFEST, content), (DIGEST, _digest_line(content))):
+        manifest_content = json.dumps({"format": FORMAT, **manifest, "members": dict(self.members)}, indent=1).encode()
+        for name, content in ((MANIFEST, manifest_content), (DIGEST, _build_digest_line(manifest_content))):
             with self.member(name, doing=name) as sink:
-                sink.write(text)
+                sink.write(content)
         self._file.write(b"\0" * 2 * tarfile.BLOCKSIZE)
 
 
-def _header(info: tarfile.TarInfo) -> bytes:
-    """The tar header of a member. Its length is constant: GNU's format has sizes above 8 GiB in the same field."""
+def _build_header(info: tarfile.TarInfo) -> bytes:
+    """Build the tar header of a member. Its length is constant: GNU's format stores any size in the same field."""
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def _digest_line(content: bytes) -> bytes:
-    """The hash of the manifest in the format of `sha256sum`."""
+def _build_digest_line(content: bytes) -> bytes:
+    """Build the line with the hash of the manifest, in the format of `sha256sum`."""
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode()
 
 
 class Archive:
-    """An archive with a verified manifest. `verify` checks its other members."""
+    """An archive whose manifest matches its hash. `check_members` checks the other members."""
 
     def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
         """Raises: IntegrityError if the archive is truncated, or its manifest does not match its hash."""
@@ -105,7 +111,7 @@ class Archive:
         if MANIFEST not in self._members or DIGEST not in self._members:
             raise IntegrityError(what=str(path), expected=f"{MANIFEST} at its end", found="none")
         content = self.read(MANIFEST)
-        if _digest_line(content) != self.read(DIGEST):
+        if _build_digest_line(content) != self.read(DIGEST):
             raise IntegrityError(what=f"{path}: {MANIFEST}", expected=f"what {DIGEST} says", found="something else")
         self.manifest: dict[str, Any] = json.loads(content)
         self.sizes: dict[str, int] = {name: entry["size"] for name, entry in self.manifest["members"].items()}
@@ -129,11 +135,11 @@ class Archive:
             return content.read()
 
     def extract(self, name: str, folder: Path) -> None:
-        """Write a member below `folder` under its own name, never outside of the folder."""
+        """Write a member below `folder`, under its own name. A name that leads out of the folder is rejected."""
         self._tar.extract(self._members[name], folder, filter="data")
 
-    def verify(self, progress: Progress) -> None:
-        """Check the hash of every member. Raises: IntegrityError with the first member that does not match."""
+    def check_members(self, progress: Progress) -> None:
+        """Check the hash of every member. Raises: IntegrityError with the name of the first wrong member."""
         done_bytes, total_bytes = 0, sum(self.sizes.values())
         for name, entry in self.manifest["members"].items():
             digest = hashlib.sha256()
@@ -147,8 +153,8 @@ class Archive:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
-    """Open the archive at `path`. Raises: NotFound; IntegrityError if it is no complete backup."""
+def open_archive(path: Path) -> Iterator[Archive]:
+    """Open the archive at `path` for the block. Raises: NotFound; IntegrityError if the file is no complete backup."""
     if not path.is_file():
         raise NotFound(what=f"file {path}")
     with ExitStack() as stack:

@@ -1,17 +1,18 @@
-"""`backup`: write everything that a stack needs to continue elsewhere into one file, while the stack runs.
+"""`backup`: write the state of a running stack into one file, from which another machine can continue.
 
-    databases.sql.zst      evergreen, evergreen_store, evergreen_results, mlflow, optuna, as of one moment
+    home/spool/…           answered predictions that are not in MariaDB yet
+    databases.sql.zst      evergreen, evergreen_store, evergreen_results, mlflow and optuna, all at one moment
     home/mlflow/…          MLflow's artifacts: the models, plots, reports
     home/snapshots/…       the snapshots that runs trained on
-    home/bento/…           the versions that services fetched, and the one that serves (current.json)
-    home/airflow/airflow.db   runs, pauses, Assets; without passwords
+    home/bento/…           the versions that services have fetched, and the version that serves (current.json)
+    home/airflow/airflow.db   Airflow's runs, paused DAGs and assets, without passwords
     models/*.yaml          the model files
     settings.env           .env without its secrets
-    manifest.json          versions, sizes, hashes, rows of each table
+    manifest.json          versions, sizes, hashes, and the number of rows per table
 
-The databases come first, then the files. A registered version, a snapshot and a fetched model are written before the
-row that names them, and never change afterwards. So every file that a row of the dump names exists when it is copied.
-Files that were added meanwhile have no row in the dump, which does no harm.
+The spools are copied first, then the databases, then the other files. A file is written before the row that names it,
+and it does not change afterwards. So every file that a row of the dump names can be copied. A file that is newer than
+the dump has no row there, which does no harm.
 """
 
 import os
@@ -34,16 +35,16 @@ from sqlalchemy import text
 
 from db.admin.bootstrap import DATABASES
 from db.session import session
-from stack.backup.archive import Progress, Writer
+from stack.backup.archive import ArchiveWriter, Progress
 from stack.backup.dump import copy_airflow, copy_sqlite, dump
 from stack.programs import airflow_programs
 from utils.errors import StackError
 from utils.settings import MLFLOW_DB, Settings
 from utils.version import code_commit
 
-DUMP, AIRFLOW, SETTINGS = "databases.sql.zst", "home/airflow/airflow.db", "settings.env"
+DUMP, AIRFLOW_DB, SETTINGS = "databases.sql.zst", "home/airflow/airflow.db", "settings.env"  # names of members
 PACKAGES = ("apache-airflow", "mlflow", "bentoml", "catboost")
-# Settings that a backup omits: paths of this machine, and an address that is itself a secret.
+# Settings that a backup omits: paths of this machine, and a webhook address, which is a secret.
 OMITTED = {"home", "models_dir", "env_file", "alert_webhook"}
 
 
@@ -74,21 +75,21 @@ class BackupReport:
 def backup(settings: Settings, file: Path, *, now: datetime, progress: Progress) -> BackupReport:
     """Write a backup of the running stack to `file`. An existing file is replaced. `now` is in UTC.
 
-    The file appears when it is complete. Only its owner can read it.
+    Only the owner can read the file.
 
-    Raises: StackError, Unreachable, AccessDenied, SettingMissing. No file is written then.
+    Raises: StackError, Unreachable, AccessDenied, SettingMissing. After an error there is no new file.
     """
     start = time.monotonic()
-    databases, server, revision = _server_state(settings)
+    databases, server, revision = _read_server_state(settings)
     with _temporary_file(file) as new_file:
         with new_file.open("wb") as target:
-            writer = Writer(target, progress)
-            _spools(settings, writer, near=new_file.parent)
+            writer = ArchiveWriter(target, progress)
+            _add_spools(settings, writer, temporary_folder=new_file.parent)
             with writer.member(DUMP, doing="databases", modified=time.time()) as sink:
                 rows = dump(settings, databases, sink)
-            left_out = _files(settings, writer, near=new_file.parent)
+            left_out = _add_files(settings, writer, temporary_folder=new_file.parent)
             with writer.member(SETTINGS, doing="settings", modified=time.time()) as sink:
-                sink.write("".join(f"{name}={value}\n" for name, value in plain_settings(settings).items()).encode())
+                sink.write("".join(f"{name}={value}\n" for name, value in portable_settings(settings).items()).encode())
             writer.finish(
                 {
                     "made_at": now.isoformat() + "Z",
@@ -112,7 +113,7 @@ def backup(settings: Settings, file: Path, *, now: datetime, progress: Progress)
 
 @contextmanager
 def _temporary_file(file: Path) -> Iterator[Path]:
-    """An empty file in a temporary folder beside `file`. Both are removed at the end of the block."""
+    """Create an empty file in a temporary folder beside `file`. The folder is removed at the end of the block."""
     if not file.parent.is_dir():
         raise StackError(f"there is no folder {file.parent} for the backup: make it first")
     try:
@@ -125,12 +126,12 @@ def _temporary_file(file: Path) -> Iterator[Path]:
 
 
 def our_databases(settings: Settings) -> list[str]:
-    """The databases with this stack's data. With a team's own MLflow, its database is not included."""
+    """The databases with this stack's data. If a team has its own MLflow, MLflow's database is not one of them."""
     return [name for name in DATABASES if name != MLFLOW_DB or not settings.mlflow_url]
 
 
-def _server_state(settings: Settings) -> tuple[list[str], str, str | None]:
-    """Our existing databases, the version of the server, and the revision of the platform's tables."""
+def _read_server_state(settings: Settings) -> tuple[list[str], str, str | None]:
+    """Return our existing databases, the version of MariaDB, and the Alembic revision of the platform's tables."""
     with session(settings, "admin") as connection:
         existing = set(connection.execute(text("SELECT schema_name FROM information_schema.schemata")).scalars())
         server = str(connection.scalar(text("SELECT version()")))
@@ -138,62 +139,65 @@ def _server_state(settings: Settings) -> tuple[list[str], str, str | None]:
     return [name for name in our_databases(settings) if name in existing], server, revision
 
 
-def _files(settings: Settings, writer: Writer, *, near: Path) -> list[str]:
+def _add_files(settings: Settings, writer: ArchiveWriter, *, temporary_folder: Path) -> list[str]:
     """Add the files of the state folder and the model files. Return one line for each thing that was left out."""
     home, left_out = settings.home, []
     for doing, files in (
-        ("MLflow's files", _below(home / "mlflow")),
-        ("snapshots", (path for path in _below(home / "snapshots") if not path.name.startswith("."))),
-        ("Bento stores", (path for path in _below(home / "bento") if _is_needed(path.relative_to(home / "bento")))),
+        ("MLflow's files", _walk_files(home / "mlflow")),
+        ("snapshots", (path for path in _walk_files(home / "snapshots") if not path.name.startswith("."))),
+        (
+            "Bento stores",
+            (path for path in _walk_files(home / "bento") if _is_needed(path.relative_to(home / "bento"))),
+        ),
         ("addresses", [home / "serving_ports.json"]),
     ):
         for path in files:
-            with suppress(FileNotFoundError):  # maintenance removed the file, and no row in use names it
+            with suppress(FileNotFoundError):  # maintenance has removed the file, because no row in use names it
                 writer.add(f"home/{path.relative_to(home)}", path, doing=doing)
     for path in sorted(settings.models_dir.glob("*.yaml")):
         writer.add(f"models/{path.name}", path, doing="model files")
     database = airflow_programs.folder(settings) / "airflow.db"
     if database.exists() and not settings.airflow_url:
-        copy = near / "airflow.db"
+        copy = temporary_folder / "airflow.db"
         left_out += copy_airflow(database, copy)
-        writer.add(AIRFLOW, copy, doing="Airflow's metadata")
+        writer.add(AIRFLOW_DB, copy, doing="Airflow's metadata")
         copy.unlink()
     for name, address in (("MLflow", settings.mlflow_url), ("Airflow", settings.airflow_url)):
         left_out += [f"all of {name}, which is your own"] if address else []
     return left_out
 
 
-def _spools(settings: Settings, writer: Writer, *, near: Path) -> None:
-    """Add the spools. They are copied before the dump, so that each row is in the spool, in the dump, or in both."""
+def _add_spools(settings: Settings, writer: ArchiveWriter, *, temporary_folder: Path) -> None:
+    """Add the spools. They are copied before the dump, so each row is in the spool or in the dump."""
     for database in sorted(settings.spool.glob("*/*.db")):
-        copy = near / database.name
-        with suppress(sqlite3.OperationalError):  # the spool was drained and removed
+        copy = temporary_folder / database.name
+        with suppress(sqlite3.OperationalError):  # the service has emptied and removed the spool
             copy_sqlite(database, copy)
             writer.add(f"home/{database.relative_to(settings.home)}", copy, doing="spools")
         copy.unlink(missing_ok=True)
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     for folder_path, folders, file_names in os.walk(folder):
         folders.sort()
         yield from (Path(folder_path) / name for name in sorted(file_names))
 
 
 def _is_needed(path: Path) -> bool:
-    """Whether `path` is needed to serve, unlike BentoML's working files. `path` begins with the model's name."""
+    """Whether a service needs the file. BentoML's working files are not needed. `path` begins with the model's name."""
     return len(path.parts) > 1 and (path.parts[1] == "models" or path.parts[1:] == ("current.json",))
 
 
-def plain_settings(settings: Settings) -> dict[str, str]:
-    """The variables in `.env` that are neither secrets nor paths of this machine."""
+def portable_settings(settings: Settings) -> dict[str, str]:
+    """The variables in `.env` that a backup may contain: no secrets, and no paths of this machine."""
     env_variables = dotenv_values(settings.env_file)
-    allowed = {f"EVERGREEN_{name.upper()}" for name in plain_fields()}
+    allowed = {f"EVERGREEN_{name.upper()}" for name in portable_fields()}
     return {
         name: value for name, value in env_variables.items() if name in allowed and value and not _has_password(value)
     }
 
 
-def plain_fields() -> Iterable[str]:
+def portable_fields() -> Iterable[str]:
     """The names of the settings that a backup may contain."""
     return (n for n, field in Settings.model_fields.items() if field.annotation is not SecretStr and n not in OMITTED)
 

@@ -1,4 +1,4 @@
-"""Dump databases from MariaDB and load them into another one with MariaDB's programs. Copy Airflow's SQLite file."""
+"""Dump databases and load a dump with MariaDB's own programs. Copy SQLite files that are in use."""
 
 import re
 import sqlite3
@@ -11,27 +11,27 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from stack.backup.archive import CHUNK, Sink
+from stack.backup.archive import CHUNK, MemberStream
 from stack.programs.mariadb import find_binary
 from utils.errors import StackError
 from utils.settings import Settings, inherited_environment
 
-# MLflow has triggers. Loading a trigger with another user as definer needs rights that admin does not have.
+# The definer of MLflow's triggers. It is removed, because the user admin may not create triggers for another user.
 DEFINER = re.compile(rb"^(/\*!500.*)DEFINER=`[^`]*`@`[^`]*`")
 
 
-def dump(settings: Settings, databases: Sequence[str], sink: Sink) -> dict[str, int]:
+def dump(settings: Settings, databases: Sequence[str], sink: MemberStream) -> dict[str, int]:
     """Write `databases` as SQL to `sink`, compressed with zstd. Return the number of rows of each `database.table`.
 
-    The dump shows one moment: it is one transaction, which neither waits for writers nor blocks them. MariaDB's system
-    database is never included, because it contains the password hashes of users.
+    The dump is read in one transaction, so it shows one moment. Writers are not blocked. `databases` must not contain
+    MariaDB's system database, which holds the password hashes of users.
 
-    Raises: StackError with the program's last line, for example if a table is altered meanwhile.
+    Raises: StackError with the program's last line, for example if a table is altered during the dump.
     """
-    argv = [find_binary("mariadb-dump"), *_address(settings), "--single-transaction", "--quick", "--hex-blob"]
-    argv += ["--no-create-db", "--databases", *databases]
+    argv = [find_binary("mariadb-dump"), *_connection_options(settings), "--single-transaction", "--quick"]
+    argv += ["--hex-blob", "--no-create-db", "--databases", *databases]
     out = pa.CompressedOutputStream(pa.PythonFile(sink, "w"), "zstd")
-    with _errors() as error_file:
+    with _capture_errors() as error_file:
         process = subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=error_file, env=_environment(settings), bufsize=CHUNK
         )
@@ -45,22 +45,22 @@ def dump(settings: Settings, databases: Sequence[str], sink: Sink) -> dict[str, 
 def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
     """Copy `lines` to `out`. Return the number of rows of each `database.table`.
 
-    An INSERT is one line. Each of its rows is a line that begins with `(`.
+    The rows of an INSERT follow its first line. Each row is one line, which begins with `(`.
     """
     rows: dict[str, int] = {}
     database = table = ""
-    inserting = in_body = False
+    inserting = in_trigger = False
     for line in lines:
         if inserting and line.startswith(b"("):
             rows[table] += 1
-        elif line.startswith(b"INSERT INTO `") and not in_body:
+        elif line.startswith(b"INSERT INTO `") and not in_trigger:
             inserting = True
             if not line.endswith(b" VALUES\n"):
                 raise StackError("mariadb-dump writes rows in a form that can't be counted: use that of MariaDB 10.11")
         else:  # line breaks in values are escaped as \n
             inserting = False
             if line.startswith(b"DELIMITER"):  # ;; before a trigger, ; after it
-                in_body = line.startswith(b"DELIMITER ;;")
+                in_trigger = line.startswith(b"DELIMITER ;;")
             elif line.startswith(b"USE `"):
                 database = line.split(b"`")[1].decode()
             elif line.startswith(b"CREATE TABLE `"):
@@ -72,12 +72,12 @@ def count_rows(lines: IO[bytes], out: Any) -> dict[str, int]:
 
 
 def load(settings: Settings, source: IO[bytes], *, report: Callable[[int], None]) -> None:
-    """Run the SQL of a dump. Its databases must exist. `report` gets the number of bytes read from `source`.
+    """Run the SQL of a dump. Its databases must exist. `report` is called with the number of bytes read so far.
 
     Raises: StackError with the program's last line.
     """
-    argv = [find_binary("mariadb"), *_address(settings), "--batch"]
-    with _errors() as error_file, pa.input_stream(source, compression="zstd") as sql:
+    argv = [find_binary("mariadb"), *_connection_options(settings), "--batch"]
+    with _capture_errors() as error_file, pa.input_stream(source, compression="zstd") as sql:
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=error_file, env=_environment(settings)
         )
@@ -96,8 +96,8 @@ def load(settings: Settings, source: IO[bytes], *, report: Callable[[int], None]
 
 
 @contextmanager
-def _errors() -> Iterator[IO[bytes]]:
-    """A file for the error output of a program. Its last line is added to a StackError of the block."""
+def _capture_errors() -> Iterator[IO[bytes]]:
+    """Yield a file for the error output of a program. Its last line is added to any StackError of the block."""
     with tempfile.TemporaryFile() as error_file:
         try:
             yield error_file
@@ -107,9 +107,9 @@ def _errors() -> Iterator[IO[bytes]]:
             raise StackError(f"{error}: {(lines or ['it did not say why'])[-1].strip()}") from None
 
 
-def _address(settings: Settings) -> list[str]:
-    """The options to connect as admin, which has all rights in our databases and no rights elsewhere."""
-    # The private server has no TLS, which clients of 11.4 require.
+def _connection_options(settings: Settings) -> list[str]:
+    """The options to connect as the user admin, who has all rights in our databases and no rights in others."""
+    # The private server has no TLS, but clients of MariaDB 11.4 require TLS by default.
     no_tls = [] if settings.mariadb_host else ["--skip-ssl"]
     return [
         "--no-defaults",  # must be first; ignores the users' option files
@@ -125,7 +125,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def copy_sqlite(database: Path, to: Path) -> None:
-    """Copy a SQLite file in use, as of one moment, into one file without a write-ahead log."""
+    """Copy a SQLite database that is in use. The copy shows one moment and needs no write-ahead log."""
     with (
         closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as live,
         closing(sqlite3.connect(to, autocommit=True)) as copy,
@@ -135,26 +135,32 @@ def copy_sqlite(database: Path, to: Path) -> None:
 
 
 def copy_airflow(database: Path, to: Path) -> list[str]:
-    """Copy Airflow's SQLite file in use, without its secrets. Return notes for people.
+    """Copy Airflow's SQLite database without its secrets. Return one line for each secret that a user must set again.
 
-    The secrets are passwords and extras of connections, and variables. They are encrypted with a key that stays here,
-    so they would be useless elsewhere. The arguments of a deferred task are encrypted too, so the task starts again
-    and waits anew.
+    Removed are the passwords and extras of connections, and encrypted variables. The key to decrypt them is not in a
+    backup. The arguments of a deferred task are encrypted too, so such a task starts again from its beginning.
     """
     copy_sqlite(database, to)
     with closing(sqlite3.connect(to, autocommit=True)) as copy:
         copy.execute("PRAGMA secure_delete = ON")
         connections = [name for (name,) in copy.execute("SELECT conn_id FROM connection ORDER BY 1")]
         variables = [name for (name,) in copy.execute("SELECT key FROM variable WHERE is_encrypted ORDER BY 1")]
-        for statement in _WITHOUT_SECRETS:
+        for statement in _SECRET_REMOVAL:
             copy.execute(statement)
         copy.execute("VACUUM")
-    notes = [f"password and extra of Airflow's connection {name}" for name in connections if name not in OURS]
+    notes = [
+        f"password and extra of Airflow's connection {name}" for name in connections if name not in OUR_CONNECTIONS
+    ]
     return notes + [f"Airflow's variable {name}" for name in variables]
 
 
-OURS = ("feature_store", "feature_loader", "feature_reader", "feature_maintenance")  # `up` sets their passwords
-_WITHOUT_SECRETS = (
+OUR_CONNECTIONS = (
+    "feature_store",
+    "feature_loader",
+    "feature_reader",
+    "feature_maintenance",
+)  # `up` sets the passwords
+_SECRET_REMOVAL = (
     "UPDATE connection SET password = NULL, extra = NULL, is_encrypted = 0, is_extra_encrypted = 0",
     "DELETE FROM connection_test_request",
     "DELETE FROM variable WHERE is_encrypted",

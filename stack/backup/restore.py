@@ -1,7 +1,7 @@
 """`restore`: create a stack from the file of a backup. `up` then starts it.
 
-Everything is prepared in the folder `restoring` below the state folder, with an extra MariaDB on a spare port. It is
-moved to its place when it is complete. If anything fails before that, the old state stays unchanged.
+The new state is prepared in the folder `restoring` below the state folder, with an extra MariaDB on a free port. After
+it is complete, it replaces the old state. If a step before that fails, the old state stays unchanged.
 """
 
 import io
@@ -21,12 +21,12 @@ from sqlalchemy import MetaData, Table, bindparam, func, select, text
 from db import migrations
 from db.admin import bootstrap
 from db.session import session
-from stack.backup.archive import FORMAT, Archive, Progress, opened
-from stack.backup.backup import DUMP, SETTINGS, plain_fields
+from stack.backup.archive import FORMAT, Archive, Progress, open_archive
+from stack.backup.backup import DUMP, SETTINGS, portable_fields
 from stack.backup.dump import load
 from stack.programs import mariadb, ports, secrets
 from stack.programs.folders import runtime
-from stack.programs.lock import exclusive
+from stack.programs.lock import hold_lock
 from stack.programs.processes import clear_leftovers, ours
 from stack.programs.program import base_environment
 from stack.programs.starting import wait_for_end, wait_for_process
@@ -34,8 +34,8 @@ from stack.programs.supervisor import Supervisor
 from utils.errors import DataRefused, IntegrityError, StackError
 from utils.settings import Settings
 
-# Files and folders in the state folder.
-PARTS = ("mariadb", "mlflow", "snapshots", "bento", "airflow", "serving_ports.json")
+# Files and folders in the state folder that a restore replaces.
+STATE_PARTS = ("mariadb", "mlflow", "snapshots", "bento", "airflow", "serving_ports.json")
 # The new data need not survive a power cut, because an incomplete restore is removed.
 NOT_DURABLE = ("--innodb-flush-log-at-trx-commit=0", "--skip-innodb-doublewrite")
 
@@ -65,28 +65,28 @@ class RestoreReport:
 
 
 def restore(settings: Settings, file: Path, *, force: bool, progress: Progress) -> RestoreReport:
-    """Replace the state of `settings` by that of the backup in `file`. `up` continues from there.
+    """Replace the state of a stack by the state in the backup `file`. `up` then starts the stack.
 
-    Existing secrets are kept, and missing ones are generated. A setting of the backup applies if it is not set
-    already. Existing data and model files that differ are replaced only with `force`.
+    Existing secrets are kept, and missing secrets are generated. A setting of the backup is used only if this stack
+    does not set it. Existing data and model files that differ are replaced only with `force`.
 
     Raises: NotFound, IntegrityError, DataRefused, StackError; Unreachable and AccessDenied with a team's own MariaDB.
-    Nothing has changed then, except that a team's own database may be partly filled.
+    After an error the stack is unchanged, except that a team's own database may be partly filled.
     """
     start = time.monotonic()
-    with opened(file) as archive, exclusive(settings):
-        _refuse_newer(archive)
-        variables = _archived_settings(settings, archive)
-        settings = _with_variables(settings, variables)
-        _refuse_running(settings)
+    with open_archive(file) as archive, hold_lock(settings):
+        _reject_newer_backup(archive)
+        variables = _read_missing_variables(settings, archive)
+        settings = _apply_variables(settings, variables)
+        _require_stopped(settings)
         if not force:
-            _refuse_occupied(settings, archive)
-        archive.verify(progress)
+            _require_empty(settings, archive)
+        archive.check_members(progress)
         settings, _ = secrets.ensure(settings)
         with _staging_stack(settings) as staging:
             file_names = _unpack(archive, staging.home.parent, progress)
-            _fill(staging, archive, force=force, progress=progress)
-            _move_in(settings, staging)
+            _fill_databases(staging, archive, force=force, progress=progress)
+            _replace_state(settings, staging)
         secrets.add(settings.env_file, variables)
     manifest, rows = archive.manifest, archive.manifest["rows"]
     seconds = round(time.monotonic() - start, 1)
@@ -112,7 +112,7 @@ def _unpack(archive: Archive, folder: Path, progress: Progress) -> list[str]:
     return names
 
 
-def _refuse_newer(archive: Archive) -> None:
+def _reject_newer_backup(archive: Archive) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     revisions = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
@@ -124,27 +124,27 @@ def _refuse_newer(archive: Archive) -> None:
         )
 
 
-def _archived_settings(settings: Settings, archive: Archive) -> dict[str, str]:
-    """The variables of the backup that neither `.env` nor the environment sets."""
+def _read_missing_variables(settings: Settings, archive: Archive) -> dict[str, str]:
+    """Read the variables of the backup that neither `.env` nor the environment sets."""
     variables = dotenv_values(stream=io.StringIO(archive.read(SETTINGS).decode()))
-    names = {f"EVERGREEN_{name.upper()}": name for name in plain_fields() if name not in settings.model_fields_set}
+    names = {f"EVERGREEN_{name.upper()}": name for name in portable_fields() if name not in settings.model_fields_set}
     return {variable: value for variable, value in variables.items() if variable in names and value}
 
 
-def _with_variables(settings: Settings, variables: Mapping[str, str]) -> Settings:
+def _apply_variables(settings: Settings, variables: Mapping[str, str]) -> Settings:
     fields = {variable.removeprefix("EVERGREEN_").lower(): value for variable, value in variables.items()}
     parsed = Settings(_env_file=None, **fields)  # type: ignore[arg-type]
     return settings.model_copy(update={name: getattr(parsed, name) for name in fields})
 
 
-def _refuse_running(settings: Settings) -> None:
+def _require_stopped(settings: Settings) -> None:
     if Supervisor(settings).running or ours(settings):
         raise StackError(f"the stack in {settings.home} runs: stop it with `make down`, then restore")
 
 
-def _refuse_occupied(settings: Settings, archive: Archive) -> None:
+def _require_empty(settings: Settings, archive: Archive) -> None:
     home = settings.home
-    conflicts = [str(home / name) for name in PARTS if (home / name).is_file() or any(_entries(home / name))]
+    conflicts = [str(home / name) for name in STATE_PARTS if (home / name).is_file() or any(_list_entries(home / name))]
     for name in archive.names("models/"):
         model_file = settings.models_dir / name.removeprefix("models/")
         if model_file.exists() and model_file.read_bytes() != archive.read(name):
@@ -162,17 +162,17 @@ def _refuse_occupied(settings: Settings, archive: Archive) -> None:
         )
 
 
-def _entries(folder: Path) -> Iterator[Path]:
+def _list_entries(folder: Path) -> Iterator[Path]:
     return folder.iterdir() if folder.is_dir() else iter(())
 
 
 @contextmanager
 def _staging_stack(settings: Settings) -> Iterator[Settings]:
-    """The settings of an empty stack below the state folder. Its folder is removed at the end of the block."""
+    """Yield the settings of an empty stack below the state folder. Its folder is removed at the end of the block."""
     folder = settings.home.resolve() / "restoring"
     port_field = {} if settings.mariadb_host else {"mariadb_port": ports.free_ports(1)}
     staging = settings.model_copy(update={"home": folder / "home", "models_dir": folder / "models", **port_field})
-    clear_leftovers(staging)  # of a killed restore
+    clear_leftovers(staging)  # processes of a killed restore
     shutil.rmtree(folder, ignore_errors=True)
     staging.home.mkdir(parents=True)
     try:
@@ -184,10 +184,10 @@ def _staging_stack(settings: Settings) -> Iterator[Settings]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(staging: Settings, archive: Archive, *, force: bool, progress: Progress) -> None:
+def _fill_databases(staging: Settings, archive: Archive, *, force: bool, progress: Progress) -> None:
     """Create databases, users and rows. With `force`, existing databases on a team's own server are dropped first."""
     databases, size = archive.manifest["databases"], archive.sizes[DUMP]
-    with _server(staging):
+    with _run_server(staging):
         if staging.mariadb_host and force:
             with session(staging, "root", "information_schema") as connection:
                 for name in databases:
@@ -207,8 +207,8 @@ def _fill(staging: Settings, archive: Archive, *, force: bool, progress: Progres
 
 
 @contextmanager
-def _server(staging: Settings) -> Iterator[None]:
-    """Run the private MariaDB of `staging` until the end of the block. A team's own server is used as it is."""
+def _run_server(staging: Settings) -> Iterator[None]:
+    """Run the private MariaDB of `staging` during the block. Do nothing if the team has its own server."""
     if staging.mariadb_host:
         yield
         return
@@ -226,11 +226,11 @@ def _server(staging: Settings) -> Iterator[None]:
         wait_for_end("MariaDB", server, log=log)
 
 
-def _move_in(settings: Settings, staging: Settings) -> None:
-    """Replace the old state by the complete new one. Only renames in the state folder, so no part is half there."""
+def _replace_state(settings: Settings, staging: Settings) -> None:
+    """Replace the old state by the complete new state. Each part is only renamed, so no part is ever incomplete."""
     home, old_state = settings.home.resolve(), staging.home.parent / "replaced"
     old_state.mkdir()
-    for name in PARTS:
+    for name in STATE_PARTS:
         if (home / name).exists():
             (home / name).rename(old_state / name)
         if (staging.home / name).exists():

@@ -1,6 +1,6 @@
-"""The demonstration: send traffic, change the world, and print how the platform reacts.
+"""The demonstration: send requests of simulated people, change the people, and print how the platform reacts.
 
-Everything that is printed comes from rows that the platform wrote. This module neither decides nor trains.
+All printed events are rows that the platform wrote. This module makes no decision and trains no model.
 """
 
 import time
@@ -23,7 +23,7 @@ from pipelines.runs.training_runs import load_run
 from pipelines.spec import ModelSpec
 from pipelines.training.evaluate import Estimate, load_evaluation
 from stack.demo.simulate import simulate
-from stack.demo.watch import Watch, words
+from stack.demo.watch import Watch, describe
 from stack.example_data.scenario_names import Scenario
 from stack.programs.airflow_client import Airflow
 from stack.programs.airflow_runs import activity
@@ -31,20 +31,20 @@ from utils.clock import utc_now
 from utils.errors import StackError
 from utils.settings import Settings
 
-RATE = 32.0  # requests a second, so that a window of 20 s has the rows that monitoring needs
-LATE = timedelta(seconds=3)  # delay of a label after its prediction
-CALM = 2  # windows of the unchanged world that are judged before the change
-JUDGED = 3  # windows after the change, as many as an alarm looks at; later windows bring no new decision
-TRAFFIC_SECONDS = 420  # people are generated for so many seconds; a longer part gets new people
-MONITORING_CAUSES = {"drift", "performance"}  # causes of a retraining that must not occur in a steady world
+RATE = 32.0  # requests per second, so that a window of 20 s has the rows that monitoring needs
+LABEL_DELAY = timedelta(seconds=3)  # from a prediction to its label
+WINDOWS_BEFORE_CHANGE = 2  # windows that are judged before the change
+WINDOWS_AFTER_CHANGE = 3  # windows that are judged after the change; an alarm needs no more
+TRAFFIC_SECONDS = 420  # seconds of requests per simulation; longer traffic continues with another simulation
+MONITORING_CAUSES = {"drift", "performance"}  # causes of a retraining that must not occur without a change
 
-CHANGE = {
-    Scenario.SHIFT: ("The world changes", "Incomes rise by 30%; debts and new inquiries decide more than payments."),
-    Scenario.NONE: ("The world stays as it is", "Nothing may be retrained for drift, nothing promoted for it."),
+CHANGE_TEXTS = {
+    Scenario.SHIFT: ("The data changes", "Incomes rise by 30%. Debts and inquiries count more than payments."),
+    Scenario.NONE: ("The data stays the same", "Drift must start no training, and no version may be promoted for it."),
     Scenario.BROKEN: (
         "A source breaks",
-        "Incomes come in thousands, salaries not at all; people and labels are as ever. The platform must alert people"
-        " and must not learn from these rows.",
+        "Incomes come in thousands, and salaries are missing. People and labels stay the same. The platform must send"
+        " an alert and must not learn from these rows.",
     ),
 }
 
@@ -53,8 +53,8 @@ CHANGE = {
 class Moment:
     """An event in the summary.
 
-    after: seconds since the world changed, negative before it.
-    what: the line of text.
+    after: seconds from the change to the event. Negative for events before the change.
+    what: the description of the event.
     """
 
     after: float
@@ -66,7 +66,7 @@ class Quality:
     """Two versions compared on the same rows, newer than the training rows of both, with 95% intervals.
 
     metric: the name of the metric.
-    rows: the number of rows.
+    rows: the number of compared rows.
     before: the metric of the champion.
     after: the metric of the candidate.
     better_by: the paired difference, with one-sided bounds at the confidence of the gate.
@@ -84,7 +84,7 @@ class Outcome:
     """The result of a demonstration.
 
     scenario: the name of the scenario.
-    problems: the deviations from the result that the scenario promises.
+    problems: the differences from the expected reaction. Empty if the platform reacted as expected.
     timeline: the important events, the oldest first.
     quality: the comparison of champion and candidate. None if no training compared them.
     seconds: the duration.
@@ -100,50 +100,54 @@ class Outcome:
 def play(
     settings: Settings, spec: ModelSpec, *, scenario: Scenario, console: Console, alerts: list[dict[str, Any]]
 ) -> Outcome:
-    """Send traffic of the unchanged world, change the world by `scenario`, and follow the platform's reaction.
+    """Send requests of unchanged people, change the people by `scenario`, and follow the platform's reaction.
 
     The stack of `settings` must run and serve a version of `spec`, whose durations are seconds. `scenario` is a key of
-    `CHANGE`. `alerts`: the list of the alerts that the stack's webhook receives. The world changes at the border of a
-    window, after `CALM` windows were judged.
+    `CHANGE_TEXTS`. `alerts`: the list to which the stack's webhook adds the alerts that it receives. The change is at
+    the start of a window, after `WINDOWS_BEFORE_CHANGE` windows were judged.
 
     Raises: StackError, Unreachable, AccessDenied.
     """
-    begun, watch = time.monotonic(), Watch(settings, spec, console, utc_now(), alerts)
-    champion, workers = _serving(settings, spec)
+    start, watch = time.monotonic(), Watch(settings, spec, console, utc_now(), alerts)
+    champion, workers = _read_serving(settings, spec)
     window = spec.monitoring.window
     _announce(
         console,
-        f"1. The world is as it was when version {champion} learned",
-        f"{RATE:.0f} people a second ask, each once; their labels follow {LATE.seconds} s later. {spec.name}_monitoring"
-        f" looks at windows of {window.seconds} s.",
+        f"1. The data is like that on which version {champion} was trained",
+        f"{RATE:.0f} people per second send one request each. Their labels follow {LABEL_DELAY.seconds} s later."
+        f" {spec.name}_monitoring looks at windows of {window.seconds} s.",
     )
-    with _traffic(settings, spec, Scenario.NONE) as sender:
-        error = watch.until(lambda: len(watch.rows("drift")) >= CALM, lambda: len(watch.rows("drift")), beside=sender)
-        change = grid(utc_now(), window) + window
-        watch.until(lambda: utc_now() >= change, utc_now, beside=sender)
-    heading, text = CHANGE[scenario]
+    with _send_traffic(settings, spec, Scenario.NONE) as sender:
+        error = watch.until(
+            lambda: len(watch.rows("drift")) >= WINDOWS_BEFORE_CHANGE, lambda: len(watch.rows("drift")), traffic=sender
+        )
+        changed_at = grid(utc_now(), window) + window
+        watch.until(lambda: utc_now() >= changed_at, utc_now, traffic=sender)
+    heading, text = CHANGE_TEXTS[scenario]
     _announce(console, f"2. {heading}", text)
     airflow = Airflow(settings)
-    with _traffic(settings, spec, scenario) as sender:
+    with _send_traffic(settings, spec, scenario) as sender:
         error += watch.until(
-            lambda: _is_over(watch, champion, change, scenario),
-            lambda: _progress(watch, airflow, change),
-            beside=sender,
+            lambda: _is_over(watch, champion, changed_at, scenario),
+            lambda: _measure_progress(watch, airflow, changed_at),
+            traffic=sender,
         )
     problems = [error] if error else []
     problems += (
-        _missing_steps(watch, champion, change) if scenario is Scenario.SHIFT else _unwanted_events(watch, change)
+        _find_missing_steps(watch, champion, changed_at)
+        if scenario is Scenario.SHIFT
+        else _find_unwanted_events(watch, changed_at)
     )
     if scenario is Scenario.BROKEN:
-        problems += _missing_alerts(watch, change)
-    if _serving(settings, spec)[1] != workers:
+        problems += _find_missing_alerts(watch, changed_at)
+    if _read_serving(settings, spec)[1] != workers:
         problems.append("a worker of the service was replaced")
     return Outcome(
         scenario=scenario.value,
         problems=problems,
-        timeline=_timeline(watch, champion, change, heading),
-        quality=_quality(watch, change),
-        seconds=time.monotonic() - begun,
+        timeline=_build_timeline(watch, champion, changed_at, heading),
+        quality=_read_quality(watch, changed_at),
+        seconds=time.monotonic() - start,
     )
 
 
@@ -152,13 +156,13 @@ def _announce(console: Console, heading: str, text: str) -> None:
 
 
 @contextmanager
-def _traffic(settings: Settings, spec: ModelSpec, scenario: Scenario) -> Iterator["Future[None]"]:
-    """Send requests until the end of the block."""
+def _send_traffic(settings: Settings, spec: ModelSpec, scenario: Scenario) -> Iterator["Future[None]"]:
+    """Send requests during the block. Yield the future of the sender."""
     stop, count = Event(), int(RATE * TRAFFIC_SECONDS)
 
     def send() -> None:
         while not stop.is_set():
-            simulate(settings, spec, scenario=scenario, requests=count, rate=RATE, labels_after=LATE, stop=stop)
+            simulate(settings, spec, scenario=scenario, requests=count, rate=RATE, labels_after=LABEL_DELAY, stop=stop)
 
     with ThreadPoolExecutor(1) as executor:
         sender = executor.submit(send)
@@ -169,8 +173,8 @@ def _traffic(settings: Settings, spec: ModelSpec, scenario: Scenario) -> Iterato
     sender.result()
 
 
-def _serving(settings: Settings, spec: ModelSpec) -> tuple[int, set[Any]]:
-    """The version of the champion, and the ids of the worker processes."""
+def _read_serving(settings: Settings, spec: ModelSpec) -> tuple[int, set[Any]]:
+    """Return the version of the champion and the ids of the service's worker processes."""
     with session(settings, "reader") as connection:
         champion = deployments.champion(connection, spec.name)
         workers = deployments.instances(connection, spec.name)
@@ -179,80 +183,82 @@ def _serving(settings: Settings, spec: ModelSpec) -> tuple[int, set[Any]]:
     return int(champion["version"]), {worker["instance_id"] for worker in workers}
 
 
-def _is_over(watch: Watch, champion: int, change: datetime, scenario: Scenario) -> bool:
+def _is_over(watch: Watch, champion: int, changed_at: datetime, scenario: Scenario) -> bool:
     if scenario is Scenario.SHIFT:
-        live = watch.rows("deployment", after=change, action="live")
-        rejected = watch.rows("verdict", after=change, verdict="reject")
-        return bool(rejected or (live and _first_answer(watch, champion, change)))
-    return watch.windows(after=change) >= JUDGED or bool(_retrained(watch))
+        live = watch.rows("deployment", after=changed_at, action="live")
+        rejected = watch.rows("verdict", after=changed_at, verdict="reject")
+        return bool(rejected or (live and _find_first_answer(watch, champion, changed_at)))
+    return watch.windows(after=changed_at) >= WINDOWS_AFTER_CHANGE or bool(_find_retrainings(watch))
 
 
-def _progress(watch: Watch, airflow: Airflow, change: datetime) -> object:
-    """A sign of progress. Windows are judged for ever, so only the first ones after the change count."""
-    steps = sum(len(watch.rows(kind, after=change)) for kind in ("training", "trained", "verdict", "deployment"))
-    windows = min(watch.windows(after=change), JUDGED)
+def _measure_progress(watch: Watch, airflow: Airflow, changed_at: datetime) -> object:
+    """Return a value that changes with progress. Only the first windows after the change count."""
+    steps = sum(len(watch.rows(kind, after=changed_at)) for kind in ("training", "trained", "verdict", "deployment"))
+    windows = min(watch.windows(after=changed_at), WINDOWS_AFTER_CHANGE)
     dags = (f"{watch.spec.name}_{kind}" for kind in ("training", "deployment"))
-    return windows, steps, len(_retrained(watch)), activity(airflow, *dags)
+    return windows, steps, len(_find_retrainings(watch)), activity(airflow, *dags)
 
 
-def _retrained(watch: Watch) -> list[RowMapping]:
-    """The decisions to retrain because of drift or performance."""
+def _find_retrainings(watch: Watch) -> list[RowMapping]:
+    """Return the decisions to retrain because of drift or performance."""
     return [row for row in watch.rows("retraining", action="retrain") if row["cause"] in MONITORING_CAUSES]
 
 
-def _first_answer(watch: Watch, champion: int, change: datetime) -> datetime | None:
-    """The time of the first answer by a later version than `champion`. None before that."""
-    versions = [row["version"] for row in watch.rows("deployment", after=change, action="deploy")]
+def _find_first_answer(watch: Watch, champion: int, changed_at: datetime) -> datetime | None:
+    """Return the time of the first answer by a later version than `champion`. None if there is no such answer yet."""
+    versions = [row["version"] for row in watch.rows("deployment", after=changed_at, action="deploy")]
     if not versions or versions[-1] == champion:
         return None
     with session(watch.settings, "reader") as connection:
-        return timeline.first_answer(connection, watch.spec.name, version=versions[-1], since=change)
+        return timeline.first_answer(connection, watch.spec.name, version=versions[-1], since=changed_at)
 
 
-def _missing_steps(watch: Watch, champion: int, change: datetime) -> list[str]:
-    """The steps of a complete loop that are missing."""
-    decisions = _retrained(watch)
-    problems = [f"retrained before the change: {row['reason']}" for row in decisions if row["decided_at"] < change]
-    if not [row for row in decisions if row["decided_at"] >= change]:
+def _find_missing_steps(watch: Watch, champion: int, changed_at: datetime) -> list[str]:
+    """Return the missing steps of the loop from the change to an answer of a new version, one line each."""
+    decisions = _find_retrainings(watch)
+    problems = [f"retrained before the change: {row['reason']}" for row in decisions if row["decided_at"] < changed_at]
+    if not [row for row in decisions if row["decided_at"] >= changed_at]:
         problems.append("no retraining was decided for what monitoring found")
-    problems += [words("verdict", row) for row in watch.rows("verdict", after=change, verdict="reject")]
-    if _first_answer(watch, champion, change) is None:
+    problems += [describe("verdict", row) for row in watch.rows("verdict", after=changed_at, verdict="reject")]
+    if _find_first_answer(watch, champion, changed_at) is None:
         problems.append(f"no later version than {champion} has answered")
     return problems
 
 
-def _unwanted_events(watch: Watch, change: datetime) -> list[str]:
-    """The events that must not occur if the world needs no retraining, and missing windows."""
-    problems = [f"decided to retrain: {row['reason']}" for row in _retrained(watch)]
-    if (window_count := watch.windows(after=change)) < JUDGED:
-        problems.append(f"{window_count} windows were judged, {JUDGED} are needed")
+def _find_unwanted_events(watch: Watch, changed_at: datetime) -> list[str]:
+    """Return the retrainings, which must not occur in this scenario, and a line if too few windows were judged."""
+    problems = [f"decided to retrain: {row['reason']}" for row in _find_retrainings(watch)]
+    if (window_count := watch.windows(after=changed_at)) < WINDOWS_AFTER_CHANGE:
+        problems.append(f"{window_count} windows were judged, {WINDOWS_AFTER_CHANGE} are needed")
     return problems
 
 
-def _missing_alerts(watch: Watch, change: datetime) -> list[str]:
-    decisions = watch.rows("retraining", after=change, cause="broken_source")
+def _find_missing_alerts(watch: Watch, changed_at: datetime) -> list[str]:
+    decisions = watch.rows("retraining", after=changed_at, cause="broken_source")
     return [] if watch.alerts and any(row["alerted_at"] for row in decisions) else ["nobody was alerted"]
 
 
-def _timeline(watch: Watch, champion: int, change: datetime, heading: str) -> list[Moment]:
-    """The important events. Windows without drift, performance, and decisions without an action are left out."""
-    moments = [(change, heading.lower())]
+def _build_timeline(watch: Watch, champion: int, changed_at: datetime, heading: str) -> list[Moment]:
+    """Return the important events: all except windows without drift, performance, and decisions without an action."""
+    moments = [(changed_at, heading.lower())]
     for at, kind, row in watch.events:
-        is_quiet = {"drift": not row.get("drifted"), "performance": True, "retraining": not _matters(row)}
+        is_quiet = {"drift": not row.get("drifted"), "performance": True, "retraining": not _has_action(row)}
         if not is_quiet.get(kind, False):
-            moments.append((at, words(kind, row)))
-    if answered_at := _first_answer(watch, champion, change):
+            moments.append((at, describe(kind, row)))
+    if answered_at := _find_first_answer(watch, champion, changed_at):
         moments.append((answered_at, "the new version answers its first request"))
-    return [Moment((at - change).total_seconds(), text) for at, text in sorted(moments, key=lambda moment: moment[0])]
+    return [
+        Moment((at - changed_at).total_seconds(), text) for at, text in sorted(moments, key=lambda moment: moment[0])
+    ]
 
 
-def _matters(decision: RowMapping) -> bool:
+def _has_action(decision: RowMapping) -> bool:
     return decision.get("action") == "retrain" or bool(decision.get("alert"))
 
 
-def _quality(watch: Watch, change: datetime) -> Quality | None:
-    """The training's comparison of both versions. None if no training compared them."""
-    verdicts = [row for row in watch.rows("verdict", after=change) if row["champion_version"]]
+def _read_quality(watch: Watch, changed_at: datetime) -> Quality | None:
+    """Return the training's comparison of champion and candidate. None if no training compared them."""
+    verdicts = [row for row in watch.rows("verdict", after=changed_at) if row["champion_version"]]
     if not verdicts:
         return None
     evaluation = load_evaluation(load_run(watch.settings, verdicts[-1]["run_id"]), settings=watch.settings)

@@ -1,4 +1,4 @@
-"""Requests to a running prediction service at a steady rate, like those of its clients."""
+"""Send requests to a running prediction service at a steady rate, as clients do."""
 
 import threading
 import time
@@ -15,9 +15,9 @@ from db.log.prediction_ids import created_at
 from utils.errors import StackError
 from utils.patience import Patience
 
-CLIENTS = 16  # the most requests that are under way at once
-ANSWER_PATIENCE = 60.0  # seconds without any answer; until then requests are retried
-ANSWER_SECONDS = 30.0  # seconds, the timeout of one request
+CLIENTS = 16  # the highest number of concurrent requests
+ANSWER_PATIENCE = 60.0  # seconds without any answer after which requests are no longer retried
+ANSWER_SECONDS = 30.0  # the timeout of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Answer:
 
     number: the number of the request.
     prediction_id: the id of the prediction.
-    at: the time in the prediction_id, UTC.
+    at: the time of the prediction, UTC, from the prediction_id.
     prediction: the predicted class or number.
     version: the version that answered.
     """
@@ -38,11 +38,14 @@ class Answer:
     version: int
 
 
-class Traffic:
-    """`count` requests to `url`, one every 1 / `rate` seconds, from a few threads. The context starts it.
+class RetryingTraffic:
+    """`count` requests to `url` at `rate` per second, sent by threads during the context.
 
-    `body` returns the body of a request by its number, just before it is sent. If the service is slow, the client waits
-    for the answer, and its next requests are late.
+    A request that fails is retried until the service answers or rejects it. If the service is slow, later requests are
+    sent late. `body` is called with the number of a request just before the request is sent, and returns its body.
+
+    answers: the answers so far.
+    refusals: the error of each rejected request.
     """
 
     def __init__(self, url: str, *, key: str, body: Callable[[int], dict[str, Any]], count: int, rate: float) -> None:
@@ -51,12 +54,12 @@ class Traffic:
         self._pool = ThreadPoolExecutor(CLIENTS, "traffic")
         self._clients: list[Future[None]] = []
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._next, self._began = 0, 0.0
+        self._next, self._start = 0, 0.0
         self.answers: list[Answer] = []
         self.refusals: list[str] = []
 
-    def __enter__(self) -> "Traffic":
-        self._began = time.monotonic()
+    def __enter__(self) -> "RetryingTraffic":
+        self._start = time.monotonic()
         self._clients = [self._pool.submit(self._send) for _ in range(min(CLIENTS, self.count))]
         return self
 
@@ -66,11 +69,11 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """The number of requests with an answer or a refusal."""
+        """The number of requests that were answered or rejected."""
         return len(self.answers) + len(self.refusals)
 
     def is_over(self, *, within: float) -> bool:
-        """Wait up to `within` seconds, and return whether all requests are done.
+        """Wait at most `within` seconds. Return whether all requests are done.
 
         Raises: StackError if the service does not answer, or does not accept the requests.
         """
@@ -83,24 +86,24 @@ class Traffic:
         with requests.Session() as session:
             session.trust_env = False  # no proxy, and no key from a .netrc
             session.headers.update(self._headers)
-            while (number := self._next_number()) is not None:
-                result = self._ask(session, self._body(number))
-                if isinstance(result, str):
-                    self.refusals.append(result)
-                elif result is not None:
-                    prediction_id = UUID(result["prediction_id"])
-                    at, version = created_at(prediction_id), int(result["version"])
-                    self.answers.append(Answer(number, prediction_id, at, result["prediction"], version))
+            while (number := self._wait_for_next_number()) is not None:
+                answer = self._request(session, self._body(number))
+                if isinstance(answer, str):
+                    self.refusals.append(answer)
+                elif answer is not None:
+                    prediction_id = UUID(answer["prediction_id"])
+                    at, version = created_at(prediction_id), int(answer["version"])
+                    self.answers.append(Answer(number, prediction_id, at, answer["prediction"], version))
 
-    def _next_number(self) -> int | None:
-        """Wait for the time of the next request and return its number. None at the end."""
+    def _wait_for_next_number(self) -> int | None:
+        """Wait until the next request must be sent, and return its number. None if no request is left."""
         with self._lock:
             number, self._next = self._next, self._next + 1
-        wait_seconds = self._began + number / self._rate - time.monotonic()
+        wait_seconds = self._start + number / self._rate - time.monotonic()
         return None if number >= self.count or self._stop.wait(max(0.0, wait_seconds)) else number
 
-    def _ask(self, session: requests.Session, body: dict[str, Any]) -> dict[str, Any] | str | None:
-        """Return the answer, or the error if the service refuses the row. None if the traffic was stopped."""
+    def _request(self, session: requests.Session, body: dict[str, Any]) -> dict[str, Any] | str | None:
+        """Return the answer, or the error text if the service rejects the row. None if the traffic was stopped."""
         error_text, pause_seconds = "nothing", 1.0
         patience = Patience(
             f"an answer of {self._url}/predict", lambda: self.done, seconds=ANSWER_PATIENCE, state=lambda: error_text

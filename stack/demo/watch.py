@@ -18,21 +18,21 @@ from utils.errors import GaveUp, StackError
 from utils.patience import Patience
 from utils.settings import Settings
 
-DEMO_POLL = 0.5  # seconds
-STEP_PATIENCE = 300.0  # seconds without the next step; Airflow may take minutes to notice a changed model file
+DEMO_POLL = 0.5  # seconds between two reads of the rows
+STEP_PATIENCE = 300.0  # seconds without a new step; Airflow may take minutes to notice a changed model file
 VERDICTS = {"promote": "may serve", "reject": "may not serve", "wait": "waits for more labels"}
 
 
 @dataclass(slots=True)
 class Watch:
-    """Prints the events of a model and the alerts of its webhook, each once.
+    """Prints each event of a model and each alert of its webhook once.
 
     settings: the settings of the stack.
     spec: the model file.
     console: the output.
-    since: the time of the first event, UTC.
-    alerts: the alerts that the webhook has received.
-    events: all events since `since`: time (UTC), kind, row.
+    since: earlier events are ignored, UTC.
+    alerts: the alerts that the webhook has received so far.
+    events: the events since `since`, each as (time in UTC, kind, row).
     """
 
     settings: Settings
@@ -44,18 +44,19 @@ class Watch:
     _printed: set[tuple[str, object]] = field(default_factory=set)
     _alerts_printed: int = 0
 
-    def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, beside: "Future[Any]") -> str:
-        """Look until `reached` is true. Return an empty text, or an error text if `sign` stops changing before.
+    def until(self, reached: Callable[[], bool], sign: Callable[[], object], *, traffic: "Future[Any]") -> str:
+        """Print new events until `reached` is true. Return an empty text.
 
-        The patience is `STEP_PATIENCE` seconds. `beside` is the traffic that must run meanwhile.
+        If `sign` does not change for `STEP_PATIENCE` seconds, return an error text instead. `traffic` must not end
+        during the wait.
 
-        Raises: StackError if `beside` ends early; its own error if it failed.
+        Raises: StackError if the traffic ends; the traffic's own error if it failed.
         """
 
         def is_reached() -> bool:
-            if beside.done():
-                raise StackError(f"the traffic ended early: {beside.result()}")
-            self.look()
+            if traffic.done():
+                raise StackError(f"the traffic ended early: {traffic.result()}")
+            self.print_new_events()
             return reached()
 
         try:
@@ -64,7 +65,7 @@ class Watch:
             return str(error)
         return ""
 
-    def look(self) -> None:
+    def print_new_events(self) -> None:
         """Read the events, and print the new events and alerts."""
         with session(self.settings, "reader") as connection:
             self.events = timeline.events(connection, self.spec.name, since=self.since)
@@ -72,13 +73,13 @@ class Watch:
             key = (kind, row["run_id"] if kind in {"training", "trained"} else row["id"])
             if key not in self._printed:
                 self._printed.add(key)
-                self._say(words(kind, row), at=at)
+                self._print_line(describe(kind, row), at=at)
         for alert in self.alerts[self._alerts_printed :]:
-            self._say(f"the webhook gets an alert: {alert['text']}", at=utc_now())
+            self._print_line(f"the webhook gets an alert: {alert['text']}", at=utc_now())
         self._alerts_printed = len(self.alerts)
 
     def rows(self, kind: str, *, after: datetime | None = None, **values: object) -> list[RowMapping]:
-        """Rows of a kind (a key of `timeline.MOMENTS`) with these values, from `after` on, the oldest first."""
+        """Return the rows of a kind (a key of `timeline.MOMENTS`) with `values`, from `after` on, the oldest first."""
         since = after or self.since
         rows = [row for at, row_kind, row in self.events if row_kind == kind and at >= since]
         return [row for row in rows if all(row[name] == value for name, value in values.items())]
@@ -87,20 +88,20 @@ class Watch:
         """The number of windows that begin at `after` or later and were compared with the profile."""
         return sum(row["window_start"] >= after for row in self.rows("drift"))
 
-    def _say(self, text: str, *, at: datetime) -> None:
+    def _print_line(self, text: str, *, at: datetime) -> None:
         seconds = (at - self.since).total_seconds()
         self.console.print(f"  [dim]{seconds:6.1f} s[/dim]  {escape(text)}", soft_wrap=True)
 
 
-def words(kind: str, row: RowMapping) -> str:
-    """The line for a row of a kind (a key of `timeline.MOMENTS`)."""
-    return _WORDS[kind](row)
+def describe(kind: str, row: RowMapping) -> str:
+    """Describe a row of a kind (a key of `timeline.MOMENTS`) in one line."""
+    return _DESCRIPTIONS[kind](row)
 
 
-def _drift(row: RowMapping) -> str:
+def _describe_drift(row: RowMapping) -> str:
     window = f"window {row['window_start']:%H:%M:%S} to {row['window_end']:%H:%M:%S}, {row['row_count']:,} rows"
     if defects := row["evidence"]["defects"]:
-        return f"{window}: {len(defects)} features look broken, {defects[0]['feature']} first"
+        return f"{window}: {len(defects)} features print_new_events broken, {defects[0]['feature']} first"
     if not row["drifted"]:
         return f"{window}: as in training"
     difference = row["evidence"]["differences"][row["worst"]]
@@ -110,13 +111,13 @@ def _drift(row: RowMapping) -> str:
     )
 
 
-def _performance(row: RowMapping) -> str:
+def _describe_performance(row: RowMapping) -> str:
     judged_text = f", {row['judged']:.3f} when it was judged" if row["judged"] is not None else ""
     value_text = f"{row['metric']} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     return f"version {row['version']}: {value_text} over {row['label_count']:,} labels{judged_text}"
 
 
-def _retraining(row: RowMapping) -> str:
+def _describe_decision(row: RowMapping) -> str:
     if row["action"] == "retrain":
         return f"decided: retrain. {row['reason']}"
     if row["alert"]:
@@ -124,29 +125,29 @@ def _retraining(row: RowMapping) -> str:
     return f"decided: no training ({row['cause'].replace('_', ' ')})"
 
 
-def _training(row: RowMapping) -> str:
+def _describe_training_start(row: RowMapping) -> str:
     return f"a training begins, because of {row['reason'].partition(':')[0]}"
 
 
-def _trained(row: RowMapping) -> str:
+def _describe_training_end(row: RowMapping) -> str:
     return f"the training has {row['state']}, candidate version {row['candidate_version']}"
 
 
-def _verdict(row: RowMapping) -> str:
+def _describe_verdict(row: RowMapping) -> str:
     return f"candidate version {row['candidate_version']} {VERDICTS[row['verdict']]}: {row['reason']}"
 
 
-def _deployment(row: RowMapping) -> str:
+def _describe_deployment(row: RowMapping) -> str:
     action_texts = {"deploy": "is put into service", "rollback": "is put back into service", "live": "is live"}
     return f"version {row['version']} {action_texts.get(row['action'], row['action'])}: {row['reason']}"
 
 
-_WORDS: dict[str, Callable[[RowMapping], str]] = {
-    "drift": _drift,
-    "performance": _performance,
-    "retraining": _retraining,
-    "training": _training,
-    "trained": _trained,
-    "verdict": _verdict,
-    "deployment": _deployment,
+_DESCRIPTIONS: dict[str, Callable[[RowMapping], str]] = {
+    "drift": _describe_drift,
+    "performance": _describe_performance,
+    "retraining": _describe_decision,
+    "training": _describe_training_start,
+    "trained": _describe_training_end,
+    "verdict": _describe_verdict,
+    "deployment": _describe_deployment,
 }

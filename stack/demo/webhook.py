@@ -1,4 +1,4 @@
-"""A webhook on this machine, like that of a chat service. It shows or tests which alerts people would get."""
+"""A webhook on this machine, like that of a chat service. The demonstration and tests use it to receive alerts."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve a webhook during the block. Yield its address and the list of the JSON documents it received."""
+    """Serve a webhook during the block. Yield its address and a list, which grows with each received JSON document."""
     documents: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):

@@ -1,1 +1,1 @@
-"""Generated example worlds, in the format of a user's files."""
+"""Generated example data, in the format of a user's files."""

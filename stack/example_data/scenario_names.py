@@ -1,4 +1,4 @@
-"""The names of the scenarios. They are apart from `stack.example_data.scenarios`, which is slow to import."""
+"""The names of the scenarios. They have a module of their own because `stack.example_data.scenarios` imports slowly."""
 
 from enum import StrEnum
 

@@ -1,13 +1,13 @@
-"""Scenarios: moderate changes of the example worlds, to see how the platform reacts.
+"""Scenarios: moderate changes of the example data, to see how the platform reacts.
 
     none       nothing changes
-    covariate  some values rise, for example incomes; the rule that makes labels stays
-    concept    the rule changes; the distribution of features stays
-    shift      covariate and concept at once
-    prior      one class becomes more frequent; within each class the distribution of features stays
-    broken     a source sends one column in another unit and one column empty; the true values and the labels stay
+    covariate  some features rise, for example incomes; the rule that draws labels stays the same
+    concept    the rule changes; the features stay the same
+    shift      covariate and concept together
+    prior      one class becomes more frequent; within each class the distribution of features stays the same
+    broken     a source sends one column in a wrong unit and another column empty; the labels stay the same
 
-People are drawn anew from the world of the model. They are not in the loaded example, and each is drawn once.
+The people are generated with another seed than the example data, so none of them is in the loaded example.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,40 +19,40 @@ import numpy as np
 import pandas as pd
 
 from stack.example_data import churn, insurance
-from stack.example_data.credit_score import CLASSES, CREDIT_RULE, credit_probabilities
+from stack.example_data.credit_score import CLASSES, CREDIT_WEIGHTS, credit_probabilities
 from stack.example_data.scenario_names import Scenario
-from stack.example_data.world import World, arrays
-from stack.example_data.worlds import WORLDS
+from stack.example_data.world import ExampleData, to_arrays
+from stack.example_data.worlds import GENERATORS
 from utils.errors import NotFound
 
-BLOCK = 2_000  # people that are generated at once, with their history; only the newest row of each is used
-# (features without missing values, random generator) → a label for each row
+BLOCK = 2_000  # the number of people who are generated together; only the newest row of each person is used
+# (features without missing values, random generator) → one label per row
 Rule = Callable[[pd.DataFrame, np.random.Generator], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Levers:
-    """How the scenarios change one world.
+class ScenarioEffects:
+    """How the scenarios change the example data of one model.
 
-    rule: the rule that makes labels.
-    changed_rule: the rule under concept and shift.
-    rising: column → factor under covariate and shift.
-    share: labels → share of the rows that prior keeps, 0 to 1.
-    rescaled: column → factor of the wrong unit under broken.
-    silent: the empty columns under broken.
+    rule: draws the labels.
+    changed_rule: draws the labels under concept and shift.
+    rising: column → factor of its values under covariate and shift.
+    kept_share: labels → probability that prior keeps a row, 0 to 1, one per label.
+    rescaled: column → factor of its values under broken.
+    emptied: the columns without values under broken.
     """
 
     rule: Rule
     changed_rule: Rule
     rising: Mapping[str, float]
-    share: Callable[[pd.Series], Any]
+    kept_share: Callable[[pd.Series], Any]
     rescaled: Mapping[str, float]
-    silent: tuple[str, ...]
+    emptied: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """The people of the requests, in order.
+class ScenarioPeople:
+    """Generated people, one row per person.
 
     features: the values that the source sends. None and NaN are missing values.
     labels: the true labels.
@@ -62,113 +62,121 @@ class Traffic:
     labels: pd.Series
 
 
-def traffic(model: str, *, scenario: Scenario, end: datetime, rows: int, seed: int) -> Traffic:
-    """`rows` people of the world of `model` on the days before `end` (UTC), under `scenario`.
+def draw_people(model: str, *, scenario: Scenario, end: datetime, rows: int, seed: int) -> ScenarioPeople:
+    """Draw `rows` people of `model` under `scenario`. Their rows are from the days before `end` (UTC).
 
-    The same arguments give the same people. Fewer rows give the first of these people. All scenarios except `prior`
-    have the same people.
+    The same arguments return the same people. A smaller `rows` returns the first of them. All scenarios except `prior`
+    return the same people.
 
-    Raises: NotFound if the model has no example world, or the world has no levers.
+    Raises: NotFound if the model has no scenarios.
     """
-    if model not in LEVERS:
-        raise NotFound(what=f"example world with scenarios for {model}", hint=f"there is one for {', '.join(LEVERS)}")
-    blocks: list[Traffic] = []
-    for block in _blocks(model, scenario=scenario, end=end, seed=seed):
+    if model not in EFFECTS:
+        raise NotFound(what=f"example world with scenarios for {model}", hint=f"there is one for {', '.join(EFFECTS)}")
+    blocks: list[ScenarioPeople] = []
+    for block in _generate_blocks(model, scenario=scenario, end=end, seed=seed):
         blocks.append(block)
         if sum(len(block.labels) for block in blocks) >= rows:
             break
     features = pd.concat([block.features for block in blocks], ignore_index=True).head(rows)
-    return Traffic(features, pd.concat([block.labels for block in blocks], ignore_index=True).head(rows))
+    return ScenarioPeople(features, pd.concat([block.labels for block in blocks], ignore_index=True).head(rows))
 
 
-def _blocks(model: str, *, scenario: Scenario, end: datetime, seed: int) -> Iterator[Traffic]:
+def _generate_blocks(model: str, *, scenario: Scenario, end: datetime, seed: int) -> Iterator[ScenarioPeople]:
     number = 0
     while True:
         sequence = np.random.SeedSequence([seed, number])
-        world = WORLDS[model](end, int(sequence.generate_state(1)[0]), BLOCK)
-        yield _changed(world, LEVERS[model], scenario, np.random.default_rng(sequence))
+        example_data = GENERATORS[model](end, int(sequence.generate_state(1)[0]), BLOCK)
+        yield _apply_scenario(example_data, EFFECTS[model], scenario, np.random.default_rng(sequence))
         number += 1
 
 
-def _changed(world: World, levers: Levers, scenario: Scenario, random: np.random.Generator) -> Traffic:
-    # The first column of a world is the entity. The rows are in the order of event time.
-    newest_rows = random.permutation(np.flatnonzero(~world.frame.duplicated(world.frame.columns[0], keep="last")))
-    complete = world.complete.iloc[newest_rows].reset_index(drop=True)
-    features = world.frame.loc[newest_rows, list(complete.columns)].reset_index(drop=True)
+def _apply_scenario(
+    example_data: ExampleData, effects: ScenarioEffects, scenario: Scenario, generator: np.random.Generator
+) -> ScenarioPeople:
+    # The first column is the entity. The rows are in the order of event time.
+    newest_rows = generator.permutation(
+        np.flatnonzero(~example_data.frame.duplicated(example_data.frame.columns[0], keep="last"))
+    )
+    complete = example_data.complete.iloc[newest_rows].reset_index(drop=True)
+    features = example_data.frame.loc[newest_rows, list(complete.columns)].reset_index(drop=True)
     if scenario in {Scenario.COVARIATE, Scenario.SHIFT}:
-        complete, features = (_multiplied(frame, levers.rising) for frame in (complete, features))
-    rule = levers.changed_rule if scenario in {Scenario.CONCEPT, Scenario.SHIFT} else levers.rule
-    labels = pd.Series(rule(complete, random), name=world.label)
+        complete, features = (_multiply(frame, effects.rising) for frame in (complete, features))
+    rule = effects.changed_rule if scenario in {Scenario.CONCEPT, Scenario.SHIFT} else effects.rule
+    labels = pd.Series(rule(complete, generator), name=example_data.label)
     if scenario is Scenario.PRIOR:
-        is_kept = random.random(len(labels)) < levers.share(labels)
+        is_kept = generator.random(len(labels)) < effects.kept_share(labels)
         features, labels = features[is_kept], labels[is_kept]
     if scenario is Scenario.BROKEN:
-        features = _multiplied(features, levers.rescaled).assign(**dict.fromkeys(levers.silent, np.nan))
-    return Traffic(features, labels)
+        features = _multiply(features, effects.rescaled).assign(**dict.fromkeys(effects.emptied, np.nan))
+    return ScenarioPeople(features, labels)
 
 
-def _multiplied(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFrame:
+def _multiply(frame: pd.DataFrame, factors: Mapping[str, float]) -> pd.DataFrame:
     return frame.assign(**{name: frame[name] * factor for name, factor in factors.items()})
 
 
-def _credit_rule(rule: Mapping[str, float]) -> Rule:
-    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        bounds = credit_probabilities(complete, rule=rule).cumsum(axis=1)[:, :-1]
-        is_above = random.random(len(complete))[:, None] > bounds
+def _credit_rule(weights: Mapping[str, float]) -> Rule:
+    def draw(complete: pd.DataFrame, generator: np.random.Generator) -> Any:
+        bounds = credit_probabilities(complete, weights=weights).cumsum(axis=1)[:, :-1]
+        is_above = generator.random(len(complete))[:, None] > bounds
         return np.array(CLASSES, dtype=object)[is_above.sum(axis=1)]
 
     return draw
 
 
-def _churn_rule(rule: Mapping[str, float]) -> Rule:
-    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        leaves = random.random(len(complete)) < churn.chance_to_leave(arrays(complete), rule=rule)
+def _churn_rule(weights: Mapping[str, float]) -> Rule:
+    def draw(complete: pd.DataFrame, generator: np.random.Generator) -> Any:
+        leaves = generator.random(len(complete)) < churn.leave_probabilities(to_arrays(complete), weights=weights)
         return np.array(churn.CLASSES, dtype=object)[leaves.astype(int)]
 
     return draw
 
 
-def _insurance_rule(rule: Mapping[str, float]) -> Rule:
-    def draw(complete: pd.DataFrame, random: np.random.Generator) -> Any:
-        expected = insurance.expected_cost(arrays(complete), rule=rule)
-        return insurance.cost_around(expected, random.standard_normal(len(complete)))
+def _insurance_rule(weights: Mapping[str, float]) -> Rule:
+    def draw(complete: pd.DataFrame, generator: np.random.Generator) -> Any:
+        expected = insurance.expected_cost(to_arrays(complete), weights=weights)
+        return insurance.draw_cost(expected, generator.standard_normal(len(complete)))
 
     return draw
 
 
-def _by_class(shares: Mapping[str, float]) -> Callable[[pd.Series], Any]:
+def _share_by_class(shares: Mapping[str, float]) -> Callable[[pd.Series], Any]:
     return lambda labels: labels.map(shares).to_numpy(dtype=float)
 
 
-CREDIT = Levers(
-    rule=_credit_rule(CREDIT_RULE),
-    # The weights of debt and inquiries rise to a multiple. Payments, interest and history no longer count.
+CREDIT_EFFECTS = ScenarioEffects(
+    rule=_credit_rule(CREDIT_WEIGHTS),
+    # Debt and inquiries count several times as much. Payments, interest and history no longer count.
     changed_rule=_credit_rule(
-        {**dict.fromkeys(CREDIT_RULE, 0.0), "outstanding_debt": 1.8, "num_credit_inquiries": 1.4},
+        {**dict.fromkeys(CREDIT_WEIGHTS, 0.0), "outstanding_debt": 1.8, "num_credit_inquiries": 1.4},
     ),
-    # Half a standard deviation of the logarithm of incomes.
+    # The factor is half a standard deviation of the logarithm of incomes.
     rising=dict.fromkeys(("annual_income", "monthly_inhand_salary", "amount_invested_monthly", "monthly_balance"), 1.3),
-    share=_by_class({"Poor": 1.0, "Standard": 0.45, "Good": 0.45}),
-    rescaled={"annual_income": 1 / 1000},  # thousands of USD
-    silent=("monthly_inhand_salary",),
+    kept_share=_share_by_class({"Poor": 1.0, "Standard": 0.45, "Good": 0.45}),
+    rescaled={"annual_income": 1 / 1000},  # in thousands of USD
+    emptied=("monthly_inhand_salary",),
 )
-CHURN = Levers(
-    rule=_churn_rule(churn.RULE),
-    # Contracts bind less, support tickets weigh more, and subscribers who watch much now leave sooner.
-    changed_rule=_churn_rule({**churn.RULE, "contract": 0.9, "support_tickets": 1.1, "hours_a_week": 0.5}),
+CHURN_EFFECTS = ScenarioEffects(
+    rule=_churn_rule(churn.WEIGHTS),
+    # Contracts count less, support tickets count more, and subscribers who watch much now leave more often.
+    changed_rule=_churn_rule({**churn.WEIGHTS, "contract": 0.9, "support_tickets": 1.1, "hours_a_week": 0.5}),
     rising={"hours_a_week": 1.4},  # half a standard deviation of the logarithm
-    share=_by_class({"leaves": 1.0, "stays": 0.45}),
-    rescaled={"days_since_login": 1 / 30},  # months
-    silent=("hours_a_week",),
+    kept_share=_share_by_class({"leaves": 1.0, "stays": 0.45}),
+    rescaled={"days_since_login": 1 / 30},  # in months
+    emptied=("hours_a_week",),
 )
-EXPENSIVE = 10_000  # USD a year
-INSURANCE = Levers(
-    rule=_insurance_rule(insurance.RULE),
-    # Treatment costs more. Age and smoking matter less.
+EXPENSIVE = 10_000  # USD per year
+INSURANCE_EFFECTS = ScenarioEffects(
+    rule=_insurance_rule(insurance.WEIGHTS),
+    # Treatment of conditions costs more. Age and smoking count less.
     changed_rule=_insurance_rule({"age": 2.0, "smoker": 0.8, "conditions": 1.8}),
     rising={"bmi": 1.075},  # half a standard deviation
-    share=lambda labels: np.where(labels > EXPENSIVE, 1.0, 0.45),
-    rescaled={"doctor_visits": 1 / 12},  # a month
-    silent=("bmi",),
+    kept_share=lambda labels: np.where(labels > EXPENSIVE, 1.0, 0.45),
+    rescaled={"doctor_visits": 1 / 12},  # per month
+    emptied=("bmi",),
 )
-LEVERS: Mapping[str, Levers] = {"credit_score": CREDIT, "churn": CHURN, "insurance": INSURANCE}
+EFFECTS: Mapping[str, ScenarioEffects] = {
+    "credit_score": CREDIT_EFFECTS,
+    "churn": CHURN_EFFECTS,
+    "insurance": INSURANCE_EFFECTS,
+}

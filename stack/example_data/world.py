@@ -1,4 +1,4 @@
-"""The example world as a data class, and the random numbers for worlds without time."""
+"""The class of the example data, and the random values of example data without time."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Names = NDArray[np.object_]
-Columns = dict[str, NDArray[Any]]  # column → one value for each person
+Columns = dict[str, NDArray[Any]]  # column → one value per person
 
 
 @dataclass(frozen=True, slots=True)
-class World:
-    """An example world.
+class ExampleData:
+    """Generated data of a model, with the distribution from which the labels were drawn.
 
     frame: the content of the user's file.
     label: the column of the label.
     classes: the classes of the label. Empty if the label is a number.
-    probabilities: rows × `classes`, from which the labels were drawn.
-    expected: for a number, the mean of the distribution of each row's label.
-    complete: the features before values went missing, for the rules of scenarios. Empty if there are no rules.
+    probabilities: the probability of each class, rows × `classes`.
+    expected: the mean of each row's label if the label is a number, otherwise None.
+    complete: the features without missing values, from which scenarios draw other labels.
     """
 
     frame: pd.DataFrame
@@ -32,21 +32,22 @@ class World:
     complete: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
-    def bayes(self) -> Names | Floats:
-        """The best possible prediction for each row, from the true distribution."""
+    def best_predictions(self) -> Names | Floats:
+        """The best possible prediction for each row, because it uses the true distribution of the label."""
         if self.expected is not None:
             return self.expected
         return np.array(self.classes, dtype=object)[self.probabilities.argmax(axis=1)]
 
 
-def arrays(frame: pd.DataFrame) -> Columns:
+def to_arrays(frame: pd.DataFrame) -> Columns:
     return {str(name): column.to_numpy() for name, column in frame.items()}
 
 
-class People:
-    """`count` people, and random numbers that depend only on the seed, the name of the variable and the person.
+class RandomValues:
+    """Random values for `count` people, as arrays with one value per person.
 
-    A larger world contains the smaller one. All arrays have one value for each person.
+    A value depends only on the seed, the name of the variable and the number of the person. So a larger count repeats
+    the values of a smaller count and adds more.
     """
 
     def __init__(self, count: int, *, seed: int) -> None:
@@ -59,23 +60,25 @@ class People:
         return self._generator(name).random(self.count)
 
     def pick(self, name: str, options: tuple[str, ...], shares: tuple[float, ...]) -> Names:
-        """One of `options` for each person. `shares` are the probabilities of the options."""
+        """Pick one of `options` for each person. `shares`: the probability of each option."""
         return np.array(options, dtype=object)[np.searchsorted(np.cumsum(shares)[:-1], self.uniform(name))]
 
-    def listed(self, name: str, options: tuple[str, ...], chances: Floats) -> Names:
-        """A comma-separated list of options for each person. `chances`: the probabilities, people × options."""
-        is_listed = np.stack([self.uniform(f"{name} {option}") for option in options], axis=1) < chances
+    def pick_list(self, name: str, options: tuple[str, ...], probabilities: Floats) -> Names:
+        """Pick a comma-separated list of options for each person. `probabilities`: people × options."""
+        is_listed = np.stack([self.uniform(f"{name} {option}") for option in options], axis=1) < probabilities
         lists = [
             ", ".join(option for option, has_option in zip(options, row, strict=True) if has_option) or "none"
             for row in is_listed
         ]
         return np.array(lists, dtype=object)
 
-    def gaps(self, columns: Columns, shares: dict[str, float]) -> dict[str, pd.Series]:
-        """`columns` with missing values. `shares`: column → share of missing values."""
-        series = {name: pd.Series(values) for name, values in columns.items()}
-        with_gaps = {name: series[name].mask(self.uniform(f"missing {name}") < share) for name, share in shares.items()}
-        return {**series, **with_gaps}
+    def add_missing_values(self, columns: Columns, shares: dict[str, float]) -> dict[str, pd.Series]:
+        """Return `columns` with missing values. `shares`: column → share of missing values, 0 to 1."""
+        complete = {name: pd.Series(values) for name, values in columns.items()}
+        incomplete = {
+            name: complete[name].mask(self.uniform(f"missing {name}") < share) for name, share in shares.items()
+        }
+        return {**complete, **incomplete}
 
     def _generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self._seed, *name.encode()])

@@ -1,1 +1,1 @@
-"""The programs of a stack: definition, start, monitoring and stop."""
+"""The programs of a stack: their definition, start, health and end."""

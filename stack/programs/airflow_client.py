@@ -1,4 +1,4 @@
-"""Airflow's REST API: the calls that Evergreen makes, to the private Airflow and to a team's own."""
+"""A client of Airflow's REST API, for the private Airflow and for a team's own Airflow."""
 
 from typing import Any
 from urllib.parse import quote
@@ -9,8 +9,8 @@ from utils.errors import AccessDenied, EvergreenError, GaveUp, NotFound, Setting
 from utils.patience import Patience
 from utils.settings import STORE_DB, Role, Settings
 
-AIRFLOW_SECONDS = 30.0  # seconds; SQLite allows one writer at a time
-DAG_PATIENCE = 180.0  # seconds without a new DAG; Airflow scans the folder every 20 s, and parsing a file takes as long
+AIRFLOW_SECONDS = 30.0  # timeout of a request; it is long because Airflow's SQLite allows one writer at a time
+DAG_PATIENCE = 180.0  # seconds without a new DAG; Airflow scans the folder every 20 s and parses a file for 20 s
 CONNECTION, LOADER_CONNECTION, READER_CONNECTION = "feature_store", "feature_loader", "feature_reader"
 MAINTENANCE_CONNECTION = "feature_maintenance"
 PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
@@ -28,12 +28,12 @@ class Airflow:
         self._http = requests.Session()
 
     def health(self) -> dict[str, str]:
-        """The status of each part: `healthy` or `unhealthy`. A part that does not run is absent."""
+        """The status of each part in `PARTS`: `healthy` or `unhealthy`. A part that does not run is absent."""
         status = self._send("GET", "/api/v2/monitor/health").json()
         return {part: status[part]["status"] for part in PARTS if (status.get(part) or {}).get("status")}
 
     def wait_healthy(self, *, patience: float) -> None:
-        """Return once every part is healthy.
+        """Wait until every part is healthy.
 
         Raises: Unreachable if the set of unhealthy parts does not change for `patience` seconds.
         """
@@ -53,13 +53,16 @@ class Airflow:
 
     def has_dag(self, dag_id: str) -> bool:
         try:
-            self._api("GET", f"dags/{_segment(dag_id)}")
+            self._api("GET", f"dags/{_quote(dag_id)}")
         except NotFound:
             return False
         return True
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """Return once the DAG processor has found `dag_id`. Raises: NotFound, with an import error if one exists."""
+        """Wait until the DAG processor has found `dag_id`.
+
+        Raises: NotFound, with the import error if there is one.
+        """
 
         def is_parsed() -> bool:
             if self.has_dag(dag_id):
@@ -75,7 +78,7 @@ class Airflow:
             raise NotFound(what=f"DAG {dag_id}", where=f"Airflow at {self._url}", hint=hint) from None
 
     def import_errors(self) -> list[str]:
-        """The import errors, one line each: the file and the last line of its traceback."""
+        """The import errors, one line per file: the file and the last line of its traceback."""
         errors = self._api("GET", "importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in errors]
 
@@ -90,40 +93,40 @@ class Airflow:
 
     def url_of(self, dag_id: str, run_id: str = "") -> str:
         """The address of the page of a DAG or of one of its runs."""
-        return f"{self._url}/dags/{_segment(dag_id)}" + (f"/runs/{_segment(run_id)}" if run_id else "")
+        return f"{self._url}/dags/{_quote(dag_id)}" + (f"/runs/{_quote(run_id)}" if run_id else "")
 
     def unpause(self, dag_id: str) -> None:
-        self._api("PATCH", f"dags/{_segment(dag_id)}", {"is_paused": False}, query={"update_mask": "is_paused"})
+        self._api("PATCH", f"dags/{_quote(dag_id)}", {"is_paused": False}, query={"update_mask": "is_paused"})
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run now and return its id."""
-        run = self._api("POST", f"dags/{_segment(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
+        run = self._api("POST", f"dags/{_quote(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
         return str(run["dag_run_id"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Airflow's description of a run. Its `state` is queued, running, success or failed."""
-        return self._api("GET", f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}")
+        return self._api("GET", f"dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}")
 
     def runs(self, dag_id: str, *, states: tuple[str, ...] = (), limit: int = 5) -> list[dict[str, Any]]:
         """The newest runs, newest first. If `states` is not empty, only runs in these states."""
         query = {"order_by": "-run_after", "limit": limit, "state": list(states)}
-        dag_runs: list[dict[str, Any]] = self._api("GET", f"dags/{_segment(dag_id)}/dagRuns", query=query)["dag_runs"]
+        dag_runs: list[dict[str, Any]] = self._api("GET", f"dags/{_quote(dag_id)}/dagRuns", query=query)["dag_runs"]
         return dag_runs
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Airflow's descriptions of the task instances of a run, in the order of their start."""
-        path = f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}/taskInstances"
+        path = f"dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances"
         instances: list[dict[str, Any]] = self._api("GET", path, query={"limit": 100})["task_instances"]
         return sorted(instances, key=lambda task: task["start_date"] or "9")
 
     def count_tasks(self, dag_id: str, states: tuple[str, ...]) -> int:
-        """The number of task instances in `states`, over all runs of `dag_id`. `~` stands for all DAGs."""
-        path = f"dags/{_segment(dag_id)}/dagRuns/~/taskInstances"
+        """The number of task instances in `states`, over all runs of `dag_id`. `~` means all DAGs."""
+        path = f"dags/{_quote(dag_id)}/dagRuns/~/taskInstances"
         return int(self._api("GET", path, query={"limit": 1, "state": list(states)})["total_entries"])
 
     def last_error(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> str:
-        """The last error in the log of an attempt of a task, as one line. Empty if there is no error."""
-        path = f"dags/{_segment(dag_id)}/dagRuns/{_segment(run_id)}/taskInstances/{_segment(task_id)}/logs/{attempt}"
+        """The last error in the log of one attempt of a task, as one line. Empty if there is no error."""
+        path = f"dags/{_quote(dag_id)}/dagRuns/{_quote(run_id)}/taskInstances/{_quote(task_id)}/logs/{attempt}"
         lines = [line for line in self._api("GET", path)["content"] if isinstance(line, dict)]
         for line in reversed(lines):
             for exception in line.get("error_detail") or ():
@@ -145,7 +148,7 @@ class Airflow:
             "schema": STORE_DB,
         }
         try:
-            self._api("PATCH", f"connections/{_segment(connection_id)}", connection)
+            self._api("PATCH", f"connections/{_quote(connection_id)}", connection)
         except NotFound:
             self._api("POST", "connections", connection)
             return True
@@ -183,15 +186,15 @@ class Airflow:
             raise NotFound(what=path.removeprefix("/api/v2/"), where=f"Airflow at {self._url}")
         if response.status_code >= 500:
             raise Unreachable(service="Airflow", address=self._url, reason=f"it answered {response.status_code}")
-        raise EvergreenError(f"Airflow refuses {method} {path} ({response.status_code}): {_detail(response)}")
+        raise EvergreenError(f"Airflow refuses {method} {path} ({response.status_code}): {_error_detail(response)}")
 
 
-def _segment(name: str) -> str:
-    """`name` quoted as one segment of a path. Run ids contain colons and plus signs."""
+def _quote(name: str) -> str:
+    """Quote `name` as one segment of a path. Run ids contain colons and plus signs."""
     return quote(name, safe="")
 
 
-def _detail(response: requests.Response) -> str:
+def _error_detail(response: requests.Response) -> str:
     try:
         return str(response.json()["detail"])[:300]
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Airflow on one machine: four programs that share one SQLite file. Tasks run in child processes of the scheduler."""
+"""Airflow on one machine: four programs with one SQLite database. Tasks run in child processes of the scheduler."""
 
 import json
 import subprocess
@@ -13,13 +13,13 @@ from utils.private_files import write_private
 from utils.settings import Settings
 from utils.version import ROOT
 
-TASKS_AT_ONCE = 2
+TASKS_AT_ONCE = 2  # of all DAGs
 
 
 def airflow_programs(settings: Settings) -> list[Program]:
-    """The four programs of Airflow. Unlike `airflow standalone`, each one is monitored and restarted alone.
+    """The four programs of Airflow. Unlike `airflow standalone`, each program is monitored and restarted separately.
 
-    No program gets a database password: tasks read the store's password from the connection `feature_store`.
+    No program gets a database password. Tasks read the store's password from the connection `feature_store`.
     """
     components = (
         ("api-server", ("--host", settings.bind, "--port", str(settings.airflow_port)), ""),
@@ -42,7 +42,7 @@ def airflow_programs(settings: Settings) -> list[Program]:
 
 
 def worker_launch(settings: Settings) -> Launch:
-    """A Celery worker, for an Airflow with that executor."""
+    """The command of a Celery worker, for an Airflow with the Celery executor."""
     return _launch(settings, ("celery", "worker"))
 
 
@@ -59,7 +59,7 @@ def _launch(settings: Settings, command: tuple[str, ...]) -> Launch:
 
 
 def airflow_environment(settings: Settings) -> dict[str, str]:
-    """Airflow's options as environment variables. `timezone` is for times without a zone. Pages show the browser's."""
+    """Airflow's options as environment variables. `settings.timezone` applies to times without a zone."""
     home, address = folder(settings), settings.airflow_base_url
     database = f"sqlite:///{home / 'airflow.db'}"
     options = {
@@ -72,15 +72,17 @@ def airflow_environment(settings: Settings) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{settings.airflow_user}:admin",
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
-        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "10",  # seconds, like the next two: they set how soon
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",  # a new model file becomes DAGs
+        # The next three (seconds) determine how soon a new model file becomes DAGs.
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "10",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "20",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "20",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",  # seconds, like the next: how soon a task is retried
-        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",  # after its scheduler or its process was killed
-        "WORKERS__EXECUTION_API_RETRIES": "8",  # each wait doubles: enough for a restart of two minutes
+        # The next two (seconds) determine how soon a task is retried after its scheduler or its process was killed.
+        "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        "WORKERS__EXECUTION_API_RETRIES": "8",  # each wait is twice as long, enough for a restart of two minutes
         "DATABASE__SQL_ALCHEMY_CONN": database,
-        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow removes the one above from tasks
+        "MAINTENANCE__SQL_ALCHEMY_CONN": database,  # for `airflow db clean`: Airflow hides DATABASE__… from tasks
         "API__HOST": settings.bind,
         "API__PORT": str(settings.airflow_port),
         "API__BASE_URL": address,
@@ -102,25 +104,26 @@ def folder(settings: Settings) -> Path:
 
 
 def write_passwords(settings: Settings) -> None:
-    """Write the file that Airflow's sign-in reads."""
+    """Write the file from which Airflow reads the passwords of its users."""
     users = {settings.airflow_user: settings.airflow_password.get_secret_value()}
     write_private(folder(settings) / "passwords.json", json.dumps(users))
 
 
 def prepare(settings: Settings) -> bool:
-    """Write the password file and migrate the metadata database. Return False if the database was current already.
+    """Write the password file and migrate the metadata database. Return False if the database was already current.
 
     Raises: StackError with Airflow's last line of output.
     """
     home = folder(settings)
     write_passwords(settings)
-    stamp, current = home / "migrated", version("apache-airflow")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == current and (home / "airflow.db").exists():
+    version_file, airflow_version = home / "migrated", version("apache-airflow")
+    last_version = version_file.read_text(encoding="utf-8") if version_file.exists() else ""
+    if last_version == airflow_version and (home / "airflow.db").exists():
         return False
     migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
     result = subprocess.run(migrate, env=airflow_environment(settings), cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         last_line = (result.stderr.strip() or result.stdout.strip()).splitlines()[-1:]
         raise StackError(f"Airflow's metadata database could not be migrated: {' '.join(last_line)}")
-    stamp.write_text(current, encoding="utf-8")
+    version_file.write_text(airflow_version, encoding="utf-8")
     return True

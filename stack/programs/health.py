@@ -1,4 +1,4 @@
-"""Health checks of the parts: one short request each."""
+"""Health checks of the programs: one short request per program."""
 
 import pymysql
 import requests
@@ -6,11 +6,11 @@ import requests
 from stack.programs.program import Program
 from utils.settings import Settings
 
-HEALTH_SECONDS = 3.0  # seconds
+HEALTH_SECONDS = 3.0  # timeout of a check
 MARIADB = "mariadb"
 
 
-def healthy(program: Program, settings: Settings) -> bool:
+def is_healthy(program: Program, settings: Settings) -> bool:
     """Whether the program is healthy now."""
     if program.name == MARIADB:
         return mariadb_answers(settings)
@@ -27,7 +27,7 @@ def answers(address: str, *, key: str = "") -> bool:
 
 
 def mariadb_answers(settings: Settings) -> bool:
-    """Whether the reader can sign in and ping the server."""
+    """Whether the database user `reader` can sign in and ping the server."""
     host, port = settings.mariadb_host or "127.0.0.1", settings.mariadb_port
     user, password = settings.db_user("reader"), settings.db_reader_password.get_secret_value()
     try:

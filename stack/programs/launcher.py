@@ -1,11 +1,11 @@
 """Start one program: `launcher.py FILE DIGEST` executes the program in FILE, as JSON {"argv", "environment"}.
 
 The supervisor's configuration can't hold every value, for example a password with a quote and a blank before a
-semicolon. It would also show secrets, while only its owner can read FILE. DIGEST changes with the definition in FILE:
+semicolon. It would also show secrets, but FILE can only be read by its owner. DIGEST changes with the content of FILE:
 the supervisor then sees another command line and restarts the program. Only the standard library is imported, so a
-launch takes some milliseconds.
+start takes a few milliseconds.
 
-A killed program may leave children that hold its port or keep running. They are killed first.
+A killed program may leave child processes that hold its port. The launcher kills them before it starts the program.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-MARKS = ("EVERGREEN_PART_OF", "EVERGREEN_PROGRAM")  # the stack and the program; child processes inherit both variables
-SECONDS = 10.0
+MARKS = ("EVERGREEN_PART_OF", "EVERGREEN_PROGRAM")  # variables with the stack and the program; children inherit them
+KILL_SECONDS = 10.0  # after which leftovers are no longer killed
 
 
 def leftovers(environment: Mapping[str, str]) -> list[int]:
-    """The ids of the processes with the marks of `environment`. Empty if it has no marks, and without /proc."""
+    """The ids of the processes with the marks of `environment`. Empty without marks, or on a system without /proc."""
     if not all(environment.get(name) for name in MARKS):
         return []
     marks, pids = {f"{name}={environment[name]}".encode() for name in MARKS}, []
@@ -34,8 +34,8 @@ def leftovers(environment: Mapping[str, str]) -> list[int]:
 
 
 def end_leftovers(environment: Mapping[str, str]) -> None:
-    """Kill the leftovers. SIGTERM is not sent: an Airflow task that receives it would count as failed."""
-    deadline = time.monotonic() + SECONDS
+    """Kill the leftovers with SIGKILL. An Airflow task that receives SIGTERM would be recorded as failed."""
+    deadline = time.monotonic() + KILL_SECONDS
     while (pids := leftovers(environment)) and time.monotonic() < deadline:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""A lock, so that one `up` or `restore` runs at a time."""
+"""A lock of the stack: only one `up` or `restore` can run at a time."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from utils.settings import Settings
 
 
 @contextmanager
-def exclusive(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the stack during the block. Two commands at once would create the same files twice.
+def hold_lock(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the stack during the block. Two concurrent commands would create the same files.
 
     Raises: StackError if another command holds the lock.
     """

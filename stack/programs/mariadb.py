@@ -12,7 +12,7 @@ from stack.programs.folders import runtime
 from utils.errors import AccessDenied, StackError
 from utils.settings import Settings, inherited_environment
 
-BUFFER_POOL = "1G"
+BUFFER_POOL = "1G"  # bytes
 
 
 def data_folder(settings: Settings) -> Path:
@@ -24,37 +24,37 @@ def socket_path(settings: Settings) -> Path:
 
 
 def initialise(folder: Path, *, root_password: str) -> bool:
-    """Create the data folder if it is missing, and set root's password. Return True if the folder was created now.
+    """Create the data folder if it is missing, and set root's password. Return True if the folder is new.
 
-    No server may be running on `folder`. No client can connect while the password is set: MariaDB's bootstrap mode
-    reads statements from its standard input, and opens neither a port nor a socket.
+    No server may be running on `folder`. The password is set in MariaDB's bootstrap mode, in which no client can
+    connect: it reads statements from standard input and opens no port or socket.
 
     Raises: StackError.
     """
     is_new = not folder.exists()
-    _temporary(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    _temporary_folder(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     if is_new:
-        _install(folder)
+        _create_data_folder(folder)
     _run(
-        [find_binary("mariadbd"), *_common(folder), "--bootstrap"],
+        [find_binary("mariadbd"), *_common_options(folder), "--bootstrap"],
         doing="setting the root password of the private MariaDB",
-        sql=_only_root(root_password),
+        sql=_root_user_sql(root_password),
     )
     return is_new
 
 
-def _install(folder: Path) -> None:
+def _create_data_folder(folder: Path) -> None:
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
-    install = [find_binary("mariadb-install-db"), *_common(unfinished), "--skip-test-db"]
+    install = [find_binary("mariadb-install-db"), *_common_options(unfinished), "--skip-test-db"]
     _run([*install, "--auth-root-authentication-method=normal"], doing="making the data folder of the private MariaDB")
     unfinished.chmod(0o700)
-    unfinished.rename(folder)  # so an existing data folder is always complete
+    unfinished.rename(folder)  # a data folder under its final name is always complete
 
 
-def _only_root(password: str) -> str:
-    """SQL after which root@localhost with `password` is the only root user, and no anonymous user is left.
+def _root_user_sql(password: str) -> str:
+    """SQL that sets the password of root@localhost and removes all other root users and anonymous users.
 
     Bootstrap mode reads one statement per line.
     """
@@ -70,10 +70,10 @@ def _only_root(password: str) -> str:
 
 
 def command(settings: Settings) -> tuple[str, ...]:
-    """The server's command line. It sets UTC and byte-wise comparison of text, which are not MariaDB's defaults."""
+    """The command line of the server. It sets UTC and byte-wise comparison of text, unlike MariaDB's defaults."""
     return (
         find_binary("mariadbd"),
-        *_common(data_folder(settings)),
+        *_common_options(data_folder(settings)),
         f"--socket={socket_path(settings)}",
         f"--pid-file={runtime(settings) / 'mariadb.pid'}",
         f"--port={settings.mariadb_port}",
@@ -87,18 +87,18 @@ def command(settings: Settings) -> tuple[str, ...]:
     )
 
 
-def _common(folder: Path) -> list[str]:
+def _common_options(folder: Path) -> list[str]:
     as_root = ["--user=root"] if os.geteuid() == 0 else []
-    return ["--no-defaults", f"--datadir={folder}", f"--tmpdir={_temporary(folder)}", *as_root]
+    return ["--no-defaults", f"--datadir={folder}", f"--tmpdir={_temporary_folder(folder)}", *as_root]
 
 
-def _temporary(folder: Path) -> Path:
-    """The folder for temporary tables. Not shared: a starting server removes all temporary tables there."""
+def _temporary_folder(folder: Path) -> Path:
+    """The folder for temporary tables. Each server needs its own, because a starting server empties it."""
     return folder.with_name("mariadb-tmp")
 
 
 def root_signs_in(settings: Settings) -> bool:
-    """Whether root can already sign in over TCP. Raises: AccessDenied if the server rejects the password."""
+    """Whether root can sign in over TCP. Raises: AccessDenied if the server rejects the password."""
     try:
         pymysql.connect(
             host="127.0.0.1",
@@ -116,7 +116,7 @@ def root_signs_in(settings: Settings) -> bool:
 
 
 def find_binary(name: str) -> str:
-    """The path of one of MariaDB's programs. Servers are in sbin, which is not on every user's PATH.
+    """The path of one of MariaDB's programs. It is searched for in sbin too, which is not on every user's PATH.
 
     Raises: StackError with the names of the missing packages.
     """
@@ -129,7 +129,7 @@ def find_binary(name: str) -> str:
 
 
 def _run(argv: list[str], *, doing: str, sql: str = "") -> None:
-    # mariadb-install-db finds the server on the PATH.
+    # mariadb-install-db looks for the server on the PATH.
     path = inherited_environment().get("PATH", os.defpath)
     result = subprocess.run(
         argv,

@@ -1,4 +1,4 @@
-"""Check ports before anything starts: report each taken port, its owner, and the variable that changes ours."""
+"""Check ports before the programs start. Find free ports."""
 
 import random
 import socket
@@ -13,9 +13,9 @@ from utils.settings import Settings
 
 
 def check(programs: Iterable[Program], settings: Settings) -> None:
-    """Return if every port is free or already used by this stack.
+    """Check that every port is free or already used by this stack.
 
-    Raises: StackError with every taken port, the variable that changes it, and its owner if the owner is visible.
+    Raises: StackError with each taken port, its owner if the owner is visible, and the variable that sets our port.
     """
     problems = []
     for program in programs:
@@ -26,8 +26,8 @@ def check(programs: Iterable[Program], settings: Settings) -> None:
             problems.append(
                 f"port {program.port} ({program.name}) is taken by {_owner_text(owner)}: set {program.variable}"
             )
-    if clash := _port_clash(programs):
-        problems.append(clash)
+    if shared_port_text := _find_shared_port(programs):
+        problems.append(shared_port_text)
     if problems:
         raise StackError("; ".join(problems) + " in .env to another port")
 
@@ -44,9 +44,9 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` consecutive free TCP ports.
+    """Find `count` consecutive free TCP ports. Return the first port.
 
-    They are below the system's ephemeral ports, so no client socket takes one before it is used.
+    The ports are below the system's ephemeral ports, so no client socket takes one of them before it is used.
 
     Raises: StackError.
     """
@@ -57,7 +57,7 @@ def free_ports(count: int) -> int:
 
 
 def owner_of(port: int) -> psutil.Process | None:
-    """The process that listens on `port`. None if it is not visible to this user."""
+    """The process that listens on `port`. None if the process is not visible to this user."""
     try:
         listeners = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     except psutil.AccessDenied:  # macOS
@@ -78,11 +78,11 @@ def _owner_text(owner: psutil.Process | None) -> str:
         return f"process {owner.pid}"
 
 
-def _port_clash(programs: Iterable[Program]) -> str:
+def _find_shared_port(programs: Iterable[Program]) -> str:
     by_port: dict[int, Program] = {}
     for program in programs:
         if program.port is None:
             continue
-        if (other := by_port.setdefault(program.port, program)) is not program:
-            return f"port {program.port} is wanted by {other.name} and {program.name}: set {program.variable}"
+        if (first_program := by_port.setdefault(program.port, program)) is not program:
+            return f"port {program.port} is wanted by {first_program.name} and {program.name}: set {program.variable}"
     return ""

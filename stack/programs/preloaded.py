@@ -1,7 +1,7 @@
-"""`python -m stack.programs.preloaded COMMAND…`: `airflow COMMAND…`, with the libraries of our tasks already imported.
+"""`python -m stack.programs.preloaded COMMAND…` runs `airflow COMMAND…` after importing the libraries of our tasks.
 
-Airflow's executors fork a process for every task. The fork saves two seconds of imports and shares the memory.
-Only libraries are imported here. Every task imports our own modules anew, so an edit takes effect with the next task.
+Airflow's executors fork a process for every task. A fork with imported libraries starts two seconds sooner and shares
+their memory. Our own modules are not imported here: each task imports them, so an edit takes effect with the next task.
 """
 
 import sys

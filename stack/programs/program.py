@@ -1,4 +1,4 @@
-"""The definition of a program of the stack: its start, its address, and its environment."""
+"""The definition of a program of the stack: its command, its address and its environment."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ class Launch:
     """The command and the environment of a program.
 
     argv: the command line.
-    environment: the complete environment; nothing else is inherited. It holds secrets, so the repr omits it.
+    environment: all environment variables. They contain secrets, so the repr omits them.
     """
 
     argv: tuple[str, ...]
@@ -28,13 +28,13 @@ class Program:
     """A program of the stack.
 
     name: the name in the supervisor.
-    launch: returns the command. Called only to start the program, because it needs secrets and binaries.
-    port: the port that it listens on. None if it has no port.
+    launch: returns the command. It is called only when the program starts, because it needs secrets and binaries.
+    port: the port on which the program listens. None if it has no port of its own.
     variable: the variable that sets `port`.
     url: the address for users.
     health: an address that answers 200 while the program is healthy.
     health_key: the key of an Airflow component in the JSON of `health`. Empty for other programs.
-    stop_seconds: seconds to end after SIGTERM before the program is killed.
+    stop_seconds: the time to end after SIGTERM, in seconds, before the program is killed.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Program:
 
 
 def base_environment(settings: Settings) -> dict[str, str]:
-    """The environment of every program: the user's path and locale, the mark of the stack, and telemetry off."""
+    """The variables that every program gets: the user's path and locale, the stack's marker, and telemetry off."""
     return {
         **inherited_environment(),
         MARKER: str(settings.home.resolve()),
-        "SPT_NOENV": "1",  # setproctitle would overwrite the mark
+        "SPT_NOENV": "1",  # without it, setproctitle would overwrite the marker
         "PYTHONPATH": str(ROOT),
         "PYTHONUNBUFFERED": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

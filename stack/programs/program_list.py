@@ -1,7 +1,7 @@
-"""The programs of a stack: how each one starts, its address, and the secrets it gets.
+"""The programs of a stack: the command, the address and the secrets of each program.
 
-A program gets its settings as `EVERGREEN_…` variables in its environment, never from `.env`: its `EVERGREEN_ENV_FILE`
-is `/dev/null`. It gets the passwords of its own database users only, so it can't do more than these users may.
+A program gets its settings as `EVERGREEN_…` variables in its environment. It does not read `.env`, because its
+`EVERGREEN_ENV_FILE` is `/dev/null`. It gets only the passwords of the database users that it needs.
 """
 
 import json
@@ -16,7 +16,7 @@ from utils.settings import MLFLOW_DB, Settings
 
 
 def programs(settings: Settings) -> list[Program]:
-    """Every program that this machine runs: all parts that a team's own server does not replace."""
+    """The programs that run on this machine. Parts for which the team has its own server are left out."""
     parts = [] if settings.mariadb_host else [mariadb_program(settings)]
     parts += [] if settings.mlflow_url else [mlflow_program(settings)]
     if not settings.airflow_url:
@@ -33,7 +33,7 @@ def mariadb_program(settings: Settings) -> Program:
         port=settings.mariadb_port,
         variable="EVERGREEN_MARIADB_PORT",
         url=settings.mariadb_address,
-        stop_seconds=120,  # a full flush of the buffer pool
+        stop_seconds=120,  # enough to flush the whole buffer pool
     )
 
 
@@ -55,13 +55,13 @@ def _mlflow_launch(settings: Settings) -> Launch:
         **base_environment(settings),
         "MLFLOW_BACKEND_STORE_URI": settings.db_url("mlflow", MLFLOW_DB),
         "MLFLOW_ARTIFACTS_DESTINATION": (settings.home.resolve() / "mlflow").as_uri(),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs that evaluate language models in extra processes
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # these jobs would evaluate language models in extra processes
     }
     return Launch((*argv, "--workers", "1"), environment)
 
 
 def serving_programs(settings: Settings) -> list[Program]:
-    """One prediction service for each model file."""
+    """One prediction service per model file."""
     urls = serving_urls(settings)
     return [
         Program(

@@ -1,4 +1,4 @@
-"""The secrets of a stack: generated once into `.env` (mode 600) and never changed afterwards."""
+"""The secrets of a stack. They are generated once, written to `.env` (mode 600) and not changed afterwards."""
 
 import base64
 import secrets
@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from utils.private_files import write_private
 from utils.settings import Settings, inherited_environment
 
-# Secret → setting of a team's own server. With such a server, the team sets the secret; otherwise it is generated.
+# Secret → setting of a team's own server. If the team has such a server, it sets the secret, and none is generated.
 SERVER_SETTING = {"mariadb_root_password": "mariadb_host", "airflow_password": "airflow_url"}
 HEADER = "# Written by `make up`: secrets of this machine. Every other setting is described in .env.example.\n"
 
@@ -18,9 +18,9 @@ HEADER = "# Written by `make up`: secrets of this machine. Every other setting i
 def ensure(settings: Settings) -> tuple[Settings, list[str]]:
     """Generate every missing secret. Return the complete settings, and the names of the variables written to `.env`.
 
-    Values that the file or the environment sets stay. The time zone is written once too, if it is not set.
+    Values that the file or the environment sets are kept. A missing time zone is written too.
     """
-    new_values: dict[str, object] = {name: SecretStr(_random(name)) for name in _missing(settings)}
+    new_values: dict[str, object] = {name: SecretStr(_generate_secret(name)) for name in _missing_secrets(settings)}
     if "timezone" not in settings.model_fields_set:
         new_values["timezone"] = local_timezone()
     if not new_values:
@@ -33,7 +33,7 @@ def ensure(settings: Settings) -> tuple[Settings, list[str]]:
     return settings.model_copy(update=new_values), list(lines)
 
 
-def _missing(settings: Settings) -> list[str]:
+def _missing_secrets(settings: Settings) -> list[str]:
     secret_fields = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
     return [
         name
@@ -43,13 +43,13 @@ def _missing(settings: Settings) -> list[str]:
     ]
 
 
-def _random(field: str) -> str:
+def _generate_secret(field: str) -> str:
     # Fernet needs exactly 32 bytes in URL-safe base64.
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() if "fernet" in field else secrets.token_hex(20)
 
 
 def add(env_file: Path, values: dict[str, str]) -> None:
-    """Write `values` into the file: fill empty lines like `NAME=`, append missing names, and keep all other lines."""
+    """Add `values` to the file: fill empty lines like `NAME=`, append missing names, and keep all other lines."""
     target = env_file.resolve()  # keeps a symbolic link
     lines = target.read_text(encoding="utf-8").splitlines() if target.exists() else [HEADER.rstrip()]
     missing = dict(values)
@@ -62,7 +62,7 @@ def add(env_file: Path, values: dict[str, str]) -> None:
 
 
 def local_timezone() -> str:
-    """This machine's time zone as an IANA name: from TZ, /etc/timezone or the link /etc/localtime; else UTC."""
+    """This machine's time zone as an IANA name, from TZ, /etc/timezone or the link /etc/localtime. UTC if unknown."""
     candidates = [inherited_environment().get("TZ", "").removeprefix(":")]
     if (timezone_file := Path("/etc/timezone")).is_file():
         candidates.append(timezone_file.read_text(encoding="utf-8").strip())
@@ -74,5 +74,5 @@ def local_timezone() -> str:
 def _is_zone(name: str) -> bool:
     try:
         return bool(name) and bool(ZoneInfo(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # an unknown name; not a relative path; a folder
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name is unknown, no relative path, or a folder
         return False

@@ -1,4 +1,4 @@
-"""Wait until started programs answer, as long as they make progress."""
+"""Wait until programs answer or end, as long as they make progress."""
 
 import subprocess
 from collections import defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from stack.programs.logs import last_words, size
+from stack.programs.logs import last_lines, size
 from stack.programs.processes import work
 from stack.programs.supervisor import FATAL, Supervisor
 from utils.errors import StackError
@@ -15,14 +15,14 @@ from utils.patience import Patience
 
 Started = subprocess.Popen[bytes] | psutil.Popen
 START_PATIENCE = 120.0  # seconds without a new line in the log and without work
-LONGEST = 3600.0  # seconds; a program that never answers might log and work for ever
-STARTS = 6  # of one program, before the wait is given up
+LONGEST = 3600.0  # seconds after which a wait ends, because a program that never answers may work without end
+MOST_STARTS = 6  # starts of one program after which the wait ends
 
 
 def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supervisor: Supervisor) -> None:
-    """Return once `answers` is true for every name.
+    """Wait until `answers` is true for every name.
 
-    Raises: StackError if a program ends repeatedly or makes no progress, with the last line of its log.
+    Raises: StackError with the last line of the log if a program ends repeatedly; GaveUp without progress.
     """
     waiting = list(names)
     start_times: defaultdict[str, set[float]] = defaultdict(set)
@@ -34,13 +34,13 @@ def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supe
             if name not in states:
                 raise StackError("the supervisor has ended")
             start_times[name].add(states[name].since)
-            if states[name].state == FATAL or len(start_times[name]) > STARTS:
+            if states[name].state == FATAL or len(start_times[name]) > MOST_STARTS:
                 raise StackError(f"{name} ends again and again; {log_text(name)}")
         return not waiting
 
     def log_text(name: str) -> str:
         log = supervisor.log(name)
-        return f"it last said: {last_words(log, lines=1)} (all of it: {log})"
+        return f"it last said: {last_lines(log, lines=1)} (all of it: {log})"
 
     patience = Patience(
         ", ".join(waiting),
@@ -53,21 +53,21 @@ def wait_for_programs(names: Iterable[str], answers: Callable[[str], bool], supe
 
 
 def wait_for_process(name: str, process: Started, answers: Callable[[], bool], *, log: Path) -> None:
-    """Return once `process` answers. It writes to `log`.
+    """Wait until `process`, which writes to `log`, answers.
 
-    Raises: StackError if it ends before that or makes no progress, with the last lines of the log.
+    Raises: StackError with the last lines of the log if the process ends; GaveUp if it makes no progress.
     """
 
     def is_answering() -> bool:
         if process.poll() is not None:
-            raise StackError(f"{name} ended with {process.returncode}; it last said: {last_words(log)}")
+            raise StackError(f"{name} ended with {process.returncode}; it last said: {last_lines(log)}")
         return answers()
 
     _patience(name, process, log).until(is_answering)
 
 
 def wait_for_end(name: str, process: Started, *, log: Path) -> None:
-    """Return once a `process` that was asked to stop has ended. Raises: GaveUp with the last lines of the log."""
+    """Wait until a `process` that was told to stop has ended. Raises: GaveUp if it makes no progress."""
     _patience(f"the end of {name}", process, log).until(lambda: process.poll() is not None)
 
 
@@ -77,5 +77,5 @@ def _patience(awaited: str, process: Started, log: Path) -> Patience:
         lambda: (size(log), work(process.pid)),
         seconds=START_PATIENCE,
         longest=LONGEST,
-        state=lambda: last_words(log),
+        state=lambda: last_lines(log),
     )

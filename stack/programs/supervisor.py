@@ -1,4 +1,4 @@
-"""One supervisord for each stack. It restarts crashed programs and writes their logs. All calls use its socket."""
+"""The supervisord of a stack. It restarts programs that crashed and writes their logs. All calls use its socket."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.programs.folders import logs, runtime
-from stack.programs.logs import last_words, size
+from stack.programs.logs import last_lines, size
 from stack.programs.processes import MARKER, PROGRAM, clear_leftovers, is_alive, work
 from stack.programs.program import Launch, Program
 from utils.errors import GaveUp, StackError
@@ -29,11 +29,11 @@ UNREACHABLE = (OSError, xmlrpc.client.Error)
 LAUNCH = Path(__file__).with_name("launcher.py")
 RUNNING, FATAL = "RUNNING", "FATAL"
 STOPPED = {"STOPPED", "EXITED", FATAL}
-STOPPED_FIRST = ("airflow-scheduler",)  # ending tasks report to the API server
-STOPPED_LAST = ("mlflow", "mariadb")  # the other programs write to these
-RETRIES = 20  # failed starts, each wait a second longer, before the state becomes FATAL
+STOPPED_FIRST = ("airflow-scheduler",)  # because its tasks report to the API server when they end
+STOPPED_LAST = ("mlflow", "mariadb")  # because the other programs write to these until they end
+RETRIES = 20  # failed starts before the state becomes FATAL; each wait is a second longer than the one before
 STOP_PATIENCE = 130.0  # seconds in which no program ends; longer than any `stop_seconds`
-OWN_PATIENCE = 120.0  # seconds without a sign of the supervisor itself, at its start and its end
+OWN_PATIENCE = 120.0  # seconds in which the supervisor makes no progress while it starts or ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Supervisor:
         self._folder = runtime(settings)
         self._socket = self._folder / "supervisor.sock"
         self._config = settings.home.resolve() / "supervisord.conf"
-        self._outdated: set[str] = set()  # programs that run with an old definition until `start`
+        self._outdated: set[str] = set()  # the programs that keep their old definition until `start`
 
     def _call(self, method: str, *arguments: object) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
@@ -80,29 +80,29 @@ class Supervisor:
             return False
 
     def states(self) -> dict[str, State]:
-        """Every program by name. Empty if no supervisor runs."""
+        """The state of every program, by name. Empty if no supervisor runs."""
         try:
             processes = self._call("getAllProcessInfo")
         except UNREACHABLE:
             return {}
         return {
-            p["name"]: State(p["name"], p["statename"], p["pid"], float(p["start"]), p["description"])
-            for p in processes
+            info["name"]: State(info["name"], info["statename"], info["pid"], float(info["start"]), info["description"])
+            for info in processes
         }
 
     def clear_leftovers(self) -> int:
-        """End processes that a killed run of this stack left, unless a supervisor runs. Return their number."""
+        """End the processes that a killed run of this stack left. Return their number. 0 if a supervisor runs."""
         return 0 if self.running else clear_leftovers(self._settings)
 
     def ensure(self, programs: Iterable[Program], *, until_start: Collection[str] = ()) -> None:
-        """Run a supervisor with exactly `programs`. Leftovers of a killed supervisor are ended first.
+        """Run a supervisor with exactly `programs`. Processes that a killed supervisor left are ended first.
 
-        A program with a changed definition is stopped until `start`. A program in `until_start` keeps running with
-        its old definition until then. Unchanged programs keep running.
+        Unchanged programs keep running. A program with a changed definition is stopped, and `start` starts it again. If
+        it is in `until_start`, it keeps running with its old definition until `start` is called.
 
         Raises: StackError.
         """
-        self._write(list(programs))
+        self._write_configuration(list(programs))
         if self.running:
             self._reload(until_start)
             return
@@ -120,16 +120,18 @@ class Supervisor:
             awaited,
             lambda: (size(log), work(pid)),
             seconds=OWN_PATIENCE,
-            state=lambda: last_words(log, lines=1),
+            state=lambda: last_lines(log, lines=1),
         )
 
     def _reload(self, until_start: Collection[str]) -> None:
         added, changed, removed = self._call("reloadConfig")[0]
         states = self.states()
         self._outdated = {name for name in changed if name in until_start and states[name].pid}
-        self._exchange([name for name in changed if name not in self._outdated], added=added, removed=removed)
+        self._replace_programs([name for name in changed if name not in self._outdated], added=added, removed=removed)
 
-    def _exchange(self, changed: Collection[str], *, added: Iterable[str] = (), removed: Iterable[str] = ()) -> None:
+    def _replace_programs(
+        self, changed: Collection[str], *, added: Iterable[str] = (), removed: Iterable[str] = ()
+    ) -> None:
         obsolete = [*changed, *removed]
         self._stop_in_order(obsolete)
         for name in obsolete:
@@ -142,18 +144,18 @@ class Supervisor:
         return logs(self._settings) / f"{name}.log"
 
     def progress(self, name: str) -> object:
-        """The size of a program's log and the work of its processes: a sign for a `Patience`."""
+        """The size of a program's log and the work of its processes, as a sign of progress for a `Patience`."""
         state = self.states().get(name)
         return size(self.log(name)), work(state.pid if state else 0)
 
     def start(self, names: Iterable[str]) -> list[str]:
         """Start the programs in `names` that do not run with their current definition. Return the started names.
 
-        It waits for the end of programs with an old definition. It does not wait for the started programs.
+        Programs with an old definition are stopped first. The call does not wait until the started programs answer.
         """
         requested = list(names)
         outdated = [name for name in requested if name in self._outdated]
-        self._exchange(outdated)
+        self._replace_programs(outdated)
         self._outdated.difference_update(outdated)
         states = self.states()
         started = [name for name in requested if states[name].state in STOPPED]
@@ -164,7 +166,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stop every program: the scheduler first, MLflow and MariaDB last. Then stop the supervisor.
 
-        The time is bounded: a program that does not end within its `stop_seconds` is killed.
+        A program that does not end within its `stop_seconds` is killed.
 
         Raises: GaveUp if the supervisor does not end.
         """
@@ -179,8 +181,8 @@ class Supervisor:
         )
 
     def _stop_in_order(self, names: Collection[str]) -> None:
-        middle = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
-        for group in (STOPPED_FIRST, middle, *((name,) for name in STOPPED_LAST)):
+        others = [name for name in names if name not in {*STOPPED_FIRST, *STOPPED_LAST}]
+        for group in (STOPPED_FIRST, others, *((name,) for name in STOPPED_LAST)):
             self._stop_all([name for name in group if name in names])
 
     def _stop_all(self, names: list[str]) -> None:
@@ -193,7 +195,7 @@ class Supervisor:
         def still_running() -> list[str]:
             return [name for name, state in self.states().items() if name in names and state.state not in STOPPED]
 
-        with suppress(GaveUp):  # the supervisor kills the rest at its own end, or `down` clears them
+        with suppress(GaveUp):  # the supervisor or `down` ends the remaining programs
             Patience("programs to end", still_running, seconds=STOP_PATIENCE).until(lambda: not still_running())
 
     def pid(self) -> int:
@@ -203,7 +205,7 @@ class Supervisor:
         except UNREACHABLE:
             return 0
 
-    def _write(self, programs: list[Program]) -> None:
+    def _write_configuration(self, programs: list[Program]) -> None:
         folder = self._settings.home.resolve() / "programs"
         logs(self._settings).mkdir(parents=True, exist_ok=True)
         sections = [_daemon_section(self._socket, self._folder, logs(self._settings).resolve())]
@@ -218,31 +220,31 @@ class Supervisor:
 
 
 def launcher_command(description: Path, *, digest: str) -> list[str]:
-    """The command that executes the program in the file `description`. A changed `digest` restarts the program."""
+    """The command that starts the program in the file `description`. With another `digest` the program is restarted."""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(description), digest]
 
 
 def _digest(launch: Launch) -> str:
-    """SHA-256 of a program's definition, without the variables that are inherited from the caller's shell."""
+    """The SHA-256 of a program's definition, without the variables that are inherited from the caller's shell."""
     own_variables = {name: value for name, value in launch.environment.items() if name not in inherited_environment()}
     return hashlib.sha256(json.dumps([launch.argv, own_variables], sort_keys=True).encode()).hexdigest()
 
 
-def _plain(path: Path) -> str:
+def _escape_percent(path: Path) -> str:
     return str(path).replace("%", "%%")  # % starts an expression in supervisord's configuration
 
 
 def _daemon_section(socket: Path, run: Path, log_folder: Path) -> str:
     return f"""; Written by `evergreen up`; changes are lost.
 [unix_http_server]
-file={_plain(socket)}
+file={_escape_percent(socket)}
 chmod=0700
 [supervisord]
-logfile={_plain(log_folder)}/supervisor.log
+logfile={_escape_percent(log_folder)}/supervisor.log
 logfile_maxbytes=5MB
 logfile_backups=2
-pidfile={_plain(run)}/supervisor.pid
-childlogdir={_plain(log_folder)}
+pidfile={_escape_percent(run)}/supervisor.pid
+childlogdir={_escape_percent(log_folder)}
 minfds=4096
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
@@ -252,7 +254,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 def _program_section(program: Program, argv: list[str], log_folder: Path) -> str:
     return f"""[program:{program.name}]
 command={" ".join(shlex.quote(word) for word in argv).replace("%", "%%")}
-directory={_plain(ROOT)}
+directory={_escape_percent(ROOT)}
 autostart=false
 autorestart=true
 startsecs=3
@@ -261,7 +263,7 @@ stopasgroup=true
 killasgroup=true
 stopwaitsecs={program.stop_seconds}
 redirect_stderr=true
-stdout_logfile={_plain(log_folder)}/{program.name}.log
+stdout_logfile={_escape_percent(log_folder)}/{program.name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=3
 """

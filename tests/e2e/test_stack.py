@@ -51,7 +51,7 @@ def deployments(stack: Stack) -> list[tuple[str, int]]:
 
 def macro_f1_in_the_changed_world(stack: Stack, version: int) -> float:
     """The score on 20,000 people that are new to both versions. A difference of 0.01 is three standard errors."""
-    people = scenarios.traffic(MODEL, scenario=Scenario.SHIFT, end=utc_now(), rows=20_000, seed=11)
+    people = scenarios.draw_people(MODEL, scenario=Scenario.SHIFT, end=utc_now(), rows=20_000, seed=11)
     bundle = registry.load(stack.settings, MODEL, version)
     scores = score(bundle.model, pool_from_frame(people.features, spec=bundle.spec, label=False), spec=bundle.spec)
     return metric_value("macro_f1", judge(people.labels.to_numpy(), scores, spec=bundle.spec))

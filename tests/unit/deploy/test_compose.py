@@ -1,4 +1,4 @@
-"""The contents of `docker-compose.yaml` and the results of `env.sh`. `make compose-check` runs the containers."""
+"""The content of `docker-compose.yaml` and the output of `env.sh`. `make compose-check` runs the containers."""
 
 import re
 import shutil
@@ -28,95 +28,103 @@ def secrets_of(service: str) -> set[str]:
 
 
 def test_every_model_file_has_a_service() -> None:
-    served = {each["environment"]["EVERGREEN_MODEL"] for name, each in SERVICES.items() if name.startswith("serve-")}
-    assert served == set(MODELS)
+    served_models = {
+        service["environment"]["EVERGREEN_MODEL"] for name, service in SERVICES.items() if name.startswith("serve-")
+    }
+    assert served_models == set(MODELS)
 
 
-def test_prometheus_watches_the_service_of_every_model() -> None:
+def test_prometheus_reads_the_metrics_of_every_models_service() -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     assert set(job["dns_sd_configs"][0]["names"]) == {f"serve-{model}" for model in MODELS}
 
 
-def test_services_share_their_versions_and_each_has_a_spool_of_its_own() -> None:
-    volumes = {name: each["volumes"] for name, each in SERVICES.items() if name.startswith("serve-")}
-    assert all("bento:/var/lib/evergreen/bento" in mounted for mounted in volumes.values())
-    spools = [each for mounted in volumes.values() for each in mounted if each.endswith(":/var/lib/evergreen/spool")]
-    assert len(set(spools)) == len(volumes)
+def test_services_share_the_volume_of_versions_and_each_has_its_own_spool() -> None:
+    volumes_by_service = {name: service["volumes"] for name, service in SERVICES.items() if name.startswith("serve-")}
+    assert all("bento:/var/lib/evergreen/bento" in volumes for volumes in volumes_by_service.values())
+    spools = [
+        volume
+        for volumes in volumes_by_service.values()
+        for volume in volumes
+        if volume.endswith(":/var/lib/evergreen/spool")
+    ]
+    assert len(set(spools)) == len(volumes_by_service)
     assert {spool.split(":")[0] for spool in spools} <= set(COMPOSE["volumes"])
 
 
-def test_services_read_the_keys_that_only_the_command_writes() -> None:
-    mounted = {
-        name: [each for each in service.get("volumes", ()) if each.startswith("keys:")]
+def test_prediction_services_can_only_read_the_api_keys_and_begin_can_write_them() -> None:
+    key_volumes = {
+        name: [volume for volume in service.get("volumes", ()) if volume.startswith("keys:")]
         for name, service in SERVICES.items()
     }
-    services = {name for name in SERVICES if name.startswith("serve-")}
-    assert {name for name, volumes in mounted.items() if volumes == ["keys:/var/lib/evergreen/keys:ro"]} == services
-    assert {name for name, volumes in mounted.items() if volumes} == {*services, "begin"}
+    prediction_services = {name for name in SERVICES if name.startswith("serve-")}
+    read_only = {name for name, volumes in key_volumes.items() if volumes == ["keys:/var/lib/evergreen/keys:ro"]}
+    assert read_only == prediction_services
+    assert {name for name, volumes in key_volumes.items() if volumes} == {*prediction_services, "begin"}
 
 
-def test_every_published_port_listens_on_this_machine_only() -> None:
+def test_every_published_port_is_reachable_only_from_this_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 @pytest.mark.parametrize("service", [name for name in SERVICES if name.startswith("serve-")])
-def test_a_prediction_service_knows_no_other_password_than_its_own(service: str) -> None:
+def test_a_prediction_service_gets_only_its_own_password_and_the_api_key(service: str) -> None:
     assert secrets_of(service) == {"DB_API_PASSWORD", "API_KEY"}
 
 
-def test_airflow_knows_no_password_of_the_store() -> None:
+def test_airflow_gets_no_password_of_mariadb() -> None:
     for name in SERVICES:
         if name.startswith("airflow-"):
             assert not {secret for secret in secrets_of(name) if secret.startswith(("DB_", "MARIADB_"))}, name
 
 
-def test_only_services_that_create_the_maintenance_user_and_connection_know_its_password() -> None:
+def test_only_migrate_and_begin_get_the_password_of_the_maintenance_user() -> None:
     assert {name for name in SERVICES if "DB_MAINTENANCE_PASSWORD" in secrets_of(name)} == {"migrate", "begin"}
 
 
-def test_tasks_of_airflow_get_the_address_of_the_database_that_they_clean(tmp_path: Path) -> None:
-    alone = airflow_environment(load_settings(home=tmp_path))
-    for environment in (alone, SERVICES["airflow-scheduler"]["environment"], SERVICES["airflow-worker"]["environment"]):
+def test_tasks_of_airflow_get_the_address_of_the_metadata_database_for_cleaning(tmp_path: Path) -> None:
+    containers = [SERVICES[name]["environment"] for name in ("airflow-scheduler", "airflow-worker")]
+    for environment in (airflow_environment(load_settings(home=tmp_path)), *containers):
         address = environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         assert environment["AIRFLOW__MAINTENANCE__SQL_ALCHEMY_CONN"] == address
 
 
 def test_mariadb_has_the_options_of_the_stack_on_one_machine(tmp_path: Path) -> None:
-    alone = set(mariadb.command(load_settings(home=tmp_path)))
-    assert set(SERVICES["mariadb"]["command"]) <= alone
+    command_without_containers = set(mariadb.command(load_settings(home=tmp_path)))
+    assert set(SERVICES["mariadb"]["command"]) <= command_without_containers
 
 
-def test_every_program_of_ours_runs_without_rights_and_on_a_root_that_it_can_not_write() -> None:
+def test_every_container_of_our_images_has_no_capabilities_and_a_read_only_root() -> None:
     for name, service in SERVICES.items():
         if service["image"].startswith("evergreen-"):
             assert service["read_only"], name
             assert service["cap_drop"] == ["ALL"], name
 
 
-def test_services_that_stay_up_have_a_health_check_and_a_memory_limit() -> None:
-    exempt = {"adminer", "grafana"}  # these two show their health in their own way
+def test_permanent_services_have_a_health_check_and_all_services_have_a_memory_limit() -> None:
+    exempt = {"adminer", "grafana"}  # no other service needs these two
     for name, service in SERVICES.items():
         if service.get("restart") == "unless-stopped" and name not in exempt:
             assert "healthcheck" in service, name
         assert "mem_limit" in service, name
 
 
-def test_every_health_check_allows_a_slow_start() -> None:
+def test_every_health_check_has_the_same_long_start_period() -> None:
     assert {each["healthcheck"]["start_period"] for each in SERVICES.values() if "healthcheck" in each} == {"60m"}
 
 
-def test_secrets_are_written_once_for_their_owner_only(tmp_path: Path) -> None:
+def test_env_sh_writes_each_secret_once_and_only_the_owner_can_read_the_file(tmp_path: Path) -> None:
     shutil.copy(ROOT / "env.sh", tmp_path)
     (tmp_path / ".env").write_text("EVERGREEN_MARIADB_ROOT_PASSWORD=mine\nEVERGREEN_API_KEY=\n")
     subprocess.run(["./env.sh"], cwd=tmp_path, check=True, capture_output=True)
-    first = (tmp_path / ".env").read_text()
+    content = (tmp_path / ".env").read_text()
     subprocess.run(["./env.sh"], cwd=tmp_path, check=True, capture_output=True)
-    assert (tmp_path / ".env").read_text() == first
+    assert (tmp_path / ".env").read_text() == content
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
-    values = dict(line.split("=", 1) for line in first.splitlines())
+    values = dict(line.split("=", 1) for line in content.splitlines())
     assert values["EVERGREEN_MARIADB_ROOT_PASSWORD"] == "mine"
     variables = {f"EVERGREEN_{name}" for service in SERVICES for name in secrets_of(service)}
     assert {name for name in variables if len(values[name]) >= 4} == variables

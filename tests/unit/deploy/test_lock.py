@@ -1,4 +1,4 @@
-"""requirements.lock against pyproject.toml: the traces of a forgotten `make lock`, and the line that Renovate reads."""
+"""requirements.lock matches pyproject.toml and begins with the command that Renovate runs."""
 
 import re
 import subprocess
@@ -24,8 +24,8 @@ def test_the_lock_has_every_required_package_in_a_version_that_fits(line: str) -
     assert requirement.specifier.contains(PINNED[canonicalize_name(requirement.name)], prereleases=True)
 
 
-def test_the_lock_begins_with_the_command_that_makes_it_from_all_groups() -> None:
-    """Renovate runs this line. It accepts no other options, and values only after `=`."""
+def test_the_lock_begins_with_the_command_that_creates_it_from_all_groups() -> None:
+    """Renovate runs this command. Renovate accepts only these options, and their values only after `=`."""
     groups = " ".join(f"--group={group}" for group in GROUPS)
     command = f"uv pip compile --generate-hashes {groups} --output-file=requirements.lock pyproject.toml"
     assert LOCK.splitlines()[1] == f"#    {command}"
@@ -33,8 +33,8 @@ def test_the_lock_begins_with_the_command_that_makes_it_from_all_groups() -> Non
     assert re.search(r'(?m)^groups="(.+)"$', script)[1] == groups  # type: ignore[index]
 
 
-def test_entries_are_taken_from_the_lock_with_their_hashes() -> None:
-    """Images select the packages that they need in this way."""
+def test_pinned_py_prints_the_requested_entries_with_their_hashes() -> None:
+    """The images use pinned.py to select their packages."""
     requirement = f"alembic=={PINNED[canonicalize_name('alembic')]}\n"
     command = [sys.executable, "deploy/pinned.py", "requirements.lock"]
     output = subprocess.run(command, input=requirement, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout

@@ -1,4 +1,4 @@
-"""A real private stack without Airflow's servers: a backup under traffic, and a restore into an empty folder."""
+"""Backups of a real private stack without Airflow's servers, and restores into an empty folder."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from pipelines.runs import training_runs
 from pipelines.runs.extract import read_rows
 from pipelines.runs.snapshot import content_hash, read_snapshot
 from pipelines.spec import find_spec
-from stack.backup.archive import Archive, opened
+from stack.backup.archive import Archive, open_archive
 from stack.backup.backup import DUMP, SETTINGS, BackupReport, backup
 from stack.backup.restore import restore
 from stack.down import down
@@ -88,9 +88,12 @@ def source(folder: Path) -> Iterator[Stack]:
 
 @dataclass(frozen=True, slots=True)
 class BackupState:
-    """The backup, and the state of the source stack at its time.
+    """A backup, and a request that the source stack answered before it.
 
+    file: the path of the backup.
+    report: the result of the backup.
     answer: the service's answer to a request with `row`.
+    row: the row of the request.
     """
 
     file: Path
@@ -103,7 +106,7 @@ class BackupState:
 def state(source: Stack, folder: Path) -> BackupState:
     row = {"customer_id": "C1", "annual_income": 52000, "outstanding_debt": 900, "credit_mix": "Standard"}
     answer = source.post("/predict", {"data": row})
-    # Another process holds Airflow's database open. Its last write is in the write-ahead log, not in the main file yet.
+    # Airflow's database stays open, so that the last write is only in the write-ahead log, not yet in the main file.
     with closing(sqlite3.connect(airflow_programs.folder(source.settings) / "airflow.db")) as airflow_db:
         airflow_db.execute("PRAGMA journal_mode = WAL")
         airflow_db.execute("UPDATE dag SET is_paused = 0")
@@ -135,7 +138,7 @@ def test_a_restored_stack_serves_the_same_version_and_the_same_prediction(state:
     assert {state.answer["prediction_id"], answer["prediction_id"]} <= logged_ids
 
 
-def test_every_snapshot_has_its_recorded_hash_from_its_file_and_from_the_store(target: Stack) -> None:
+def test_every_snapshot_has_its_recorded_hash_whether_read_from_its_file_or_from_the_store(target: Stack) -> None:
     rows = target.query("SELECT snapshot_id FROM snapshot")
     assert rows
     for row in rows:
@@ -144,7 +147,7 @@ def test_every_snapshot_has_its_recorded_hash_from_its_file_and_from_the_store(t
         assert content_hash(read_rows(run, settings=target.settings)) == snapshot.manifest.content_sha256
 
 
-def test_an_old_prediction_can_still_be_traced_to_its_run_and_its_model_in_mlflow(
+def test_the_run_and_the_model_of_an_old_prediction_can_be_found_after_a_restore(
     state: BackupState, target: Stack
 ) -> None:
     with session(target.settings, "reader") as connection:
@@ -167,7 +170,9 @@ def test_the_triggers_of_mlflow_are_restored_with_our_user_as_definer(source: St
     assert definers == [[("evergreen_mlflow@%",)], [("evergreen_admin@%",)]]
 
 
-def test_airflow_keeps_its_pauses_and_connections_but_no_password(state: BackupState, target: Stack) -> None:
+def test_airflow_keeps_which_dags_are_paused_and_its_connections_without_passwords(
+    state: BackupState, target: Stack
+) -> None:
     assert target.airflow("SELECT is_paused FROM dag") == [(0,)]
     assert target.airflow("SELECT conn_id, host, password, extra FROM connection ORDER BY 1") == [
         ("crm", "db.example", None, None),
@@ -176,7 +181,7 @@ def test_airflow_keeps_its_pauses_and_connections_but_no_password(state: BackupS
     assert state.report.left_out == ["password and extra of Airflow's connection crm", "Airflow's variable token"]
 
 
-def test_the_target_keeps_its_settings_and_secrets_and_takes_the_rest_from_the_backup(
+def test_the_target_keeps_its_settings_and_secrets_and_takes_missing_settings_from_the_backup(
     source: Stack, target: Stack
 ) -> None:
     source_settings, target_settings = source.settings, target.settings
@@ -192,7 +197,8 @@ def test_the_target_keeps_its_settings_and_secrets_and_takes_the_rest_from_the_b
     assert stat.S_IMODE(target_settings.env_file.stat().st_mode) == 0o600
 
 
-def contents(archive: Archive) -> Iterator[tuple[str, bytes]]:
+def read_members(archive: Archive) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each member. The dump is decompressed."""
     for name in [*archive.names(), "manifest.json"]:
         content = archive.read(name)
         if name == DUMP:
@@ -201,24 +207,26 @@ def contents(archive: Archive) -> Iterator[tuple[str, bytes]]:
 
 
 def test_no_member_of_the_archive_holds_a_secret(source: Stack, state: BackupState) -> None:
-    secrets_in_clear = [WEBHOOK, *secrets_of(source.settings)]
-    assert len(secrets_in_clear) > 10
+    plain_secrets = [WEBHOOK, *secrets_of(source.settings)]
+    assert len(plain_secrets) > 10
     encrypted = [row[0] for row in source.airflow("SELECT password FROM connection UNION SELECT val FROM variable")]
     hashes = [row[0] for row in root(source.settings, "SELECT authentication_string FROM mysql.user")]
     assert len([value for value in hashes if value]) > 5
-    with opened(state.file) as archive:
-        members = dict(contents(archive))
+    with open_archive(state.file) as archive:
+        members = dict(read_members(archive))
     for name, content in members.items():
-        for value in filter(None, [*secrets_in_clear, *encrypted, *hashes]):
+        for value in filter(None, [*plain_secrets, *encrypted, *hashes]):
             assert value.encode() not in content, f"{name} holds {value[:4]}…"
     assert MODEL.encode() in members[DUMP]  # the search finds values that are there
     assert b"EVERGREEN_SERVING_WORKERS=1\n" in members[SETTINGS]
     assert not [name for name in members if "passwords" in name or name.endswith(".cfg")]
 
 
-def test_only_the_owner_can_read_the_file_and_its_manifest_lists_its_members(source: Stack, state: BackupState) -> None:
+def test_only_the_owner_can_read_the_backup_and_its_manifest_lists_its_members(
+    source: Stack, state: BackupState
+) -> None:
     assert stat.S_IMODE(state.file.stat().st_mode) == 0o600
-    with tarfile.open(state.file) as tar:  # tar can read the file too
+    with tarfile.open(state.file) as tar:  # a tar program can read the file
         members = {member.name: member.size for member in tar.getmembers()}
         manifest = json.loads(tar.extractfile("manifest.json").read())  # type: ignore[union-attr]
         current = json.loads(tar.extractfile(f"home/bento/{MODEL}/current.json").read())  # type: ignore[union-attr]
@@ -232,7 +240,7 @@ def test_only_the_owner_can_read_the_file_and_its_manifest_lists_its_members(sou
 
 
 def test_rows_that_arrive_during_a_backup_are_in_both_tables_or_in_neither(source: Stack, folder: Path) -> None:
-    """A writer keeps adding a row to two tables of two databases in one transaction."""
+    """During the backup, each transaction of a writer adds a row to a table in each of two databases."""
     program = f"""
 import sys, pymysql
 c = pymysql.connect(host="127.0.0.1", port={source.settings.mariadb_port}, user="root", password=sys.argv[1])
@@ -253,7 +261,7 @@ while True:
         writer.wait()
         with session(source.settings, "root", "mysql") as connection:
             connection.execute(text("DROP TABLE evergreen.pair, optuna.pair"))
-    with opened(folder / "busy.tar") as archive:
+    with open_archive(folder / "busy.tar") as archive:
         rows = archive.manifest["rows"]
     assert rows["evergreen.pair"] == rows["optuna.pair"] >= 100
 
@@ -272,19 +280,21 @@ def test_rows_in_the_spool_of_a_running_worker_are_in_the_backup(source: Stack, 
         assert [spool.take(after=0, most=9) for spool in spools] == [[(1, ["answered"])]]
 
 
-def test_damaged_truncated_and_foreign_files_are_refused_and_leave_no_files(state: BackupState, folder: Path) -> None:
+def test_a_restore_rejects_damaged_truncated_and_other_files_and_leaves_no_files(
+    state: BackupState, folder: Path
+) -> None:
     settings = new_stack(folder / "d")
     content = state.file.read_bytes()
     with tarfile.open(state.file) as tar:
-        at = tar.getmember(DUMP).offset_data + 1000
-        manifest = tar.getmember("manifest.json").offset_data
+        damaged_byte = tar.getmember(DUMP).offset_data + 1000
+        manifest_start = tar.getmember("manifest.json").offset_data
     damaged = folder / "damaged.tar"
     for message, damaged_content in {
-        DUMP: content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :],
-        "manifest.json": content[: manifest + 20] + b"7" + content[manifest + 21 :],
+        DUMP: content[:damaged_byte] + bytes([content[damaged_byte] ^ 1]) + content[damaged_byte + 1 :],
+        "manifest.json": content[: manifest_start + 20] + b"7" + content[manifest_start + 21 :],
         "a whole backup": content[: len(content) // 2],
         "found invalid header": b"no tar at all" * 100,
-        "manifest.json at its end": content[: manifest - 512],
+        "manifest.json at its end": content[: manifest_start - 512],
     }.items():
         damaged.write_bytes(damaged_content)
         with pytest.raises(IntegrityError, match=message):
@@ -294,7 +304,7 @@ def test_damaged_truncated_and_foreign_files_are_refused_and_leave_no_files(stat
     assert [path.name for path in settings.home.iterdir()] == ["run"]
 
 
-def test_a_backup_of_newer_code_is_refused_with_the_commit_to_use(state: BackupState, folder: Path) -> None:
+def test_a_restore_rejects_a_backup_of_newer_code_and_names_the_commit_to_use(state: BackupState, folder: Path) -> None:
     newer = folder / "newer.tar"
     with tarfile.open(state.file) as source_tar, tarfile.open(newer, "w") as newer_tar:
         for member in source_tar.getmembers():
@@ -313,7 +323,7 @@ def replace_size(member: tarfile.TarInfo, size: int) -> tarfile.TarInfo:
     return member
 
 
-def test_a_folder_with_data_needs_force_and_a_running_stack_is_refused(
+def test_a_restore_replaces_data_only_with_force_and_rejects_a_running_stack(
     source: Stack, state: BackupState, folder: Path
 ) -> None:
     with pytest.raises(StackError, match="make down"):
@@ -326,7 +336,7 @@ def test_a_folder_with_data_needs_force_and_a_running_stack_is_refused(
     with pytest.raises(DataRefused, match=r"snapshots; .*kept_score\.yaml, which differs.*FORCE=1"):
         restore(settings, state.file, force=False, progress=no_progress)
     assert (settings.home / "snapshots" / "old.parquet").exists()
-    kill_while_it_restores(settings, state.file)
+    kill_during_restore(settings, state.file)
     assert (settings.home / "snapshots" / "old.parquet").exists()
     process = command(settings, "restore", str(state.file), "--force")
     assert "`make up` continues from there" in process.stdout
@@ -338,19 +348,20 @@ def test_a_folder_with_data_needs_force_and_a_running_stack_is_refused(
         restore(settings, state.file, force=False, progress=no_progress)
 
 
-def kill_while_it_restores(settings: Settings, file: Path) -> None:
+def kill_during_restore(settings: Settings, file: Path) -> None:
     restoring = settings.home / "restoring" / "home"
     argv = [EVERGREEN, "restore", str(file), "--force"]
     process = subprocess.Popen(argv, env={**os.environ, "EVERGREEN_ENV_FILE": str(settings.env_file)})
     try:
-        wait_for("its MariaDB", lambda: (restoring / "mariadb" / STORE_DB).exists())
+        wait_for("the MariaDB of the restore", lambda: (restoring / "mariadb" / STORE_DB).exists())
     finally:
         process.kill()
         process.wait()
-    assert ours(settings.model_copy(update={"home": restoring}))  # its MariaDB still runs; the next restore ends it
+    # The MariaDB of the killed restore still runs. The next restore ends it.
+    assert ours(settings.model_copy(update={"home": restoring}))
 
 
-def test_a_backup_without_mariadb_or_without_the_folder_leaves_no_file(source: Stack, folder: Path) -> None:
+def test_a_backup_that_cannot_sign_in_or_has_no_folder_leaves_no_file(source: Stack, folder: Path) -> None:
     wrong_password = source.settings.model_copy(update={"db_admin_password": SecretStr("wrong")})
     for settings, file in ((wrong_password, folder / "never.tar"), (source.settings, folder / "absent" / "never.tar")):
         with pytest.raises(Exception, match=r"refuses user|no folder"):
@@ -359,6 +370,8 @@ def test_a_backup_without_mariadb_or_without_the_folder_leaves_no_file(source: S
     assert not list(folder.glob(".never*"))
 
 
-def test_the_command_writes_to_the_current_folder_and_prints_the_path_as_json(source: Stack, folder: Path) -> None:
+def test_the_command_backup_writes_to_the_current_folder_and_prints_the_path_as_json(
+    source: Stack, folder: Path
+) -> None:
     report = json.loads(command(source.settings, "backup", "--json", cwd=folder).stdout)
     assert (folder / report["file"]).stat().st_size == report["size"]

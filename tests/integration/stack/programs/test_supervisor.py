@@ -1,4 +1,4 @@
-"""A real supervisor with a real private MariaDB, and all the ways in which they can be killed."""
+"""A real supervisor with a real private MariaDB. The tests start, change, kill and stop them."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def settings() -> Iterator[Settings]:
 
 
 def start(settings: Settings) -> Supervisor:
-    """A supervisor that has started MariaDB, like `up` does."""
+    """Return a supervisor that has started MariaDB in the same way as `up`."""
     supervisor = Supervisor(settings)
     supervisor.ensure([mariadb_program(settings)])
     start_mariadb(settings, supervisor)
@@ -62,7 +62,7 @@ def query(settings: Settings, *statements: str) -> tuple[tuple[object, ...], ...
 
 
 def wait_for(settings: Settings, condition: Callable[[], bool]) -> None:
-    """Wait while a process of the stack works."""
+    """Wait until `condition` is true, as long as processes of the stack work."""
 
     def sign() -> object:
         return work(*(process.pid for process in ours(settings)))
@@ -78,7 +78,7 @@ def write_row(settings: Settings) -> None:
     query(settings, "CREATE DATABASE kept", "CREATE TABLE kept.rows (n INT)", "INSERT INTO kept.rows VALUES (42)")
 
 
-def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> None:
+def test_a_killed_mariadb_is_restarted_with_the_same_data(settings: Settings) -> None:
     supervisor = start(settings)
     write_row(settings)
     killed_pid = pid_of(supervisor)
@@ -89,8 +89,8 @@ def test_a_killed_program_comes_back_with_the_same_data(settings: Settings) -> N
 
 
 def test_children_of_a_killed_program_are_ended_before_it_starts_again(settings: Settings, tmp_path: Path) -> None:
-    """MLflow leaves a child that holds the port. Airflow's scheduler leaves tasks in their own process groups."""
-    file = tmp_path / "born"
+    """A killed MLflow leaves a child that holds its port. A killed scheduler leaves tasks in other process groups."""
+    file = tmp_path / "child_pids"
     child = f"import os, time; os.setsid(); print(os.getpid(), file=open({str(file)!r}, 'a')); time.sleep(999)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     launch = Launch((sys.executable, "-c", parent), base_environment(settings))
@@ -109,12 +109,14 @@ def test_children_of_a_killed_program_are_ended_before_it_starts_again(settings:
     assert [psutil.pid_exists(pid) and is_alive(psutil.Process(pid)) for pid in child_pids()] == [False, True, True]
 
 
-def test_programs_of_a_killed_supervisor_are_ended_and_foreign_ones_are_not(settings: Settings, tmp_path: Path) -> None:
+def test_programs_of_a_killed_supervisor_are_ended_and_other_processes_are_not(
+    settings: Settings, tmp_path: Path
+) -> None:
     supervisor = start(settings)
     write_row(settings)
     orphan = psutil.Process(pid_of(supervisor))
     sleep = [sys.executable, "-c", "import time; time.sleep(300)"]
-    # Foreign processes: one of another stack, and one of a shell whose home happens to be the same folder.
+    # Neither process belongs to the stack: one is of another stack, and one only has the same EVERGREEN_HOME.
     other_stack = subprocess.Popen(sleep, env={MARKER: str(tmp_path)})
     same_home = subprocess.Popen(sleep, env={"EVERGREEN_HOME": str(settings.home)})
     try:
@@ -133,7 +135,7 @@ def test_programs_of_a_killed_supervisor_are_ended_and_foreign_ones_are_not(sett
             process.wait()
 
 
-def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(settings: Settings) -> None:
+def test_a_second_start_keeps_running_programs_and_restarts_a_changed_program(settings: Settings) -> None:
     supervisor = start(settings)
     pid_before = pid_of(supervisor)
     assert pid_of(start(settings)) == pid_before
@@ -143,7 +145,7 @@ def test_a_second_start_disturbs_nothing_and_a_changed_program_is_restarted(sett
 
 
 def sleeper(settings: Settings, name: str, *, log: Path, definition: int) -> Program:
-    """A program that creates a file at its start. It ends 0.3 s after a signal and then appends its name to `log`."""
+    """A program that creates a file when it starts. After SIGTERM it appends its name to `log` and ends, in 0.3 s."""
     script = (
         "import signal, sys, time; name, log, definition = sys.argv[1:]; note = lambda *_: [time.sleep(0.3), "
         "print(name, file=open(log, 'a')), sys.exit()]; signal.signal(signal.SIGTERM, note); "
@@ -157,42 +159,42 @@ def wait_for_sleepers(settings: Settings, names: Sequence[str], *, log: Path, de
     wait_for(settings, lambda: all(Path(f"{log}-{name}-{definition}").exists() for name in names))
 
 
-def test_if_all_programs_changed_they_stop_in_the_order_of_down(settings: Settings, tmp_path: Path) -> None:
-    """A moved checkout changes all programs. Tasks report their end to the API server, services write to MariaDB."""
+def test_changed_programs_stop_in_the_same_order_as_in_down(settings: Settings, tmp_path: Path) -> None:
+    """If a checkout is moved, all programs change. Tasks report to the API server, and services write to MariaDB."""
     names, log = ("airflow-api-server", "airflow-scheduler", "mariadb", "mlflow", "serve-m"), tmp_path / "ended"
     supervisor = Supervisor(settings)
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
     wait_for_sleepers(settings, names, log=log, definition=1)
     supervisor.ensure([sleeper(settings, name, log=log, definition=2) for name in names])
-    first, *together, before_last, last = log.read_text().split()
-    assert (first, before_last, last) == ("airflow-scheduler", "mlflow", "mariadb")
-    assert sorted(together) == ["airflow-api-server", "serve-m"]
+    first_ended, *ended_together, second_last_ended, last_ended = log.read_text().split()
+    assert (first_ended, second_last_ended, last_ended) == ("airflow-scheduler", "mlflow", "mariadb")
+    assert sorted(ended_together) == ["airflow-api-server", "serve-m"]
     assert {state.state for state in supervisor.states().values()} == {"STOPPED"}
 
 
-def test_a_changed_service_runs_on_until_its_successor_is_to_start(settings: Settings, tmp_path: Path) -> None:
+def test_a_changed_service_keeps_running_until_its_successor_starts(settings: Settings, tmp_path: Path) -> None:
     supervisor, names, log = Supervisor(settings), ("other", "serve-m"), tmp_path / "ended"
     supervisor.ensure([sleeper(settings, name, log=log, definition=1) for name in names])
     supervisor.start(names)
     wait_for_sleepers(settings, names, log=log, definition=1)
     pid_before = supervisor.states()["serve-m"].pid
-    for definition in (2, 3):  # the first of two attempts ended before it reached the service
-        second = Supervisor(settings)
+    for definition in (2, 3):  # as if an `up` with definition 2 ended before it started the service
+        new_supervisor = Supervisor(settings)
         programs = [sleeper(settings, name, log=log, definition=definition) for name in names]
-        second.ensure(programs, until_start=["serve-m"])
-    assert (second.states()["serve-m"].pid, second.states()["other"].pid) == (pid_before, 0)
-    assert second.start(names) == ["other", "serve-m"]
+        new_supervisor.ensure(programs, until_start=["serve-m"])
+    assert (new_supervisor.states()["serve-m"].pid, new_supervisor.states()["other"].pid) == (pid_before, 0)
+    assert new_supervisor.start(names) == ["other", "serve-m"]
     wait_for_sleepers(settings, names, log=log, definition=3)
-    assert psutil.Process(second.states()["serve-m"].pid).cmdline()[-1] == "3"
+    assert psutil.Process(new_supervisor.states()["serve-m"].pid).cmdline()[-1] == "3"
     assert log.read_text().split() == ["other", "serve-m"]
-    assert second.start(names) == []
+    assert new_supervisor.start(names) == []
 
 
-def test_a_program_in_state_fatal_is_started_again_by_its_new_definition(
+def test_a_program_in_state_fatal_is_started_with_its_new_definition(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A moved checkout causes this: the restart looks for the program's file at the old path."""
+    """If a checkout is moved, a restart looks for the program's file at the old path."""
     monkeypatch.setattr("stack.programs.supervisor.RETRIES", 0)
     name, supervisor = "serve-m", Supervisor(settings)
     missing = Launch((str(tmp_path / "gone"),), base_environment(settings))
@@ -214,7 +216,7 @@ def test_down_ends_every_process_and_up_continues_with_the_data(settings: Settin
     assert query(settings, "SELECT n FROM kept.rows") == ((42,),)
 
 
-def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(settings: Settings) -> None:
+def test_the_private_mariadb_compares_text_by_bytes_uses_utc_and_has_only_the_user_root(settings: Settings) -> None:
     start(settings)
     write_row(settings)
     query(settings, "CREATE TABLE kept.names (name VARCHAR(9) PRIMARY KEY)", "INSERT INTO kept.names VALUES ('a')")
@@ -224,7 +226,7 @@ def test_the_private_server_compares_bytes_keeps_utc_and_knows_only_root(setting
         mariadb.root_signs_in(settings.model_copy(update={"mariadb_root_password": settings.api_key}))
 
 
-def test_a_root_password_changed_in_the_file_is_used_at_the_next_start(settings: Settings) -> None:
+def test_a_changed_root_password_is_set_at_the_next_start(settings: Settings) -> None:
     start(settings)
     down(settings)
     new_password = settings.model_copy(update={"mariadb_root_password": settings.api_key})
@@ -232,7 +234,7 @@ def test_a_root_password_changed_in_the_file_is_used_at_the_next_start(settings:
     assert query(new_password, "SELECT 1") == ((1,),)
 
 
-def test_memory_counts_the_tree_and_sockets_fit_their_limit(settings: Settings) -> None:
+def test_memory_is_measured_and_the_socket_of_a_long_home_has_a_short_path(settings: Settings) -> None:
     supervisor = start(settings)
     assert pss_mb(pid_of(supervisor)) > 20
     long_home = settings.model_copy(update={"home": settings.home / ("long" * 30)})
@@ -244,7 +246,7 @@ def test_memory_counts_the_tree_and_sockets_fit_their_limit(settings: Settings) 
         folder.rmdir()
 
 
-def test_clean_removes_what_up_made_and_refuses_any_other_folder(settings: Settings, tmp_path: Path) -> None:
+def test_clean_removes_the_folder_that_up_created_and_rejects_other_folders(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     with pytest.raises(StackError, match="was not made by"):
         clean(settings.model_copy(update={"home": tmp_path}))

@@ -1,4 +1,4 @@
-"""Counting rows and removing definers in the stream of mariadb-dump."""
+"""`count_rows` counts rows and removes definers in the output of mariadb-dump."""
 
 import io
 
@@ -34,12 +34,12 @@ INSERT INTO `after` VALUES
 """
 
 
-def test_only_rows_are_counted_by_table() -> None:
+def test_rows_are_counted_per_table_and_other_lines_are_not() -> None:
     out = io.BytesIO()
     assert count_rows(io.BytesIO(DUMP), out) == {"evergreen.load_batch": 3, "mlflow.empty": 0, "mlflow.after": 1}
 
 
-def test_the_definer_of_a_trigger_or_a_view_is_removed_and_rows_stay_as_they_are() -> None:
+def test_the_definer_of_a_trigger_or_a_view_is_removed_and_rows_are_unchanged() -> None:
     out = io.BytesIO()
     count_rows(io.BytesIO(DUMP), out)
     expected = DUMP.replace(b"DEFINER=`me`@`%`*/ /*!50003", b"*/ /*!50003").replace(b"DEFINER=`root`@`localhost`", b"")
@@ -47,6 +47,6 @@ def test_the_definer_of_a_trigger_or_a_view_is_removed_and_rows_stay_as_they_are
     assert b"(2,'/*!50017 DEFINER=`me`@`%`*/');" in out.getvalue()
 
 
-def test_a_form_that_cannot_be_counted_is_refused() -> None:
+def test_an_insert_with_several_rows_in_one_line_is_rejected() -> None:
     with pytest.raises(StackError, match="can't be counted"):
         count_rows(io.BytesIO(b"CREATE TABLE `t` (\nINSERT INTO `t` VALUES (1),(2);\n"), io.BytesIO())

@@ -1,40 +1,40 @@
-"""The demonstration changes two things in a model file: durations, and the reasons that may start a training."""
+"""The demonstration changes two things in a model file: durations, and the causes that may start a training."""
 
 import shutil
 
 from pipelines.spec import find_spec
 from pipelines.spec.sections import TimeSplit
-from stack.demo.own_stack import MODEL, ONLY_FOUND, SHORT, shorten
-from stack.demo.play import CALM, JUDGED, RATE
+from stack.demo.own_stack import MODEL, MONITORING_ONLY, SHORT_DURATIONS, shorten
+from stack.demo.play import RATE, WINDOWS_AFTER_CHANGE, WINDOWS_BEFORE_CHANGE
 from utils.duration import duration
 from utils.version import ROOT
 
 
-def test_only_durations_and_what_may_start_a_training_differ_and_each_duration_is_shorter(tmp_path):
+def test_only_durations_and_causes_of_training_differ_and_each_duration_is_shorter(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     before = find_spec(tmp_path, MODEL).model_dump(mode="json")
     shorten(tmp_path / f"{MODEL}.yaml")
     after = find_spec(tmp_path, MODEL).model_dump(mode="json")
-    changed = dict(differences(before, after))
-    assert set(changed) == {*SHORT, *ONLY_FOUND}
-    for key in SHORT:
-        old, new = changed[key]
+    changed_values = dict(differences(before, after))
+    assert set(changed_values) == {*SHORT_DURATIONS, *MONITORING_ONLY}
+    for key in SHORT_DURATIONS:
+        old, new = changed_values[key]
         assert duration(new) < duration(old)
 
 
-def test_a_window_of_the_demonstration_has_enough_rows_for_monitoring_and_an_alarm_fits_into_it(tmp_path):
+def test_the_demonstration_sends_enough_rows_per_window_and_watches_enough_windows_for_an_alarm(tmp_path):
     shutil.copy(ROOT / "models" / f"{MODEL}.yaml", tmp_path)
     shorten(tmp_path / f"{MODEL}.yaml")
     spec = find_spec(tmp_path, MODEL)
     assert RATE * spec.monitoring.window.total_seconds() >= spec.monitoring.min_rows
-    assert JUDGED >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
-    assert spec.monitoring.drift.breaches <= CALM
+    assert WINDOWS_AFTER_CHANGE >= spec.monitoring.drift.of >= spec.monitoring.drift.breaches
+    assert spec.monitoring.drift.breaches <= WINDOWS_BEFORE_CHANGE
     assert isinstance(spec.training.split, TimeSplit)
     assert RATE * spec.training.split.test.total_seconds() >= spec.gates.min_rows
 
 
 def differences(before, after, path=""):
-    """Dotted keys at which two nested dictionaries differ, with both values."""
+    """Yield each dotted key at which two nested dictionaries differ, with the values (before, after)."""
     for key in before.keys() | after.keys():
         old, new = before.get(key), after.get(key)
         if isinstance(old, dict) and isinstance(new, dict):

@@ -1,4 +1,4 @@
-"""The example worlds of `churn` and `insurance`."""
+"""The example data of `churn` and `insurance`, which has no time."""
 
 from datetime import datetime
 
@@ -10,20 +10,20 @@ from sklearn.metrics import r2_score, roc_auc_score
 from pipelines.loading.checking import check
 from pipelines.loading.columns import Columns
 from pipelines.spec import ModelSpec, find_spec
-from stack.example_data.worlds import WORLDS, example_world
+from stack.example_data.worlds import GENERATORS, example_world
 from utils.version import ROOT
 
 END = datetime(2026, 11, 21)
-NAMES = ("churn", "insurance")
+MODELS = ("churn", "insurance")
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=MODELS)
 def spec(request: pytest.FixtureRequest) -> ModelSpec:
     return find_spec(ROOT / "models", request.param)
 
 
-def test_every_row_keeps_the_rules_of_the_model_file(spec: ModelSpec) -> None:
-    frame = WORLDS[spec.name](END, 7, 6000).frame
+def test_every_row_passes_the_checks_of_the_model_file(spec: ModelSpec) -> None:
+    frame = GENERATORS[spec.name](END, 7, 6000).frame
     assert set(frame.columns) == {spec.entity, spec.label.column, *spec.features.columns, *spec.features.private}
     columns = Columns.of(list(frame.columns), spec=spec, source="example")
     rows = pa.Table.from_pandas(frame[list(columns.taken)], preserve_index=False)
@@ -31,23 +31,23 @@ def test_every_row_keeps_the_rules_of_the_model_file(spec: ModelSpec) -> None:
 
 
 def test_some_values_are_missing_and_no_entity_appears_twice(spec: ModelSpec) -> None:
-    frame = WORLDS[spec.name](END, 7, 6000).frame
+    frame = GENERATORS[spec.name](END, 7, 6000).frame
     assert frame[spec.entity].is_unique
     assert (frame.isna().mean() > 0.01).sum() >= 2
     assert frame.isna().mean().max() < 0.06
 
 
-def test_a_world_without_time_is_the_same_on_every_day_and_grows_with_its_number_of_people(spec: ModelSpec) -> None:
+def test_the_data_does_not_depend_on_the_day_and_more_people_only_add_rows(spec: ModelSpec) -> None:
     today = example_world(spec.name, end=END, customers=200)
     later = example_world(spec.name, end=datetime(2030, 1, 1), customers=300)
     pd.testing.assert_frame_equal(today, later.head(200))
     assert not today.equals(example_world(spec.name, end=END, seed=8, customers=200))
 
 
-def test_knowing_the_world_predicts_well_but_never_exactly() -> None:
-    churn, insurance = (WORLDS[name](END, 7, 6000) for name in NAMES)
+def test_the_best_possible_predictions_are_good_but_not_perfect() -> None:
+    churn, insurance = (GENERATORS[name](END, 7, 6000) for name in MODELS)
     leaves = churn.frame["outcome"] == "leaves"
     assert 0.2 < leaves.mean() < 0.35
     assert 0.83 < roc_auc_score(leaves, churn.probabilities[:, 1]) < 0.9
-    assert (churn.bayes == churn.frame["outcome"]).mean() > 0.8
-    assert 0.8 < r2_score(insurance.frame["yearly_cost"], insurance.bayes) < 0.92
+    assert (churn.best_predictions == churn.frame["outcome"]).mean() > 0.8
+    assert 0.8 < r2_score(insurance.frame["yearly_cost"], insurance.best_predictions) < 0.92

@@ -39,31 +39,31 @@ def secrets_in(text: str, settings: Settings) -> set[str]:
     return {name for name in names if getattr(settings, name).get_secret_value() in text}
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_repr(settings: Settings) -> None:
+def test_command_lines_and_reprs_contain_no_secret(settings: Settings) -> None:
     for program in program_list.programs(settings):
         launch = program.launch()
         assert secrets_in(" ".join(launch.argv), settings) == set(), program.name
         assert secrets_in(repr(program) + repr(launch), settings) == set(), program.name
 
 
-def test_each_program_gets_the_secrets_it_needs_and_no_other(settings: Settings) -> None:
+def test_each_program_gets_only_the_secrets_that_it_needs(settings: Settings) -> None:
     secrets_by_program = {
         program.name: secrets_in(json.dumps(dict(program.launch().environment)), settings)
         for program in program_list.programs(settings)
     }
-    own = {"airflow_jwt_secret", "airflow_fernet_key"}
+    airflow_secrets = {"airflow_jwt_secret", "airflow_fernet_key"}
     assert secrets_by_program == {
         "mariadb": set(),
         "mlflow": {"db_mlflow_password"},
-        "airflow-api-server": own,
-        "airflow-scheduler": own,
-        "airflow-dag-processor": own,
-        "airflow-triggerer": own,
+        "airflow-api-server": airflow_secrets,
+        "airflow-scheduler": airflow_secrets,
+        "airflow-dag-processor": airflow_secrets,
+        "airflow-triggerer": airflow_secrets,
         **{f"serve-{model}": {"db_api_password", "api_key"} for model in model_names(ROOT / "models")},
     }
 
 
-def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) -> None:
+def test_a_program_reads_the_settings_of_the_process_that_starts_it(settings: Settings) -> None:
     environment = settings_environment(settings, secrets=("db_api_password",))
     script = "from utils.settings import load_settings; print(load_settings().model_dump_json())"
     process = subprocess.run(
@@ -78,7 +78,7 @@ def test_a_program_reads_the_same_settings_as_its_starter(settings: Settings) ->
     assert loaded.api_key.get_secret_value() == ""
 
 
-def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
+def test_programs_that_a_teams_own_servers_replace_are_not_started(settings: Settings) -> None:
     addresses = {
         "mariadb_host": "db.example",
         "mlflow_url": "http://mlflow.example",
@@ -88,7 +88,7 @@ def test_a_teams_own_servers_are_not_started(settings: Settings) -> None:
     assert names == [f"serve-{model}" for model in model_names(ROOT / "models")]
 
 
-def test_a_model_keeps_its_port_when_other_models_come_and_go(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_keeps_its_port_when_other_models_are_added_or_removed(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     local_settings = settings.model_copy(update={"models_dir": folder, "serving_port": 4000})
@@ -100,7 +100,7 @@ def test_a_model_keeps_its_port_when_other_models_come_and_go(settings: Settings
     assert program_list.serving_ports(local_settings) == {"a": 4001}
 
 
-def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
+def test_the_error_for_a_taken_port_names_its_owner_and_the_variable_that_changes_it(
     settings: Settings, listener: socket.socket
 ) -> None:
     port = listener.getsockname()[1]
@@ -111,7 +111,7 @@ def test_a_taken_port_is_named_with_its_owner_and_the_variable_that_moves_it(
         ports.check([program_list.mlflow_program(changed_settings)], changed_settings)
 
 
-def test_two_parts_that_want_one_port_are_named(settings: Settings, listener: socket.socket) -> None:
+def test_the_error_for_a_port_that_two_parts_want_names_both_parts(settings: Settings, listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     changed_settings = settings.model_copy(update={"mlflow_port": port, "airflow_port": port})
@@ -120,14 +120,16 @@ def test_two_parts_that_want_one_port_are_named(settings: Settings, listener: so
         ports.check(wanted_programs, changed_settings)
 
 
-def test_a_program_starts_with_values_that_no_configuration_file_could_hold(tmp_path: Path) -> None:
-    odd = "quote' double\" percent% ;comment #hash \\ back\nline"
+def test_a_program_gets_arguments_and_variables_with_special_characters_unchanged(tmp_path: Path) -> None:
+    special_text = "quote' double\" percent% ;comment #hash \\ back\nline"
     file = tmp_path / "program.json"
     script = "import json, os, sys; print(json.dumps([sys.argv[1], dict(os.environ)]))"
-    file.write_text(json.dumps({"argv": [sys.executable, "-c", script, odd], "environment": {"ODD": odd}}))
+    file.write_text(
+        json.dumps({"argv": [sys.executable, "-c", script, special_text], "environment": {"ODD": special_text}})
+    )
     process = subprocess.run(launcher_command(file, digest="0"), capture_output=True, text=True, check=True)
     argument, environment = json.loads(process.stdout)
-    assert (argument, environment["ODD"]) == (odd, odd)
+    assert (argument, environment["ODD"]) == (special_text, special_text)
     assert "HOME" not in environment
 
 
@@ -144,6 +146,6 @@ def test_logs_show_the_last_lines_of_one_part_or_of_all(settings: Settings, caps
         show(settings, part="three", lines=1, follow=False)
 
 
-def test_every_program_carries_the_mark_of_its_stack(settings: Settings) -> None:
+def test_the_environment_of_every_program_contains_the_marker_of_its_stack(settings: Settings) -> None:
     for program in program_list.programs(settings):
         assert program.launch().environment[MARKER] == str(settings.home.resolve()), program.name

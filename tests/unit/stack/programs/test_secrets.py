@@ -21,7 +21,7 @@ def settings_of(env_file: Path) -> Settings:
     return load_settings(env_file=env_file, home=env_file.parent / "home")
 
 
-def test_every_secret_of_a_fresh_stack_is_made_and_stays(env_file: Path) -> None:
+def test_every_secret_of_a_new_stack_is_generated_once_and_kept(env_file: Path) -> None:
     settings, written = secrets.ensure(settings_of(env_file))
     loaded = settings_of(env_file)
     secret_fields = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
@@ -40,7 +40,7 @@ def test_only_the_owner_can_read_the_secrets(env_file: Path) -> None:
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
 
 
-def test_values_of_the_file_are_never_overwritten(env_file: Path) -> None:
+def test_values_in_the_file_are_not_overwritten(env_file: Path) -> None:
     env_file.write_text(
         "# mine\nEVERGREEN_API_KEY='my key'\nEVERGREEN_DB_API_PASSWORD=\nOTHER=1\nEVERGREEN_TIMEZONE=Asia/Tokyo"
     )
@@ -60,24 +60,24 @@ def test_values_of_the_environment_are_not_written(env_file: Path, monkeypatch: 
     assert "EVERGREEN_API_KEY" not in written
 
 
-def test_passwords_of_a_teams_own_servers_are_not_made_up(env_file: Path) -> None:
+def test_passwords_of_a_teams_own_servers_are_not_generated(env_file: Path) -> None:
     env_file.write_text("EVERGREEN_MARIADB_HOST=db.example\nEVERGREEN_AIRFLOW_URL=http://airflow.example\n")
     settings, _ = secrets.ensure(settings_of(env_file))
     assert settings.mariadb_root_password.get_secret_value() == settings.airflow_password.get_secret_value() == ""
 
 
-def test_airflow_can_encrypt_with_the_key_made_for_it(env_file: Path) -> None:
+def test_the_generated_fernet_key_is_valid(env_file: Path) -> None:
     settings, _ = secrets.ensure(settings_of(env_file))
     Fernet(settings.airflow_fernet_key.get_secret_value())
 
 
 @pytest.mark.parametrize(("zone", "expected"), [("Europe/Berlin", "Europe/Berlin"), (":America/Lima", "America/Lima")])
-def test_the_time_zone_is_the_users(zone: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_zone_comes_from_the_variable_tz(zone: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", zone)
     assert secrets.local_timezone() == expected
 
 
-def test_a_value_that_is_no_zone_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_of_tz_that_is_no_zone_name_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "EST5EDT4,M3.2.0")
     assert secrets.local_timezone() != "EST5EDT4,M3.2.0"
 

@@ -1,4 +1,4 @@
-"""Waiting for real processes that start slowly, do not start, or end."""
+"""Waits for real processes that start slowly, do not start, or end."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from stack.programs import processes, starting
-from stack.programs.logs import last_words, size
+from stack.programs.logs import last_lines, size
 from stack.programs.processes import work
 from tests.services import wait_for
 from utils.errors import GaveUp, StackError
@@ -38,15 +38,17 @@ def program(code: str, log: Path, *arguments: object) -> Iterator["subprocess.Po
         process.wait()
 
 
-def test_a_program_that_goes_on_logging_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_continues_while_a_program_writes_to_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "START_PATIENCE", 1.0)  # the whole start takes longer
     log, ready = tmp_path / "log", tmp_path / "ready"
     with program(STARTS_SLOWLY, log, ready) as process:
         starting.wait_for_process("it", process, ready.exists, log=log)
-    assert last_words(log, lines=1) == "step 14"
+    assert last_lines(log, lines=1) == "step 14"
 
 
-def test_a_program_that_sleeps_is_given_up_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_a_program_that_sleeps_ends_with_the_last_line_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(starting, "START_PATIENCE", 1.0)
     log = tmp_path / "log"
     code = "import time; print('waiting for a lock', flush=True); time.sleep(999)"
@@ -56,7 +58,7 @@ def test_a_program_that_sleeps_is_given_up_with_its_last_words(tmp_path: Path, m
             starting.wait_for_process("it", process, lambda: False, log=log)
 
 
-def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+def test_the_wait_for_a_program_that_ends_fails_with_the_last_line_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         program("raise SystemExit('no such table')", log) as process,
@@ -65,12 +67,14 @@ def test_a_program_that_ends_is_not_waited_for(tmp_path: Path) -> None:
         starting.wait_for_process("it", process, lambda: False, log=log)
 
 
-def test_work_counts_computing_also_in_a_child_but_not_polling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_counts_processor_time_also_of_a_child_but_not_polling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "log"
     polls = "import time\nwhile True: time.sleep(0.05)"
     with program(polls, log) as process:
         assert work(process.pid) == (0, 0)
-    monkeypatch.setattr(processes, "COMPUTED", 0.2)
+    monkeypatch.setattr(processes, "CPU_STEP", 0.2)
     computes = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     with program(computes, log) as process:
         wait_for("work", lambda: work(process.pid)[0] > 2)
