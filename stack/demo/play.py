@@ -133,13 +133,7 @@ def play(
             traffic=sender,
         )
     problems = [error] if error else []
-    problems += (
-        _find_missing_steps(watch, champion, changed_at)
-        if scenario is Scenario.SHIFT
-        else _find_unwanted_events(watch, changed_at)
-    )
-    if scenario is Scenario.BROKEN:
-        problems += _find_missing_alerts(watch, changed_at)
+    problems += _find_problems(watch, champion, changed_at, scenario)
     if _read_serving(settings, spec)[1] != workers:
         problems.append("a worker of the service was replaced")
     return Outcome(
@@ -149,6 +143,13 @@ def play(
         quality=_read_quality(watch, changed_at),
         seconds=time.monotonic() - start,
     )
+
+
+def _find_problems(watch: Watch, champion: int, changed_at: datetime, scenario: Scenario) -> list[str]:
+    if scenario is Scenario.SHIFT:
+        return _find_missing_steps(watch, champion, changed_at)
+    missing_alerts = _find_missing_alerts(watch, changed_at) if scenario is Scenario.BROKEN else []
+    return [*_find_unwanted_events(watch, changed_at), *missing_alerts]
 
 
 def _announce(console: Console, heading: str, text: str) -> None:

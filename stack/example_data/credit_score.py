@@ -155,9 +155,8 @@ def _credit_features(rows: _Statements) -> dict[str, pd.Series]:
     job = rows.customer_choice("occupation", len(OCCUPATIONS))
     age = 18 + np.floor(22 + 12 * np.clip(rows.customer_normal("age"), -1.8, 2.6) + (rows.day - EPOCH) / 365.25)
     median = np.array(list(OCCUPATIONS.values()), dtype=np.float64)[job]
-    income = median * np.exp(
-        0.35 * rows.customer_normal("talent") - 0.12 * strain + 0.006 * (age - 40) + 0.03 * rows.slow_normal("pay")
-    )
+    talent, pay = rows.customer_normal("talent"), rows.slow_normal("pay")
+    income = median * np.exp(0.35 * talent - 0.12 * strain + 0.006 * (age - 40) + 0.03 * pay)
     salary = income / 12 * np.clip(0.82 + 0.04 * rows.normal("salary"), 0.6, 0.95)
 
     def draw_count(name: str, center: float, slope: float, spread: float, maximum: int) -> Floats:
@@ -168,10 +167,9 @@ def _credit_features(rows: _Statements) -> dict[str, pd.Series]:
     debt = 1150 * np.exp(0.55 * strain + 0.4 * rows.customer_normal("debt") + 0.25 * rows.slow_normal("debt"))
     emi = salary * np.clip(0.012 + 0.014 * loans * np.exp(0.3 * rows.customer_normal("emi")), 0, 0.45)
     invested = salary * np.clip(0.06 * np.exp(0.5 * rows.normal("invested") - 0.25 * strain), 0, 0.3)
-    history = np.clip(
-        np.rint(215 - 62 * strain + 55 * rows.customer_normal("history") + (rows.day - EPOCH) / 30.4), 3, 500
-    )
-    mix = np.digitize(0.9 * strain + 0.55 * rows.customer_normal("mix"), [-0.35, 0.75])
+    months = 215 - 62 * strain + 55 * rows.customer_normal("history") + (rows.day - EPOCH) / 30.4
+    history = np.clip(np.rint(months), 3, 500)
+    delay = 20 + 9 * strain + 5 * rows.slow_normal("delay") + 2 * rows.normal("delay")
     minimum = np.digitize(1.1 * strain + rows.slow_normal("minimum"), [-0.25, 0.05])
     columns: dict[str, NDArray[np.generic]] = {
         "age": np.clip(age, 18, 100),
@@ -183,13 +181,11 @@ def _credit_features(rows: _Statements) -> dict[str, pd.Series]:
         "interest_rate": np.clip(np.rint(14 + 5.2 * strain + 3.5 * rows.customer_normal("rate")), 1, 36),
         "num_of_loan": loans,
         "type_of_loan": _loan_names(rows, loans.astype(int)),
-        "delay_from_due_date": np.clip(
-            np.rint(20 + 9 * strain + 5 * rows.slow_normal("delay") + 2 * rows.normal("delay")), -5, 70
-        ),
+        "delay_from_due_date": np.clip(np.rint(delay), -5, 70),
         "num_of_delayed_payment": np.clip(np.rint(13 + 4.2 * strain + 3 * rows.slow_normal("delayed")), 0, 30),
         "changed_credit_limit": np.round(10 + 3 * strain + 5 * rows.normal("limit"), 2),
         "num_credit_inquiries": draw_count("inquiries", 5.6, 2.2, 1.8, 20),
-        "credit_mix": MIXES[mix],
+        "credit_mix": MIXES[np.digitize(0.9 * strain + 0.55 * rows.customer_normal("mix"), [-0.35, 0.75])],
         "outstanding_debt": np.round(debt, 2),
         "credit_utilization_ratio": np.round(np.clip(32 + 2.5 * strain + 5 * rows.normal("utilization"), 5, 65), 3),
         "credit_history_age": history,
