@@ -1,11 +1,11 @@
-"""The faults by name. Each breaks a part under traffic, repairs it and leaves the world as it was."""
+"""The list of faults. A fault breaks a part under traffic and then repairs it, so that the next fault can run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos import faults_log, faults_processes, faults_versions
 from tests.chaos.accounts import Account, account
-from tests.chaos.world import Skip, Unfit, World
+from tests.chaos.world import ChaosStack, FaultSkipped, FaultWithoutEffect
 from utils.errors import EvergreenError
 
 
@@ -13,15 +13,17 @@ from utils.errors import EvergreenError
 class Fault:
     """One fault.
 
-    seconds: its duration in `make chaos`.
-    short: its duration in tests, in seconds. 0 excludes it from the tests.
+    title: the row of the table. `{seconds}` is replaced by the duration.
+    do: breaks the part and repairs it. The number is the duration in seconds.
+    seconds: the duration in `make chaos`.
+    short_seconds: the duration in the integration tests. 0 excludes the fault from these tests.
     """
 
     name: str
     title: str
-    do: Callable[[World, float], None]
+    do: Callable[[ChaosStack, float], None]
     seconds: float
-    short: float = 0.0
+    short_seconds: float = 0.0
 
 
 FAULTS = [
@@ -41,17 +43,17 @@ FAULTS = [
 ]
 
 
-def break_it(world: World, fault: Fault, *, seconds: float) -> Account:
-    """Run `fault` for `seconds` and return its account. `problem` says what went wrong with the fault itself."""
+def run_fault(stack: ChaosStack, fault: Fault, *, seconds: float) -> Account:
+    """Run `fault` for `seconds` and return its account. Errors of the fault itself are in `problem` of the account."""
     title, problem = fault.title.format(seconds=seconds), ""
-    world.forget_run()
+    stack.forget_run()
     try:
-        fault.do(world, seconds)
-    except Skip as reason:
+        fault.do(stack, seconds)
+    except FaultSkipped as reason:
         return Account(title, skipped=str(reason))
-    except (Unfit, RuntimeError, OSError, EvergreenError) as error:
+    except (FaultWithoutEffect, RuntimeError, OSError, EvergreenError) as error:
         problem = str(error) or repr(error)
-        world.mend()
-    if world.run is None:
+        stack.repair()
+    if stack.run is None:
         return Account(title, problem=problem)
-    return account(title, world.run, problem=problem)
+    return account(title, stack.run, problem=problem)
