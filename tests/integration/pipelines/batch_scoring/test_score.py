@@ -19,7 +19,7 @@ from db.admin import bootstrap
 from db.log.prediction_ids import new_id
 from db.session import session
 from pipelines.artifact.learner import rows_of
-from pipelines.batch_scoring.score import score_rows, score_source, serving
+from pipelines.batch_scoring.score import load_serving_version, score_rows, score_source
 from pipelines.batch_scoring.sources import Source, file_source, query_source
 from pipelines.loading.files import numbered
 from pipelines.loading.loader import load_file
@@ -48,7 +48,7 @@ def ready(mlflow_settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def scorer(ready):
-    return serving(ready, MODEL)
+    return load_serving_version(ready, MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def people():
 
 def score_file(path, ready, scorer, *, out=None, table=None):
     source = file_source(path, spec=scorer.bundle.spec)
-    return score_source(source, by=scorer, settings=ready, now=NOW, out=out, table=table)
+    return score_source(source, serving=scorer, settings=ready, now=NOW, out=out, table=table)
 
 
 def in_table(settings, name):
@@ -95,7 +95,7 @@ def test_a_file_gets_the_services_answers_and_every_one_is_logged_with_its_versi
         schemas.row.validate_python({"customer_id": entity, **dict(zip(names, row_values, strict=True))})
         for entity, row_values in zip(people["customer_id"], values, strict=True)
     ]
-    version = LoadedVersion(MODEL, scorer.version, scorer.bundle, scorer.seen, {}, NOW, NOW)
+    version = LoadedVersion(MODEL, scorer.version, scorer.bundle, scorer.seen_categories, {}, NOW, NOW)
     predictions = predict(version, rows, instance=new_id(NOW), origins=[Origin(time.perf_counter())] * ROWS, now=NOW)
     rows_in_log = log_rows(ready, batch.batch)
     assert len(rows_in_log) == ROWS
@@ -164,7 +164,7 @@ def test_the_rows_of_a_query_are_scored_like_the_rows_of_a_file(ready, scorer, p
     load_file(tmp_path / "in.csv", spec=scorer.bundle.spec, settings=ready, caused_by="t", now=NOW + timedelta(hours=1))
     query = f"SELECT * FROM {MODEL}_latest WHERE entity_id LIKE 'CUS%' AND event_time < '2026-12-01 00:00:00'"
     source = query_source(query, spec=scorer.bundle.spec, settings=ready)
-    from_query = score_source(source, by=scorer, settings=ready, now=NOW, out=tmp_path / "query.parquet")
+    from_query = score_source(source, serving=scorer, settings=ready, now=NOW, out=tmp_path / "query.parquet")
     score_file(tmp_path / "in.csv", ready, scorer, out=tmp_path / "file.parquet")
     assert from_query.rows == ROWS
     query_results, file_results = (
@@ -228,7 +228,7 @@ def test_a_table_gets_no_row_of_a_batch_that_fails(ready, scorer, people, tmp_pa
     passes = []
     source = Source.of("breaking", chunks[0].column_names, failing_read, spec=spec)
     with pytest.raises(DataRefused, match="the disk is gone"):
-        score_source(source, by=scorer, settings=ready, now=NOW, table="broken_off")
+        score_source(source, serving=scorer, settings=ready, now=NOW, table="broken_off")
     assert len(in_table(ready, "broken_off")) == 0
 
 
@@ -265,7 +265,7 @@ def test_rows_come_from_a_file_or_a_query_and_not_from_both_or_neither(ready):
 
 def test_before_the_first_deployment_no_version_can_score(ready):
     with pytest.raises(NotFound, match="evergreen train never_deployed"):
-        serving(ready, "never_deployed")
+        load_serving_version(ready, "never_deployed")
 
 
 def test_the_command_prints_its_result(ready, people, tmp_path):

@@ -153,12 +153,12 @@ def test_the_rows_of_an_entity_are_deleted_in_every_place_and_no_other_rows(mode
         "snapshots": 2 * in_snapshot,
         "rejects": 1,
     }
-    assert model.forget(dry_run=True).found == expected
+    assert model.forget(dry_run=True).row_counts == expected
     assert model.tombstones() == []
     report = model.forget()
-    assert tuple(report.found) == PLACES
-    assert report.found == expected
-    assert set(model.forget(dry_run=True).found.values()) == {0}
+    assert tuple(report.row_counts) == PLACES
+    assert report.row_counts == expected
+    assert set(model.forget(dry_run=True).row_counts.values()) == {0}
 
     others = len(model.world) - rows_of_entity
     for table, rows_left in ((f"{name}_features", others), (f"{name}_labels", others), (f"{name}_latest", 39)):
@@ -216,7 +216,7 @@ def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
 
         return count
 
-    expected, tries = model.forget(dry_run=True).found, 0
+    expected, tries = model.forget(dry_run=True).row_counts, 0
     while True:
         steps, tries = 0, tries + 1
 
@@ -233,9 +233,9 @@ def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
         break
     assert tries > 5
     monkeypatch.setattr(erase, "engine", real_engine)
-    assert set(model.forget(dry_run=True).found.values()) == {0}
+    assert set(model.forget(dry_run=True).row_counts.values()) == {0}
     *_, last_tombstone = tombstones = model.tombstones()  # more than one, since a try broke off after its last change
-    assert last_tombstone["found"] == report.found
+    assert last_tombstone["found"] == report.row_counts
     assert sum(row["found"]["snapshots"] for row in tombstones) == expected["snapshots"]
     frame_left = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
     assert model.snapshot(model.run)["redacted_rows"] == model.snapshot(model.run)["row_count"] - len(frame_left)
@@ -270,7 +270,7 @@ def test_two_entities_forgotten_at_the_same_time_are_both_deleted_from_every_sna
             pool.submit(forget, model.settings, spec=model.spec, entity_id=entity, caused_by="t", now=NOW)
             for entity in entities
         ]
-        assert all(future.result().found["snapshots"] for future in futures)
+        assert all(future.result().row_counts["snapshots"] for future in futures)
     for run in (model.run, model.replay_run):
         frame_left = read_snapshot(run.snapshot_id, settings=model.settings).frame
         assert not set(entities) & set(frame_left["entity_id"])
@@ -295,7 +295,7 @@ def test_a_load_leaves_out_rows_from_before_the_tombstone_and_adds_later_rows(mo
     later = rows_of_entity.tail(1).assign(date=NOW + timedelta(seconds=1))
     report = load(later, model.folder, model.spec, model.settings, now=NOW + timedelta(days=1))
     assert (report.features_added, report.labels_added, report.forgotten) == (1, 1, 0)
-    assert model.forget().found["features"] == 1  # the entity was loaded again, and is forgotten again
+    assert model.forget().row_counts["features"] == 1  # the entity was loaded again, and is forgotten again
     assert len(model.tombstones()) == 2
     report = load(later.assign(date=NOW), model.folder, model.spec, model.settings)
     assert (report.features_added, report.forgotten) == (0, 2)
@@ -319,7 +319,7 @@ def test_rows_are_left_out_up_to_the_time_of_forgetting_and_only_in_the_model(ne
             tombstone, _ = erase.open_tombstone(
                 connection, model=schema.model, entity_id="e1", places=(), caused_by="t", now=moment
             )
-            erase.record_found(connection, tombstone, dict.fromkeys(PLACES, 0))
+            erase.record_counts(connection, tombstone, dict.fromkeys(PLACES, 0))
         remaining, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
         other_model = f"{schema.model}x"
         assert tombstones.leave_out(tombstones.tombstones(connection, other_model), other_model, table) == (table, 0)
@@ -355,7 +355,7 @@ def test_forgetting_waits_for_a_running_load(model):
             assert not future.done()
         assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{model.spec.name}_features WHERE entity_id = :who")
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)
-        assert future.result().found["features"]
+        assert future.result().row_counts["features"]
 
 
 def test_the_log_is_read_in_chunks_with_progress(model, monkeypatch):
@@ -365,7 +365,7 @@ def test_the_log_is_read_in_chunks_with_progress(model, monkeypatch):
     for n, day in enumerate(days):
         log(model.settings, model.spec.name, model.entity if n % 2 else f"other-{n}", at=day)
     progress: list[Any] = []
-    counts = model.forget(progress=progress.append).found
+    counts = model.forget(progress=progress.append).row_counts
     assert (counts["predictions"], counts["feedback"]) == (21, 21)
     assert progress == [7 * n for n in range(1, len(progress) + 1)]
     assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = :model") == 21
