@@ -76,7 +76,7 @@ def load(
     ]
     argv += ["--connections", str(connections), "--seconds", str(seconds)]
     argv += ["--rate", str(rate)] if rate else []
-    process_output = subprocess.run(
+    generator = subprocess.run(
         argv,
         cwd=ROOT,
         env=inherited_environment(),
@@ -85,14 +85,14 @@ def load(
         check=True,
         start_new_session=True,  # a session has its own share of the processors (autogroup in sched(7))
     )
-    figures: dict[str, Any] = json.loads(process_output.stdout)
+    figures: dict[str, Any] = json.loads(generator.stdout)
     return figures
 
 
 class OtherUse:
     """How much processor time other programs have used since this object was created.
 
-    That time was missing to the benchmark.
+    The benchmark could not use that time.
     """
 
     def __init__(self) -> None:
@@ -109,9 +109,9 @@ class OtherUse:
 
     @staticmethod
     def _read_times() -> tuple[float, float, float, float]:
-        """Return processor seconds so far.
+        """Return four numbers of processor seconds since the start of the machine.
 
-        They are: all, those used by programs, those used by other virtual machines, and those used by our processes.
+        They are: the total, the time of all programs, the time of other virtual machines, the time of our processes.
         """
         times, own_times = psutil.cpu_times(), psutil.Process().cpu_times()
         stolen = getattr(times, "steal", 0.0)

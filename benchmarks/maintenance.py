@@ -30,8 +30,8 @@ from utils.settings import PLATFORM_DB, Settings
 
 INSERTS_PER_SECOND = 200
 READER_SECONDS = 4.0  # how long the reader keeps its transaction open
-# The goal. A plain ALTER TABLE blocks inserts until the reader has ended. Ours stops waiting for the reader after a
-# second, so that inserts go on, and tries again later.
+# The longest insert should be so many times shorter than with a plain ALTER TABLE, which blocks inserts until the
+# reader has ended. Our change waits only a second at a time, and inserts go on between two tries.
 GOAL = 2.0
 DROPPED_ROWS = 200_000  # rows of the day that is dropped
 FEATURES = json.dumps({f"feature_{n}": n * 1.5 for n in range(30)})  # about 700 bytes
@@ -148,7 +148,7 @@ def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", cou
         due = time.perf_counter()
         while not stop.is_set():
             start = time.perf_counter()
-            cursor.execute(LOG_NEW, _row(utc_now()))
+            cursor.execute(LOG_NEW, _build_row(utc_now()))
             longest.value = max(longest.value, 1_000 * (time.perf_counter() - start))
             count.value += 1
             due = max(due + 1 / INSERTS_PER_SECOND, time.perf_counter())
@@ -156,13 +156,14 @@ def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", cou
 
 
 def _fill(link: "pymysql.Connection[Any]", moment: datetime, rows: int) -> None:
+    """Insert `rows` rows into the log. The first one is from `moment`, each other one a millisecond later."""
     with link.cursor() as cursor:
         for first_number in range(0, rows, 1_000):
             numbers = range(first_number, min(first_number + 1_000, rows))
-            cursor.executemany(LOG_NEW, [_row(moment + timedelta(milliseconds=n)) for n in numbers])
+            cursor.executemany(LOG_NEW, [_build_row(moment + timedelta(milliseconds=n)) for n in numbers])
 
 
-def _row(moment: datetime) -> tuple[object, ...]:
+def _build_row(moment: datetime) -> tuple[object, ...]:
     uuid = new_id(moment)
     return (str(uuid), "m", 1, "champion", "e", FEATURES, "x", 0.9, None, None, 1.0, str(uuid), moment, moment)
 

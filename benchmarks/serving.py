@@ -62,8 +62,8 @@ def measure() -> list[Figure]:
         for number in range(ROUNDS):
             loads: Loads = {}
             extra_loads = {
-                one_worker.name: _load_with_many_connections(one_worker),
-                ours.name: _load_with_many_connections(ours) | _load_by_id(setup, ours),
+                one_worker.name: _arguments_for_many_connections(one_worker),
+                ours.name: _arguments_for_many_connections(ours) | _arguments_for_ids(setup, ours),
             }
             # The services that are most like ours run directly before and after it.
             for side in [*other_sides[:-2], one_worker, ours, *other_sides[-2:]]:
@@ -71,17 +71,17 @@ def measure() -> list[Figure]:
             rounds.append(loads)
             print(f"round {number + 1}: {json.dumps(loads)}", flush=True)
         profile_figures = measure_profile(server, ours, one_worker)
-    return [*_figures(rounds, other_sides), *turn_figures, scoring_ratio, memory_ratio, *profile_figures]
+    return [*_build_figures(rounds, other_sides), *turn_figures, scoring_ratio, memory_ratio, *profile_figures]
 
 
 def _run_loads(settings: Settings, side: Side, extra_loads: Mapping[str, dict[str, Any]]) -> Loads:
     """Start the service, run the usual load and `extra_loads`, and stop it."""
     log, count_before = settings.home / f"{side.port}.log", _count_logged_rows(settings, side)
     with process(side.argv, side.environment, log=log):
-        wait_until_ready(side.port, log, path=side.ready)
+        wait_until_ready(side.port, log, path=side.ready_path)
         loads = {
             name: load(side.port, **arguments)
-            for name, arguments in {side.name: _usual_load(side), **extra_loads}.items()
+            for name, arguments in {side.name: _usual_arguments(side), **extra_loads}.items()
         }
     for figures in loads.values():
         assert set(figures["statuses"]) == {"200"}, (side.name, figures)
@@ -93,17 +93,18 @@ def _run_loads(settings: Settings, side: Side, extra_loads: Mapping[str, dict[st
     return loads
 
 
-def _usual_load(side: Side) -> dict[str, Any]:
-    """Return the arguments of `load` for the usual load."""
+def _usual_arguments(side: Side) -> dict[str, Any]:
+    """Return the arguments of `load` for one row per request."""
     return {"path": side.path, "bodies": side.bodies, "connections": CONNECTIONS, "seconds": SECONDS}
 
 
-def _load_with_many_connections(side: Side) -> dict[str, dict[str, Any]]:
-    return {f"{side.name}, {MANY_CONNECTIONS} connections": {**_usual_load(side), "connections": MANY_CONNECTIONS}}
+def _arguments_for_many_connections(side: Side) -> dict[str, dict[str, Any]]:
+    """Return the name of the load → its arguments."""
+    return {f"{side.name}, {MANY_CONNECTIONS} connections": {**_usual_arguments(side), "connections": MANY_CONNECTIONS}}
 
 
-def _load_by_id(setup: ServingSetup, side: Side) -> dict[str, dict[str, Any]]:
-    return {"by id": {**_usual_load(side), "path": "/predict_by_id", "bodies": setup.id_bodies}}
+def _arguments_for_ids(setup: ServingSetup, side: Side) -> dict[str, dict[str, Any]]:
+    return {"by id": {**_usual_arguments(side), "path": "/predict_by_id", "bodies": setup.id_bodies}}
 
 
 def _count_logged_rows(settings: Settings, side: Side) -> int:
@@ -182,14 +183,14 @@ def _measure_memory(setup: ServingSetup, side: Side) -> Ratio:
     log, megabytes = setup.settings.home / "swaps.log", dict[int, float]()
     with process(side.argv, side.environment, log=log):
         wait_until_ready(side.port, log)
-        wait_for("all workers", lambda: len(_workers(setup)) == WORKERS)
+        wait_for("all workers", lambda: len(_find_workers(setup)) == WORKERS)
         for swap in range(1, MANY_SWAPS + 1):
             version = VERSIONS[swap % 2]
             setup.deploy(version)
-            wait_for(f"swap {swap}", lambda: {worker["version"] for worker in _workers(setup)} == {version})  # noqa: B023
+            wait_for(f"swap {swap}", lambda: {worker["version"] for worker in _find_workers(setup)} == {version})  # noqa: B023
             if swap in {FEW_SWAPS, MANY_SWAPS}:
                 load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=1.0)
-                pss = sum(psutil.Process(worker["pid"]).memory_full_info().pss for worker in _workers(setup))
+                pss = sum(psutil.Process(worker["pid"]).memory_full_info().pss for worker in _find_workers(setup))
                 megabytes[swap] = pss / 1e6
                 print(f"after {swap} swaps: {megabytes[swap]:.0f} MB", flush=True)
     return lower_is_better(
@@ -202,12 +203,12 @@ def _measure_memory(setup: ServingSetup, side: Side) -> Ratio:
     )
 
 
-def _workers(setup: ServingSetup) -> list[Any]:
+def _find_workers(setup: ServingSetup) -> list[Any]:
     with session(setup.settings, "reader") as connection:
         return [worker for worker in deployments.instances(connection, MODEL) if psutil.pid_exists(worker["pid"])]
 
 
-def _figures(rounds: Sequence[Loads], other_sides: Sequence[Side]) -> list[Figure]:
+def _build_figures(rounds: Sequence[Loads], other_sides: Sequence[Side]) -> list[Figure]:
     def values(name: str, key: str = "requests_per_second") -> list[float]:
         return [loads[name][key] for loads in rounds]
 

@@ -48,7 +48,7 @@ def measure_in_turns(setup: ServingSetup, ours: Side, bare: Side) -> tuple[list[
         for loads in side_rounds
         for name, figures in loads.items()
     )
-    return _figures(rounds[ours.name], rounds[bare.name]), answered_rows
+    return _build_figures(rounds[ours.name], rounds[bare.name]), answered_rows
 
 
 def _load_arguments(setup: ServingSetup) -> dict[str, dict[str, Any]]:
@@ -62,7 +62,7 @@ def _load_arguments(setup: ServingSetup) -> dict[str, dict[str, Any]]:
     }
 
 
-def _figures(our_rounds: Sequence[Loads], bare_rounds: Sequence[Loads]) -> list[Ratio]:
+def _build_figures(our_rounds: Sequence[Loads], bare_rounds: Sequence[Loads]) -> list[Ratio]:
     def latency(title: str, load_name: str, key: str, *, against: str, goal: float) -> Ratio:
         values, baselines = ([loads[load_name][key] for loads in rounds] for rounds in (our_rounds, bare_rounds))
         return lower_is_better(title, values, "ms", against=against, baselines=baselines, goal=goal)

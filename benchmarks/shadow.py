@@ -45,10 +45,10 @@ def measure() -> list[Figure]:
             wait_until_ready(side.port, log)
             rounds = {rate: [_run_round(setup, side, rate, number) for number in range(ROUNDS)] for rate in RATES}
         assert _count_shadow_rows(setup), "nothing was scored in the shadow"
-    return [figure for rate in RATES for figure in _figures(rounds[rate], f"/predict, {rate:.0f} requests/s")]
+    return [figure for rate in RATES for figure in _build_figures(rounds[rate], f"/predict, {rate:.0f} requests/s")]
 
 
-def _figures(rounds: Sequence[Loads], requests: str) -> list[Ratio]:
+def _build_figures(rounds: Sequence[Loads], requests: str) -> list[Ratio]:
     ratios = []
     for key, (name, goal) in LATENCIES.items():
         without, without_again, with_challenger = (

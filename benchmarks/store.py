@@ -52,10 +52,10 @@ def measure() -> list[Figure]:
             pandas_reads.append(_read(settings, "pandas", MIDDLE))
         _assert_equal(settings, MIDDLE)
         lookups = [figure for count in (1, 100) for figure in _measure_lookups(settings, SMALL, count)]
-    return [*_read_figures(reads, pandas_reads), *load_figures, *lookups]
+    return [*_build_read_figures(reads, pandas_reads), *load_figures, *lookups]
 
 
-def _read_figures(reads: dict[str, Reads], pandas_reads: Reads) -> list[Ratio]:
+def _build_read_figures(reads: dict[str, Reads], pandas_reads: Reads) -> list[Ratio]:
     seconds = {name: [output["seconds"] for output in rounds] for name, rounds in reads.items()}
     microseconds_per_label = {name: [1e6 * value / SIZES[name] for value in seconds[name]] for name in SIZES}
     pandas_seconds = [output["seconds"] for output in pandas_reads]

@@ -44,7 +44,7 @@ def roll_out(
     with session(settings, "pipeline") as connection:
         serving = deployments.desired_row(connection, model)
         if serving is None or serving["version"] != version:
-            row = _row(
+            row = _build_row(
                 model, "deploy", version, serving["version"] if serving else None, sha256, caused_by, reason, now
             )
             history.add(connection, deployment, {**row, "promotion_decision_id": decision_id})
@@ -96,7 +96,7 @@ def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, no
         if previous is None:
             return None
         sha256 = registry.version_tags(settings, model, previous)["bundle_sha256"]
-        row = _row(model, "rollback", previous, serving["version"], sha256, caused_by, reason, now)
+        row = _build_row(model, "rollback", previous, serving["version"], sha256, caused_by, reason, now)
         history.add(connection, deployment, row)
     registry.reconcile(settings, model)
     return int(previous)
@@ -124,7 +124,7 @@ def record_failure(settings: Settings, *, model: str, version: int, caused_by: s
     """Append the row which records that the deployment of `version` failed, and why."""
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
-        history.add(connection, deployment, _row(model, "failed", version, None, sha256, caused_by, reason, now))
+        history.add(connection, deployment, _build_row(model, "failed", version, None, sha256, caused_by, reason, now))
 
 
 def _record_live(settings: Settings, model: str, version: int, workers: int, caused_by: str) -> None:
@@ -134,7 +134,7 @@ def _record_live(settings: Settings, model: str, version: int, workers: int, cau
             return
         reason = f"{workers} worker(s) serve it"
         sha256, previous = desired["artifact_sha256"], desired["previous_version"]
-        row = _row(model, "live", version, previous, sha256, caused_by, reason, utc_now())
+        row = _build_row(model, "live", version, previous, sha256, caused_by, reason, utc_now())
         history.add(connection, deployment, row)
     log.info("%s: version %d is live: %s", model, version, reason)
 
@@ -148,13 +148,13 @@ def _record_refusal(settings: Settings, model: str, version: int, reason: str, c
         desired = deployments.desired_row(connection, model)
         if desired and desired["version"] == version:
             sha256 = desired["artifact_sha256"]
-            row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
+            row = _build_row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
             history.add(connection, deployment, row)
     previous = desired["previous_version"] if desired else None
     return DeploymentFailed(model=model, version=version, reason=reason, serving=previous)
 
 
-def _row(
+def _build_row(
     model: str, action: str, version: int, previous: int | None, sha256: str, caused_by: str, reason: str, now: datetime
 ) -> dict[str, object]:
     return {

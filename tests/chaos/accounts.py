@@ -32,7 +32,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Processes that were killed together.
+    """A kill of one or more processes at the same time.
 
     at: when all of them had ended, in seconds of `time.monotonic`.
     ports: the client ports of the connections that they had. None means all connections.
@@ -68,7 +68,7 @@ class Account:
 
     fault: the title of the fault.
     requests: all requests that were sent.
-    failed: failed requests, except those that another field counts. Includes `in_flight`.
+    failed: requests without status 200, except those in `unavailable`, `refused` and `poisoned`.
     in_flight: failed requests on a connection to a killed process.
     lost: answered requests whose row is neither in the log nor in dead_letter.
     twice: requests that were logged more than once.
@@ -111,11 +111,11 @@ def settle(run: Run) -> None:
         except Unreachable:
             return len(answered_ids)
 
-    with suppress(GaveUp):  # `account` counts the missing rows as lost
+    with suppress(GaveUp):  # `make_account` counts the missing rows as lost
         Patience("the log", count_missing, seconds=LOG_PATIENCE).until(lambda: not count_missing(), every=0.2)
 
 
-def account(fault: str, run: Run, *, problem: str = "") -> Account:
+def make_account(fault: str, run: Run, *, problem: str = "") -> Account:
     """Return the account of `fault`. Call this after `settle`."""
     requests, log_rows, dead_rows = run.traffic.requests, _read_ids(run, LOG_QUERY), _read_ids(run, DEAD_LETTER_QUERY)
     log_counts = Counter(log_rows.values())
@@ -139,7 +139,7 @@ def account(fault: str, run: Run, *, problem: str = "") -> Account:
 
 
 def _classify(request: Request, run: Run) -> str:
-    """Return the name of the count to which a request belongs whose status is not 200."""
+    """Return which count of the account the request belongs to. Its status is not 200."""
     if request.is_poisoned and request.status == 500:
         return "poisoned"
     if request.status == 503 and request.retry_after and any(outage.overlaps(request) for outage in run.outages):

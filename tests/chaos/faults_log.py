@@ -14,7 +14,8 @@ from tests.chaos.world import ChaosStack, require
 from tests.services import wait_for
 
 
-def mariadb_killed(stack: ChaosStack, seconds: float) -> None:
+def kill_mariadb(stack: ChaosStack, seconds: float) -> None:
+    """Kill MariaDB, and start it again after `seconds`."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:
         stack.server.kill()
@@ -24,7 +25,8 @@ def mariadb_killed(stack: ChaosStack, seconds: float) -> None:
     settle(run)
 
 
-def mariadb_frozen(stack: ChaosStack, seconds: float) -> None:
+def freeze_mariadb(stack: ChaosStack, seconds: float) -> None:
+    """Suspend MariaDB for `seconds`."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:
         stack.server.freeze()
@@ -34,7 +36,7 @@ def mariadb_frozen(stack: ChaosStack, seconds: float) -> None:
     settle(run)
 
 
-def connections_used_up(stack: ChaosStack, seconds: float) -> None:
+def use_up_connections(stack: ChaosStack, seconds: float) -> None:
     """Use up the connection limit of MariaDB: kill the service's connections, and open all that MariaDB allows."""
     instance, settings = stack.shared_instance(), stack.settings
     login: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
@@ -78,7 +80,7 @@ def reject_poisoned_rows(stack: ChaosStack) -> Iterator[None]:
             root.execute("ALTER TABLE prediction_log DROP CONSTRAINT poison")
 
 
-def row_refused(stack: ChaosStack, seconds: float) -> None:
+def send_rejected_rows(stack: ChaosStack, seconds: float) -> None:
     """Send some rows that MariaDB rejects: first in batches with good rows, then in a replay from the spool."""
     instance = stack.shared_instance()
     with reject_poisoned_rows(stack):
@@ -93,7 +95,7 @@ def row_refused(stack: ChaosStack, seconds: float) -> None:
         settle(run)
 
 
-def disk_full(stack: ChaosStack, seconds: float) -> None:
+def fill_disk(stack: ChaosStack, seconds: float) -> None:
     """Limit the size of the workers' files, so that spools can't grow. Then kill MariaDB too, then repair both."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:

@@ -4,11 +4,11 @@ import time
 
 from tests.chaos.accounts import Period, settle
 from tests.chaos.clock import Clock
-from tests.chaos.proxy import proxy
+from tests.chaos.proxy import run_proxy
 from tests.chaos.world import ChaosStack, require
 
 
-def worker_killed(stack: ChaosStack, seconds: float) -> None:
+def kill_worker(stack: ChaosStack, seconds: float) -> None:
     """Kill a worker that has rows in its spool, while MariaDB is unreachable."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:
@@ -18,11 +18,11 @@ def worker_killed(stack: ChaosStack, seconds: float) -> None:
         run.kills.append(instance.kill_worker())
         time.sleep(seconds / 2)
         stack.server.start()
-        instance.wait()  # until a new worker has replaced the killed one
+        instance.wait_until_complete()  # until a new worker has replaced the killed one
     settle(run)
 
 
-def everything_killed(stack: ChaosStack, seconds: float) -> None:
+def kill_everything(stack: ChaosStack, seconds: float) -> None:
     """Kill the service and MariaDB while workers empty their spools, then start both again."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:
@@ -40,7 +40,7 @@ def everything_killed(stack: ChaosStack, seconds: float) -> None:
     settle(run)
 
 
-def restarted_alone(stack: ChaosStack, seconds: float) -> None:
+def restart_alone(stack: ChaosStack, seconds: float) -> None:
     """Stop the only instance and start it again. Connections are refused meanwhile."""
     instance = stack.add_instance("chaos_alone", workers=1)
     instance.service.deploy(1, instance.service.store(1))
@@ -56,7 +56,7 @@ def restarted_alone(stack: ChaosStack, seconds: float) -> None:
     instance.stop()
 
 
-def restarted_behind_a_proxy(stack: ChaosStack, seconds: float) -> None:
+def restart_behind_proxy(stack: ChaosStack, seconds: float) -> None:
     """Restart two instances behind nginx, one after the other. Every request is answered."""
     instances = [stack.add_instance("chaos_proxied", workers=1, folder=folder) for folder in ("a", "b")]
     first_service = instances[0].service
@@ -65,7 +65,7 @@ def restarted_behind_a_proxy(stack: ChaosStack, seconds: float) -> None:
         instance.service.bento_store.put(1, first_service.bundle(1), tags={})
     for instance in instances:
         instance.start()
-    with proxy([instance.service.port for instance in instances], stack.folder) as port:
+    with run_proxy([instance.service.port for instance in instances], stack.folder) as port:
         with stack.send_traffic(first_service, port=port) as run:
             for instance in instances:
                 instance.stop()
@@ -77,7 +77,7 @@ def restarted_behind_a_proxy(stack: ChaosStack, seconds: float) -> None:
         instance.stop()
 
 
-def clock_set_back(stack: ChaosStack, seconds: float) -> None:
+def set_clock_back(stack: ChaosStack, seconds: float) -> None:
     """Set the service's clock back by an hour, then stop MariaDB for a while, then deploy a version."""
     clock = Clock(stack.folder)
     instance = stack.add_instance("chaos_clock", environment=clock.environment)

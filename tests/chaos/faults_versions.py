@@ -11,7 +11,7 @@ from tests.chaos.world import ChaosStack, require
 from tests.services import wait_for
 
 
-def mlflow_killed(stack: ChaosStack, seconds: float) -> None:
+def kill_mlflow(stack: ChaosStack, seconds: float) -> None:
     """Deploy a version that only MLflow has while MLflow is stopped. Workers serve it after a start of MLflow."""
     instance, settings = stack.shared_instance(), stack.settings
     spec, folder = instance.service.spec, stack.folder / "only-in-mlflow"
@@ -35,7 +35,7 @@ def mlflow_killed(stack: ChaosStack, seconds: float) -> None:
     stack.kill_mlflow()
 
 
-def three_swaps(stack: ChaosStack, seconds: float) -> None:
+def swap_three_times(stack: ChaosStack, seconds: float) -> None:
     """Deploy three versions, each as soon as one worker serves the previous version."""
     instance = stack.shared_instance()
     service = instance.service
@@ -50,7 +50,7 @@ def three_swaps(stack: ChaosStack, seconds: float) -> None:
     settle(run)
 
 
-def corrupt_artifact(stack: ChaosStack, seconds: float) -> None:
+def deploy_corrupt_artifact(stack: ChaosStack, seconds: float) -> None:
     """Deploy a version with damaged files, which workers refuse. Then deploy a good version."""
     instance = stack.shared_instance()
     service = instance.service

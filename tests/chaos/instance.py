@@ -37,9 +37,9 @@ class Instance:
         """Start the service and wait until it is ready."""
         mark = base_environment(self.service.settings)
         self.process = self.service.launch(**{**mark, **self.environment})
-        self.wait()
+        self.wait_until_complete()
 
-    def wait(self) -> None:
+    def wait_until_complete(self) -> None:
         """Wait until the service is ready and all its workers serve a version."""
         wait_for("a ready service", self.is_complete)
 

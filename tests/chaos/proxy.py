@@ -35,7 +35,7 @@ def build_configuration(ports: Sequence[int], listen_port: int, folder: Path) ->
 
 
 @contextmanager
-def proxy(ports: Sequence[int], folder: Path) -> Iterator[int]:
+def run_proxy(ports: Sequence[int], folder: Path) -> Iterator[int]:
     """Run nginx in front of services at `ports` until the end of the block. Yields the port of nginx."""
     listen_port, file = free_port(), folder / "nginx.conf"
     file.write_text(build_configuration(ports, listen_port, folder))

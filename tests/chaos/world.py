@@ -88,7 +88,7 @@ class ChaosStack:
         if self._shared_instance.process is None or self._shared_instance.process.poll() is not None:
             self._shared_instance.start()
         else:
-            self._shared_instance.wait()
+            self._shared_instance.wait_until_complete()
         return self._shared_instance
 
     def repair(self) -> None:

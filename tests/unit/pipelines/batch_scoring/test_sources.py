@@ -29,7 +29,7 @@ def test_the_label_and_the_availability_time_of_a_complete_file_are_not_read() -
     assert (source.spec.timed, source.spec.source.time_of_day, source.spec.source.available_at) == (True, "hour", None)
 
 
-def test_without_its_date_column_a_file_has_no_event_time() -> None:
+def test_the_rows_of_a_file_without_the_date_column_have_no_event_time() -> None:
     source = build_source("station", "hour", "temperature")
     assert list(source.columns.taken) == ["station", "hour", "temperature"]
     assert (source.spec.timed, source.spec.source.time_of_day) == (False, None)
