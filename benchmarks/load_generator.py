@@ -70,12 +70,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         if not self._answer_bytes:
-            end = self._received.find(b"\r\n\r\n")
-            if end < 0:
+            header_end = self._received.find(b"\r\n\r\n")
+            if header_end < 0:
                 return
-            header = self._received[:end].lower()
-            start = header.index(b"content-length:") + 15
-            self._answer_bytes = end + 4 + int(header[start:].partition(b"\r\n")[0])
+            header = self._received[:header_end].lower()
+            length_start = header.index(b"content-length:") + 15
+            self._answer_bytes = header_end + 4 + int(header[length_start:].partition(b"\r\n")[0])
         if len(self._received) >= self._answer_bytes:
             self._load.record_answer(int(self._received[9:12]), time.perf_counter() - self._latency_start)
             self._on_free(self)
@@ -118,9 +118,8 @@ class OpenLoop:
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load, self._rate = load, rate
-        self._idle: deque[Connection] = (
-            deque()
-        )  # the longest idle one is used next, because servers close idle connections
+        # The connection that is idle for the longest time is used next, because servers close idle connections.
+        self._idle: deque[Connection] = deque()
         self._due: deque[float] = deque()  # times at which the waiting requests were due
 
     def free(self, connection: Connection) -> None:

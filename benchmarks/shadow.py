@@ -48,16 +48,16 @@ def measure() -> list[Figure]:
     return [figure for rate in RATES for figure in _build_figures(rounds[rate], f"/predict, {rate:.0f} requests/s")]
 
 
-def _build_figures(rounds: Sequence[Loads], requests: str) -> list[Ratio]:
+def _build_figures(rounds: Sequence[Loads], load_name: str) -> list[Ratio]:
     ratios = []
     for key, (name, goal) in LATENCIES.items():
         without, without_again, with_challenger = (
-            [loads[arm][key] for loads in rounds] for arm in (WITHOUT, WITHOUT_AGAIN, WITH)
+            [loads[variant][key] for loads in rounds] for variant in (WITHOUT, WITHOUT_AGAIN, WITH)
         )
         means = [sum(pair) / 2 for pair in zip(without, without_again, strict=True)]
         ratios += [
             lower_is_better(
-                f"{requests}, with a challenger: {name}",
+                f"{load_name}, with a challenger: {name}",
                 with_challenger,
                 "ms",
                 against="without",
@@ -65,7 +65,11 @@ def _build_figures(rounds: Sequence[Loads], requests: str) -> list[Ratio]:
                 goal=goal,
             ),
             lower_is_better(
-                f"{requests}, control, again without: {name}", without_again, "ms", against="without", baselines=without
+                f"{load_name}, control, again without: {name}",
+                without_again,
+                "ms",
+                against="without",
+                baselines=without,
             ),
         ]
     return ratios
@@ -73,12 +77,12 @@ def _build_figures(rounds: Sequence[Loads], requests: str) -> list[Ratio]:
 
 def _run_round(setup: ServingSetup, side: Side, rate: float, number: int) -> Loads:
     """Run one load with the challenger and two loads without it. `number` determines the order of the loads."""
-    arms, loads = deque([WITHOUT, WITH, WITHOUT_AGAIN]), {}
-    arms.rotate(number)
-    for arm in arms:
-        _set_challenger(setup, VERSIONS[1] if arm == WITH else None)
-        loads[arm] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
-        assert set(loads[arm]["statuses"]) == {"200"}, loads[arm]
+    variants, loads = deque([WITHOUT, WITH, WITHOUT_AGAIN]), {}
+    variants.rotate(number)
+    for variant in variants:
+        _set_challenger(setup, VERSIONS[1] if variant == WITH else None)
+        loads[variant] = load(side.port, side.path, side.bodies, connections=CONNECTIONS, seconds=SECONDS, rate=rate)
+        assert set(loads[variant]["statuses"]) == {"200"}, loads[variant]
     print(f"round {number + 1}, {rate:.0f}/s: {json.dumps(loads)}", flush=True)
     return loads
 

@@ -52,12 +52,12 @@ def read_with_pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
 
 
 def main() -> None:
-    way, name, file = sys.argv[1:]
-    settings, spec = load_settings(), make_spec(name)
+    way, history, file = sys.argv[1:]
+    settings, spec = load_settings(), make_spec(history)
     start = time.monotonic()
-    rows = {"evergreen": read_with_evergreen, "pandas": read_with_pandas}[way](settings, spec, Path(file))
+    row_count = {"evergreen": read_with_evergreen, "pandas": read_with_pandas}[way](settings, spec, Path(file))
     seconds = time.monotonic() - start
-    print(json.dumps({"seconds": seconds, "rows": rows, "peak_bytes": _peak_memory()}))
+    print(json.dumps({"seconds": seconds, "rows": row_count, "peak_bytes": _peak_memory()}))
 
 
 def _peak_memory() -> int:

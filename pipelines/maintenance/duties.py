@@ -75,8 +75,8 @@ def partitions(job: Job) -> str:
     most_rows = None if job.hold_inserts else MOVABLE
 
     def add(table: Partitioned) -> str:
-        names = add_partitions(job.settings, table, today=job.now.date(), most=most_rows, dry_run=job.dry_run)
-        return f"{table.name}: {_count_of(names, 'partition')} up to {names[-1]}" if names else ""
+        added = add_partitions(job.settings, table, today=job.now.date(), most=most_rows, dry_run=job.dry_run)
+        return f"{table.name}: {_count_of(added, 'partition')} up to {added[-1]}" if added else ""
 
     tables = [PREDICTIONS, *(table for spec in job.specs for table in store_partitions(spec.store))]
     return _run_for_each(tables, add) or "every table has its coming partitions"
@@ -96,20 +96,20 @@ def predictions(job: Job) -> str:
     keep_from = job.now - timedelta(days=keep_days)
     needed_from = job.now - max(map(_age_after_monitoring, job.specs), default=timedelta(0))
     before = min(keep_from, needed_from)
-    names = drop_partitions(
+    dropped_days = drop_partitions(
         job.settings, PREDICTIONS, before=before, caused_by=job.caused_by, now=job.now, dry_run=job.dry_run
     )
-    text = f"{_count_of(names, 'day')} dropped" + (f", up to {names[-1]}" if names else "")
+    line = f"{_count_of(dropped_days, 'day')} dropped" + (f", up to {dropped_days[-1]}" if dropped_days else "")
     if needed_from < keep_from:
-        text += f"; kept for {(job.now - needed_from).days} days, not {keep_days}: monitoring has yet to judge them"
+        line += f"; kept for {(job.now - needed_from).days} days, not {keep_days}: monitoring has yet to judge them"
     if job.dry_run:
-        return text
+        return line
     with session(job.settings, "maintenance") as connection:
         dropped_before = connection.scalar(
             select(func.max(retention.c.dropped_before)).where(retention.c.table_name == PREDICTIONS.name)
         )
-    deleted = delete_feedback(job.settings, before=dropped_before) if dropped_before else 0
-    return text + (f"; {deleted:,} reports of clients deleted with them" if deleted else "")
+    deleted_reports = delete_feedback(job.settings, before=dropped_before) if dropped_before else 0
+    return line + (f"; {deleted_reports:,} reports of clients deleted with them" if deleted_reports else "")
 
 
 def _age_after_monitoring(spec: ModelSpec) -> timedelta:
@@ -141,7 +141,7 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
     lines = []
     tables, kept = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
     for table, keep_from, needed_from in zip(reversed(tables), kept.by_table, needs.by_table, strict=True):
-        names = drop_partitions(
+        dropped_months = drop_partitions(
             job.settings,
             table,
             before=min(keep_from, needed_from),
@@ -149,7 +149,8 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
             now=job.now,
             dry_run=job.dry_run,
         )
-        lines += [f"{table.name}: {_count_of(names, 'month')} dropped up to {names[-1]}"] if names else []
+        if dropped_months:
+            lines.append(f"{table.name}: {_count_of(dropped_months, 'month')} dropped up to {dropped_months[-1]}")
     if needs.held_by and (needs.labels < kept.labels or needs.features < kept.features):
         lines.append(f"{spec.name}: older months are held back: {'; '.join(needs.held_by)}")
         log.warning(lines[-1])

@@ -37,7 +37,7 @@ def freeze_mariadb(stack: ChaosStack, seconds: float) -> None:
 
 
 def use_up_connections(stack: ChaosStack, seconds: float) -> None:
-    """Use up the connection limit of MariaDB: kill the service's connections, and open all that MariaDB allows."""
+    """Kill the service's connections to MariaDB again and again, and take all connections that MariaDB allows."""
     instance, settings = stack.shared_instance(), stack.settings
     login: dict[str, Any] = {"user": settings.db_user("reader"), "password": settings.db_password("reader")}
     login |= {"host": "127.0.0.1", "port": settings.mariadb_port}
@@ -96,7 +96,7 @@ def send_rejected_rows(stack: ChaosStack, seconds: float) -> None:
 
 
 def fill_disk(stack: ChaosStack, seconds: float) -> None:
-    """Limit the size of the workers' files, so that spools can't grow. Then kill MariaDB too, then repair both."""
+    """Limit the size of the workers' files, so that spools can't grow. Then also kill MariaDB for a while."""
     instance = stack.shared_instance()
     with stack.send_traffic(instance.service) as run:
         workers = instance.workers()

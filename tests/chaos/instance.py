@@ -1,6 +1,6 @@
 """A service whose processes can be stopped, killed and started again.
 
-The variables of `base_environment` mark these processes, so that `ours` finds them.
+The function `ours` recognizes these processes by the variables of `base_environment`.
 """
 
 import subprocess
@@ -35,8 +35,8 @@ class Instance:
 
     def start(self) -> None:
         """Start the service and wait until it is ready."""
-        mark = base_environment(self.service.settings)
-        self.process = self.service.launch(**{**mark, **self.environment})
+        identifying_variables = base_environment(self.service.settings)
+        self.process = self.service.launch(**{**identifying_variables, **self.environment})
         self.wait_until_complete()
 
     def wait_until_complete(self) -> None:
@@ -81,7 +81,7 @@ class Instance:
         """Kill one worker. It is suspended first, so that the list of its connections is exact."""
         worker = self.workers()[0]
         worker.suspend()
-        ports = frozenset(link.raddr.port for link in worker.net_connections("tcp") if link.raddr)
+        ports = frozenset(connection.raddr.port for connection in worker.net_connections("tcp") if connection.raddr)
         return self._kill([worker], ports)
 
     def kill(self) -> Kill:

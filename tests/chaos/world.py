@@ -25,9 +25,9 @@ from tests.services import OwnMariaDB, Service, make_service, own_mariadb, wait_
 from utils.settings import Settings
 from utils.version import ROOT
 
-BEFORE, AFTER = 2.0, 3.0  # seconds of traffic before a fault and after its repair
+SECONDS_BEFORE, SECONDS_AFTER = 2.0, 3.0  # of traffic before a fault and after its repair
 FIRST_VERSION = 100  # of the shared instance; greater than all numbers that MLflow assigns
-OPEN_FILES = 8_192  # limit for this process: while a service starts, many connections of the client wait
+OPEN_FILES = 8_192  # limit for this process, because many connections wait while a service starts
 
 
 class FaultWithoutEffect(Exception):
@@ -113,17 +113,17 @@ class ChaosStack:
         """Send traffic to `service`, or to a proxy at `port`, during the block and some seconds before and after it."""
         self.run = Run(service, RecordedTraffic(port or service.port, service.row, service.spec.entity))
         with self.run.traffic:
-            time.sleep(1 if self.is_short else BEFORE)
+            time.sleep(1 if self.is_short else SECONDS_BEFORE)
             yield self.run
-            time.sleep(1 if self.is_short else AFTER)
+            time.sleep(1 if self.is_short else SECONDS_AFTER)
 
     def count_spooled_rows(self, instance: Instance) -> int:
         """Return the number of rows in the spools of all workers of `instance`."""
         rows = 0
         for file in instance.service.settings.spool.glob("*/*.db"):
             try:
-                with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as link:
-                    rows += link.execute("SELECT COUNT(*) FROM spooled").fetchone()[0]
+                with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+                    rows += connection.execute("SELECT COUNT(*) FROM spooled").fetchone()[0]
             except sqlite3.OperationalError:  # the file was deleted, or does not have its table yet
                 continue
         return rows
@@ -136,7 +136,7 @@ class ChaosStack:
     def root_cursor(self) -> Iterator["pymysql.cursors.Cursor"]:
         """Provide a cursor of the user root, who can connect even when the connection limit is reached."""
         settings = self.settings
-        link = pymysql.connect(
+        connection = pymysql.connect(
             host="127.0.0.1",
             port=settings.mariadb_port,
             user="root",
@@ -144,7 +144,7 @@ class ChaosStack:
             database="evergreen",
             autocommit=True,
         )
-        with link, link.cursor() as cursor:
+        with connection, connection.cursor() as cursor:
             yield cursor
 
     def start_mlflow(self) -> None:
@@ -167,6 +167,7 @@ class ChaosStack:
             self._mlflow = None
 
     def close(self) -> None:
+        """End MLflow and all services."""
         self.kill_mlflow()
         for instance in self.instances:
             instance.end()
@@ -175,8 +176,9 @@ class ChaosStack:
 @contextmanager
 def run_chaos_stack(*, is_short: bool = False) -> Iterator[ChaosStack]:
     """Provide a new stack until the end of the block. Its processes and files are removed at the end."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, hard) if soft < OPEN_FILES else soft, hard))
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    new_limit = min(OPEN_FILES, hard_limit) if soft_limit < OPEN_FILES else soft_limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (new_limit, hard_limit))
     spec = find_spec(ROOT / "models", "credit_score")
     with tempfile.TemporaryDirectory(prefix="chaos") as folder, own_mariadb([spec.store]) as server:
         stack = ChaosStack(server, Path(folder), is_short=is_short)

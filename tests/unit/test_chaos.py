@@ -30,11 +30,8 @@ ONE_KILLED, ALL_KILLED = run(kills=[Kill(15, frozenset({7}))]), run(kills=[Kill(
         (Request("e", 12, 13, problem="lost"), DOWNTIME, "failed"),
         (Request("e", 14, 16, port=7, connected=3, problem="lost"), ONE_KILLED, "in flight"),
         (Request("e", 14, 16, port=8, connected=3, problem="lost"), ONE_KILLED, "failed"),
-        (
-            Request("e", 16, 17, port=7, connected=16, problem="lost"),
-            ONE_KILLED,
-            "failed",
-        ),  # a new connection at that port
+        # A new connection with the port of a killed one.
+        (Request("e", 16, 17, port=7, connected=16, problem="lost"), ONE_KILLED, "failed"),
         (Request("e", 14, 16, port=8, connected=3, problem="lost"), ALL_KILLED, "in flight"),
         (Request("e", 14, 34, port=7, connected=3, problem="silent"), ALL_KILLED, "failed"),
         (Request(f"e{POISON}1", 1, 2, status=500), OUTAGE, "poisoned"),

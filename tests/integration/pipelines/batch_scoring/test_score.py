@@ -48,6 +48,7 @@ def model_settings(mlflow_settings, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def serving(model_settings):
+    """The deployed version."""
     return load_serving_version(model_settings, MODEL)
 
 

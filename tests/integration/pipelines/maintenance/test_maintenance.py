@@ -133,9 +133,8 @@ def test_months_that_no_training_can_need_any_more_are_dropped(model_store: Stor
         model_store.settings, model=model_store.spec.name, cause="manual", reason="t", caused_by=run_id, now=NOW
     )
     run = training_runs.claim(model_store.settings, spec=model_store.spec, run_id=run_id, now=NOW, window_end=NOW)
-    assert (
-        window(run)[0] == NOW - 100 * DAY
-    )  # without a look-back, a training reads all rows within `keep`, even if older rows are not dropped yet
+    # Without a look-back, a training reads all rows within `keep`, even if older rows are not dropped yet.
+    assert window(run)[0] == NOW - 100 * DAY
     manifest = extract(run, settings=model_store.settings, now=NOW)
     assert not read_snapshot(manifest.snapshot_id, settings=model_store.settings).frame["amount"].isna().any()
 
