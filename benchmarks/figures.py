@@ -1,6 +1,7 @@
-"""Measured figures: single values, and ratios to a baseline, another way to do the same in the same run.
+"""Measured figures: single values, and ratios of a value to a baseline.
 
-Only a ratio has a goal. A single time is longer on a busy machine, so it does not show a change of the code.
+A baseline is another way to do the same work, measured in the same run. Only a ratio has a goal. A single value also
+depends on how busy the machine is, so it does not show a change of the code.
 """
 
 import json
@@ -9,13 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-type Rounds = Sequence[float]  # one value for each round
+type Rounds = Sequence[float]  # one value per round
 
 RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
+    """One measured value.
+
+    what: what was measured.
+    value: the value, in `unit`.
+    """
+
     what: str
     value: float
     unit: str
@@ -23,13 +30,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Ratio(Figure):
-    """A figure with its baseline.
+    """A figure that is compared with a baseline.
 
     against: the name of the baseline.
-    baseline: the value of the baseline.
+    baseline: the value of the baseline, in `unit`.
     ratio: how many times better `value` is than `baseline`.
-    goal: the least `ratio`. None if there is no goal.
-    met: whether the goal is met. None without a goal.
+    goal: the minimum of `ratio`, or None without a goal.
+    met: whether the goal is met, or None without a goal.
     """
 
     against: str
@@ -42,23 +49,23 @@ class Ratio(Figure):
 def higher_is_better(
     what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
 ) -> Ratio:
-    """The medians of both sides over the rounds, and the median of the ratios of each round.
+    """Return the median of `values`, the median of `baselines`, and the median of the ratios of the rounds.
 
-    A round measures both sides one after the other, so other work on the machine affects both.
+    A round measures a value and its baseline one after the other, so other work on the machine affects both.
     """
     ratio = median(value / baseline for value, baseline in zip(values, baselines, strict=True))
-    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
+    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _is_met(ratio, goal))
 
 
 def lower_is_better(
     what: str, values: Rounds, unit: str, *, against: str, baselines: Rounds, goal: float | None = None
 ) -> Ratio:
-    """Like `higher_is_better`, for values of which the lower one is better."""
+    """Do the same as `higher_is_better` for values where less is better, such as times."""
     ratio = median(baseline / value for value, baseline in zip(values, baselines, strict=True))
-    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _met(ratio, goal))
+    return Ratio(what, median(values), unit, against, median(baselines), ratio, goal, _is_met(ratio, goal))
 
 
-def _met(ratio: float, goal: float | None) -> bool | None:
+def _is_met(ratio: float, goal: float | None) -> bool | None:
     return None if goal is None else ratio >= goal
 
 

@@ -1,10 +1,13 @@
-"""A load generator that leaves the processor to what it measures: bare asyncio protocols, no HTTP library.
+"""Send requests to a local HTTP service, and print its throughput and latencies.
 
 `python -m benchmarks.load_generator --port 3000 --path /predict --bodies FILE --connections 64 --seconds 10` keeps 64
-connections to this machine open, each with one request at a time, and prints one JSON document. FILE has a body a line.
+connections to this machine open. FILE has one request body per line. The output is one JSON document.
 
-With `--rate 300` requests leave at that rate whether or not the answers keep up, each on a connection that is free. A
-latency then counts from the moment at which its request should have left: waiting for a connection is waiting, too.
+Without `--rate` the loop is closed: each connection sends its next request after the answer to the previous one. With
+`--rate 300` the loop is open: 300 requests per second are due, even if answers are late. If no connection is free, a
+due request waits for one, and this time is part of its latency.
+
+The generator uses bare asyncio protocols instead of an HTTP library, so it leaves most processor time to the service.
 """
 
 import argparse
@@ -21,35 +24,40 @@ from typing import Any
 import uvloop
 
 WARM_UP = 2.0  # seconds that are not counted
-STRAGGLERS = 5.0  # seconds, the limit for the last answers of an open loop
+ANSWER_TIMEOUT = 5.0  # seconds to wait for the last answers of an open loop
 
 
 class Load:
-    """The requests and results that all connections share. Latencies are in seconds."""
+    """The requests of a run, and its results so far. All connections share them.
+
+    latencies: seconds of each counted request.
+    statuses: the number of counted answers by HTTP status.
+    uncounted_answers: answers with status 200 that arrived while `counting` was false.
+    """
 
     def __init__(self, requests: list[bytes]) -> None:
         self.requests = cycle(requests)
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
-        self.answered_before = 0
+        self.uncounted_answers = 0
         self.counting = False
 
-    def answered(self, status: int, seconds: float) -> None:
+    def record_answer(self, status: int, seconds: float) -> None:
         if self.counting:
             self.latencies.append(seconds)
             self.statuses[status] += 1
         else:
-            self.answered_before += status == 200
+            self.uncounted_answers += status == 200
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with one request at a time. It calls `free` when the answer is complete."""
+    """One keep-alive connection with one request at a time. It calls `on_free` when an answer is complete."""
 
-    def __init__(self, load: Load, free: "Callable[[Connection], None]") -> None:
-        self._load, self._free = load, free
+    def __init__(self, load: Load, on_free: "Callable[[Connection], None]") -> None:
+        self._load, self._on_free = load, on_free
         self._received = b""
-        self._complete_at = 0  # bytes of a whole answer; 0 while its header is incomplete
-        self._since = 0.0
+        self._answer_bytes = 0  # length of the whole answer; 0 while its header is incomplete
+        self._latency_start = 0.0
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
@@ -61,20 +69,20 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if not self._complete_at:
-            end = self._received.find(b"\r\n\r\n")
-            if end < 0:
+        if not self._answer_bytes:
+            header_end = self._received.find(b"\r\n\r\n")
+            if header_end < 0:
                 return
-            header = self._received[:end].lower()
-            start = header.index(b"content-length:") + 15
-            self._complete_at = end + 4 + int(header[start:].partition(b"\r\n")[0])
-        if len(self._received) >= self._complete_at:
-            self._load.answered(int(self._received[9:12]), time.perf_counter() - self._since)
-            self._free(self)
+            header = self._received[:header_end].lower()
+            length_start = header.index(b"content-length:") + 15
+            self._answer_bytes = header_end + 4 + int(header[length_start:].partition(b"\r\n")[0])
+        if len(self._received) >= self._answer_bytes:
+            self._load.record_answer(int(self._received[9:12]), time.perf_counter() - self._latency_start)
+            self._on_free(self)
 
-    def send(self, since: float) -> None:
-        """Send the next request. Its latency counts from `since`, in seconds of `perf_counter`."""
-        self._received, self._complete_at, self._since = b"", 0, since
+    def send(self, latency_start: float) -> None:
+        """Send the next request. Its latency counts from `latency_start`, in seconds of `perf_counter`."""
+        self._received, self._answer_bytes, self._latency_start = b"", 0, latency_start
         self._transport.write(next(self._load.requests))
 
     def close(self) -> None:
@@ -106,12 +114,13 @@ class ClosedLoop:
 
 
 class OpenLoop:
-    """Requests leave at `rate` a second. If no connection is free, a request leaves as soon as one is."""
+    """`rate` requests per second are due. A due request waits until a connection is free."""
 
     def __init__(self, load: Load, rate: float) -> None:
         self._load, self._rate = load, rate
-        self._idle: deque[Connection] = deque()  # used in turn: servers close connections that are idle for long
-        self._due: deque[float] = deque()  # due times of requests that wait for a connection
+        # The connection that is idle for the longest time is used next, because servers close idle connections.
+        self._idle: deque[Connection] = deque()
+        self._due: deque[float] = deque()  # times at which the waiting requests were due
 
     def free(self, connection: Connection) -> None:
         if self._due:
@@ -122,29 +131,29 @@ class OpenLoop:
     async def run(self, connections: list[Connection], seconds: float) -> float:
         self._idle.extend(connections)
         start = time.perf_counter()
-        await self._send(start, int(WARM_UP * self._rate))
+        await self._send_requests(start, int(WARM_UP * self._rate))
         await self._wait_for_answers(connections)
         self._load.counting, start = True, time.perf_counter()
-        await self._send(start, int(seconds * self._rate))
+        await self._send_requests(start, int(seconds * self._rate))
         await self._wait_for_answers(connections)
         duration = time.perf_counter() - start
         for connection in connections:
             connection.close()
         return duration
 
-    async def _send(self, start: float, count: int) -> None:
+    async def _send_requests(self, start: float, count: int) -> None:
         for number in range(count):
-            moment = start + number / self._rate
-            if (wait := moment - time.perf_counter()) > 0:
+            due_time = start + number / self._rate
+            if (wait := due_time - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             if self._idle:
-                self._idle.popleft().send(moment)
+                self._idle.popleft().send(due_time)
             else:
-                self._due.append(moment)
+                self._due.append(due_time)
 
     async def _wait_for_answers(self, connections: list[Connection]) -> None:
-        """Wait for all answers. Raises: TimeoutError."""
-        async with asyncio.timeout(STRAGGLERS):
+        """Wait until every request has its answer. Raises: TimeoutError after ANSWER_TIMEOUT."""
+        async with asyncio.timeout(ANSWER_TIMEOUT):
             while len(self._idle) < len(connections):
                 await asyncio.sleep(0.01)
 
@@ -152,7 +161,7 @@ class OpenLoop:
 async def run(
     port: int, path: str, bodies: list[bytes], *, connections: int, seconds: float, rate: float | None = None
 ) -> dict[str, Any]:
-    """Load http://127.0.0.1:`port``path` and return the figures. Times are in milliseconds."""
+    """Send requests to http://127.0.0.1:`port``path`, and return the figures. `seconds` excludes the warm-up."""
     header = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     load = Load([f"{header}{len(body)}\r\n\r\n".encode() + body for body in bodies])
     schedule = OpenLoop(load, rate) if rate else ClosedLoop(load)
@@ -163,10 +172,10 @@ async def run(
     ]
     duration = await schedule.run(open_connections, seconds)
     latencies = sorted(load.latencies)
-    good_count = load.statuses[200]
+    ok_count = load.statuses[200]
     return {
-        "requests_per_second": good_count / duration,
-        "answered": good_count + load.answered_before,
+        "requests_per_second": ok_count / duration,
+        "answered": ok_count + load.uncounted_answers,
         "statuses": dict(load.statuses),
         "p50_ms": 1000 * latencies[len(latencies) // 2],
         "p95_ms": 1000 * latencies[int(len(latencies) * 0.95)],
@@ -181,7 +190,7 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, required=True)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, help="requests a second of an open loop; without it the loop is closed")
+    parser.add_argument("--rate", type=float, help="due requests per second; without it the loop is closed")
     options = parser.parse_args()
     bodies = options.bodies.read_bytes().splitlines()
     measurement = run(

@@ -1,4 +1,4 @@
-"""Processes for a benchmark, the load on them, and the other use of the machine."""
+"""Run the processes of a benchmark, send load to them, and measure what else uses the machine."""
 
 import json
 import os
@@ -23,7 +23,10 @@ READY_SECONDS = 60
 
 @contextmanager
 def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -> Iterator[int]:
-    """Run a process during the block, and yield its pid. At the end it is terminated, and killed after 60 seconds."""
+    """Run a process during the block, and yield its pid.
+
+    At the end of the block the process is terminated. If it still runs after 60 seconds, its process group is killed.
+    """
     with log.open("wb") as output:
         server = subprocess.Popen(
             argv,
@@ -45,7 +48,7 @@ def process(argv: Sequence[str], environment: Mapping[str, str], *, log: Path) -
 
 
 def wait_until_ready(port: int, log: Path, *, path: str = "/readyz") -> None:
-    """Return once `path` of the service on `port` answers 200. Raises: TimeoutError with the end of `log`."""
+    """Wait until `path` of the service on `port` answers 200. Raises: TimeoutError with the end of `log`."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -73,37 +76,43 @@ def load(
     ]
     argv += ["--connections", str(connections), "--seconds", str(seconds)]
     argv += ["--rate", str(rate)] if rate else []
-    result = subprocess.run(
+    generator = subprocess.run(
         argv,
         cwd=ROOT,
         env=inherited_environment(),
         capture_output=True,
         text=True,
         check=True,
-        start_new_session=True,  # its own share of the processors (sched(7), autogroup)
+        start_new_session=True,  # a session has its own share of the processors (autogroup in sched(7))
     )
-    figures: dict[str, Any] = json.loads(result.stdout)
+    figures: dict[str, Any] = json.loads(generator.stdout)
     return figures
 
 
 class OtherUse:
-    """The use of the processors by other programs since its creation. The benchmark had to wait meanwhile."""
+    """How much processor time other programs have used since this object was created.
+
+    The benchmark could not use that time.
+    """
 
     def __init__(self) -> None:
-        self._start = self._now()
+        self._start = self._read_times()
 
     def figures(self) -> list[Figure]:
-        """The figures so far. Call it after all processes of the benchmark have ended."""
-        total, used, stolen, own_use = (now - then for now, then in zip(self._now(), self._start, strict=True))
-        what = f"of the {os.cpu_count()} processors' time"
+        """Return the figures so far. Call this after all processes of the benchmark have ended."""
+        total, used, stolen, own_use = (now - start for now, start in zip(self._read_times(), self._start, strict=True))
+        title = f"of the {os.cpu_count()} processors' time"
         return [
-            Figure(f"{what}: taken by other programs", 100 * max(0.0, used - own_use) / total, "%"),
-            Figure(f"{what}: taken by other machines", 100 * stolen / total, "%"),
+            Figure(f"{title}: taken by other programs", 100 * max(0.0, used - own_use) / total, "%"),
+            Figure(f"{title}: taken by other machines", 100 * stolen / total, "%"),
         ]
 
     @staticmethod
-    def _now() -> tuple[float, float, float, float]:
-        """Processor seconds: total, used by programs, stolen by other machines, used by our processes."""
+    def _read_times() -> tuple[float, float, float, float]:
+        """Return four numbers of processor seconds since the start of the machine.
+
+        They are: the total, the time of all programs, the time of other virtual machines, the time of our processes.
+        """
         times, own_times = psutil.cpu_times(), psutil.Process().cpu_times()
         stolen = getattr(times, "steal", 0.0)
         unused = times.idle + getattr(times, "iowait", 0.0) + stolen

@@ -1,7 +1,7 @@
-"""The longest insert into the prediction log while its partitions change.
+"""Measure the longest insert into the prediction log while the partitions of the log change.
 
-The load is 200 inserts a second and a reader with an open transaction. The baseline is a plain ALTER TABLE of the same
-table in the same run.
+A process inserts 200 rows per second, and a reader keeps a transaction open. The baseline is a plain ALTER TABLE of the
+same table in the same run.
 """
 
 import json
@@ -28,47 +28,52 @@ from tests.services import own_mariadb
 from utils.clock import utc_now
 from utils.settings import PLATFORM_DB, Settings
 
-A_SECOND = 200
-READER_SECONDS = 4.0
-SHORTER = 2.0  # times: a plain ALTER TABLE waits for the reader; ours waits a second, then lets inserts pass
-DROPPED_ROWS = 200_000  # in the day that is dropped
+INSERTS_PER_SECOND = 200
+READER_SECONDS = 4.0  # how long the reader keeps its transaction open
+# The longest insert should be so many times shorter than with a plain ALTER TABLE, which blocks inserts until the
+# reader has ended. Our change waits only a second at a time, and inserts go on between two tries.
+GOAL = 2.0
+DROPPED_ROWS = 200_000  # rows of the day that is dropped
 FEATURES = json.dumps({f"feature_{n}": n * 1.5 for n in range(30)})  # about 700 bytes
 
 
 def measure() -> list[Figure]:
-    """Raises: HeldBack if a change failed; AssertionError if nothing was inserted meanwhile."""
-    with own_mariadb([]) as server, _inserter(server.settings) as longest_during:
+    """Measure the longest insert during each kind of change.
+
+    Raises: HeldBack if a change failed; AssertionError if no row was inserted during a change.
+    """
+    with own_mariadb([]) as server, _run_inserter(server.settings) as measure_longest_insert:
         settings, now = server.settings, utc_now()
         with _connect(settings) as link:
-            _fill(link, now - timedelta(days=1), DROPPED_ROWS)  # into the first partition, which also takes older rows
+            _fill(link, now - timedelta(days=1), DROPPED_ROWS)  # the first partition takes them, however old they are
 
-        def alter() -> None:
-            cut = day_cut(days(_last_day(settings), 2)[-1])
+        def alter_plainly() -> None:
+            cut = day_cut(days(_find_last_day(settings), 2)[-1])
             with session(settings, "maintenance") as connection:
                 connection.execute(text(f"ALTER TABLE prediction_log {split_later(cut.name, PREDICTIONS.bound(cut))}"))
 
-        def add() -> None:
-            assert add_partitions(settings, PREDICTIONS, today=_last_day(settings))
+        def add_days() -> None:
+            assert add_partitions(settings, PREDICTIONS, today=_find_last_day(settings))
 
         def drop_days() -> None:
             assert drop_partitions(settings, PREDICTIONS, before=now + timedelta(days=3), caused_by="bench", now=now)
 
-        alter_ms = longest_during("plain ALTER TABLE", _beside_a_reader(settings, alter))
-        add_ms = longest_during("partitions made", _beside_a_reader(settings, add))
+        alter_ms = measure_longest_insert("plain ALTER TABLE", _with_open_reader(settings, alter_plainly))
+        add_ms = measure_longest_insert("partitions made", _with_open_reader(settings, add_days))
         with _connect(settings) as link:
-            _fill(link, _midnight(_last_day(settings)) + timedelta(days=2), MOVABLE)
-        sort_ms = longest_during("rows of p_later sorted in", _beside_a_reader(settings, add))
-        drop_ms = longest_during("partitions dropped", _beside_a_reader(settings, drop_days))
+            _fill(link, _midnight(_find_last_day(settings)) + timedelta(days=2), MOVABLE)
+        sort_ms = measure_longest_insert("rows of p_later sorted in", _with_open_reader(settings, add_days))
+        drop_ms = measure_longest_insert("partitions dropped", _with_open_reader(settings, drop_days))
     return [
         lower_is_better(
-            f"longest insert, a reader open for {READER_SECONDS:.0f} s: {what}",
-            [value],
+            f"longest insert, a reader open for {READER_SECONDS:.0f} s: {change}",
+            [change_ms],
             "ms",
             against="a plain ALTER TABLE for one day",
             baselines=[alter_ms],
-            goal=SHORTER,
+            goal=GOAL,
         )
-        for what, value in (
+        for change, change_ms in (
             ("14 days made", add_ms),
             (f"{MOVABLE:,} rows of p_later sorted in", sort_ms),
             (f"days dropped, {DROPPED_ROWS:,} rows in one", drop_ms),
@@ -76,7 +81,8 @@ def measure() -> list[Figure]:
     ]
 
 
-def _last_day(settings: Settings) -> Any:
+def _find_last_day(settings: Settings) -> Any:
+    """Return the date at which the newest partition of the log ends."""
     with session(settings, "reader") as connection:
         return cuts(connection, PREDICTIONS)[-1].before.date()
 
@@ -85,8 +91,8 @@ def _midnight(day: Any) -> datetime:
     return datetime(day.year, day.month, day.day)
 
 
-def _beside_a_reader(settings: Settings, change: Callable[[], None]) -> Callable[[], None]:
-    """Wrap `change` so that it starts while a reader's transaction on the log stays open for `READER_SECONDS`."""
+def _with_open_reader(settings: Settings, change: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls `change` while a reader's transaction on the log is open for READER_SECONDS."""
 
     def change_beside_reader() -> None:
         reader_engine, is_open = engine(settings, "reader"), threading.Event()
@@ -108,51 +114,56 @@ def _beside_a_reader(settings: Settings, change: Callable[[], None]) -> Callable
 
 
 @contextmanager
-def _inserter(settings: Settings) -> Iterator[Callable[[str, Callable[[], None]], float]]:
-    """Run a process that inserts all the time. Yield a function: its longest insert (ms) during a change."""
+def _run_inserter(settings: Settings) -> Iterator[Callable[[str, Callable[[], None]], float]]:
+    """Run a process that inserts rows until the end of the block.
+
+    Yields: a function that makes a change, prints a line with its name, and returns the longest insert meanwhile in ms.
+    """
     processes = multiprocessing.get_context("spawn")
     stop, longest, count = processes.Event(), processes.Value("d", 0.0), processes.Value("q", 0)
     process = processes.Process(target=_insert, args=(settings, stop, longest, count))
     process.start()
 
-    def longest_during(what: str, change: Callable[[], None]) -> float:
+    def measure_longest_insert(name: str, change: Callable[[], None]) -> float:
         longest.value, count_before = 0.0, count.value
         start = time.perf_counter()
         change()
-        time.sleep(1)  # queued inserts end now
-        print(f"{what}: {time.perf_counter() - start:.1f} s, {count.value - count_before} inserts", flush=True)
+        time.sleep(1)  # inserts that waited for the change end in this second
+        print(f"{name}: {time.perf_counter() - start:.1f} s, {count.value - count_before} inserts", flush=True)
         assert count.value > count_before
         return float(longest.value)
 
     try:
         while not count.value and process.is_alive():
             time.sleep(0.05)
-        yield longest_during
+        yield measure_longest_insert
     finally:
         stop.set()
         process.join()
 
 
 def _insert(settings: Settings, stop: Event, longest: "Synchronized[float]", count: "Synchronized[int]") -> None:
+    """Insert rows at INSERTS_PER_SECOND until `stop` is set. `longest` is in milliseconds."""
     with _connect(settings) as link, link.cursor() as cursor:
         due = time.perf_counter()
         while not stop.is_set():
             start = time.perf_counter()
-            cursor.execute(LOG_NEW, _row(utc_now()))
+            cursor.execute(LOG_NEW, _build_row(utc_now()))
             longest.value = max(longest.value, 1_000 * (time.perf_counter() - start))
             count.value += 1
-            due = max(due + 1 / A_SECOND, time.perf_counter())
+            due = max(due + 1 / INSERTS_PER_SECOND, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
 
 
 def _fill(link: "pymysql.Connection[Any]", moment: datetime, rows: int) -> None:
+    """Insert `rows` rows into the log. The first one is from `moment`, each other one a millisecond later."""
     with link.cursor() as cursor:
-        for first in range(0, rows, 1_000):
-            numbers = range(first, min(first + 1_000, rows))
-            cursor.executemany(LOG_NEW, [_row(moment + timedelta(milliseconds=n)) for n in numbers])
+        for first_number in range(0, rows, 1_000):
+            numbers = range(first_number, min(first_number + 1_000, rows))
+            cursor.executemany(LOG_NEW, [_build_row(moment + timedelta(milliseconds=n)) for n in numbers])
 
 
-def _row(moment: datetime) -> tuple[object, ...]:
+def _build_row(moment: datetime) -> tuple[object, ...]:
     uuid = new_id(moment)
     return (str(uuid), "m", 1, "champion", "e", FEATURES, "x", 0.9, None, None, 1.0, str(uuid), moment, moment)
 

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.run [NAME]`: measure, print a table, write benchmarks/results/NAME.json. Without NAME: all."""
+"""`python -m benchmarks.run [NAME]`: run a benchmark, print its figures, and write benchmarks/results/NAME.json.
+
+Without NAME, all benchmarks run.
+"""
 
 import argparse
 import importlib
@@ -13,15 +16,15 @@ from benchmarks.machine import OtherUse
 NAMES = ("store", "serving", "shadow", "maintenance", "dags")
 HEADINGS = ("what", "value", "unit", "against", "baseline", "ratio", "goal", "met")
 LEFT_ALIGNED = {"what", "unit", "against"}
-MET = {True: "yes", False: "NO", None: ""}
+MET_TEXTS = {True: "yes", False: "NO", None: ""}
 
 
 def main() -> int:
-    """Return 1 if a goal was missed, else 0."""
+    """Return the exit code: 1 if a goal was missed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="?", choices=NAMES, help="what to measure; without it everything")
+    parser.add_argument("name", nargs="?", choices=NAMES, help="the benchmark to run; without it all of them run")
     options = parser.parse_args()
-    missed = 0
+    missed_goals = 0
     for name in [options.name] if options.name else NAMES:
         other_use = OtherUse()
         figures: list[Figure] = importlib.import_module(f"benchmarks.{name}").measure()
@@ -29,25 +32,31 @@ def main() -> int:
         show(name, figures)
         path = write(name, figures)
         print(f"written to {path}")
-        missed += sum(isinstance(figure, Ratio) and figure.met is False for figure in figures)
-    return 1 if missed else 0
+        missed_goals += sum(isinstance(figure, Ratio) and figure.met is False for figure in figures)
+    return 1 if missed_goals else 0
 
 
 def show(name: str, figures: Sequence[Figure]) -> None:
-    """Print the table of the figures."""
+    """Print the figures of the benchmark `name` as a table."""
     table = Table(title=name, title_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading in LEFT_ALIGNED else "right")
     for figure in figures:
-        row = [figure.what, _number(figure.value), figure.unit]
+        row = [figure.what, _format_number(figure.value), figure.unit]
         if isinstance(figure, Ratio):
-            goal = "" if figure.goal is None else _number(figure.goal)
-            row += [figure.against, _number(figure.baseline), _number(figure.ratio), goal, MET[figure.met]]
+            goal = "" if figure.goal is None else _format_number(figure.goal)
+            row += [
+                figure.against,
+                _format_number(figure.baseline),
+                _format_number(figure.ratio),
+                goal,
+                MET_TEXTS[figure.met],
+            ]
         table.add_row(*row)
     Console(width=150).print(table)
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 

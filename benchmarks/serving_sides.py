@@ -1,6 +1,6 @@
-"""The services that the benchmark of serving compares. They have the same trees, rows and log settings.
+"""The services that the serving benchmark compares, and the data that they share.
 
-Each one answers one row per request. On every side access logs are off, and only warnings are logged.
+All services have the same trees and rows. Their access logs are off, and they log only warnings.
 """
 
 import json
@@ -32,22 +32,22 @@ from utils.settings import Settings
 from utils.version import ROOT
 
 MODEL, CUSTOMERS, TREES = "credit_score", 1_500, 300
-REQUESTS, BATCH, VERSIONS = 1_000, 1_000, (1, 2)
-PREDICTIONS = "SELECT COUNT(*) FROM prediction_log"
-QUIET = "api_server.logging.access.enabled=false"
+REQUESTS, BATCH_ROWS, VERSIONS = 1_000, 1_000, (1, 2)
+COUNT_PREDICTIONS = "SELECT COUNT(*) FROM prediction_log"
+NO_ACCESS_LOG = "api_server.logging.access.enabled=false"
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A service in the comparison.
+    """One service of the comparison.
 
-    name: its name in the figures.
-    argv, environment: the command to start it.
-    port: the port that it listens on.
-    bodies: the file with a request body in each line.
+    name: the name in the figures.
+    argv, environment: the command that starts the service.
+    port: the port that the service listens on.
+    bodies: a file with one request body per line. Each body has one row.
     path: the path of the requests.
-    ready: the path that answers 200 when it is ready.
-    count: the query that counts its logged rows. Empty if it does not log.
+    ready_path: the path that answers 200 as soon as the service is ready.
+    count_query: the query that counts the rows that the service has logged. Empty if it does not log.
     """
 
     name: str
@@ -56,33 +56,41 @@ class Side:
     port: int
     bodies: Path
     path: str = "/predict"
-    ready: str = "/readyz"
-    count: str = ""
+    ready_path: str = "/readyz"
+    count_query: str = ""
 
 
-class World:
-    """A labelled history, a model fitted on it, and requests with its rows."""
+class ServingSetup:
+    """What all services of the benchmark share: a labelled history, a model fitted on it, and files of requests.
+
+    rows: the rows of the requests.
+    single_bodies, batch_bodies, id_bodies: files with one request body per line, for /predict, /predict_batch and
+        /predict_by_id.
+    sha256: the hash of each version's bundle.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.spec = settings, find_spec(ROOT / "models", MODEL)
-        world = example_world(MODEL, end=utc_now(), customers=CUSTOMERS)
-        assert world is not None
-        names = {self.spec.entity: "entity_id", str(self.spec.source.event_time): "event_time"}
-        self.frame: pd.DataFrame = world.rename(columns=names)
+        history_frame = example_world(MODEL, end=utc_now(), customers=CUSTOMERS)
+        assert history_frame is not None
+        store_names = {self.spec.entity: "entity_id", str(self.spec.source.event_time): "event_time"}
+        self.frame: pd.DataFrame = history_frame.rename(columns=store_names)
         self.model = CatBoostClassifier(
             iterations=TREES, depth=6, random_seed=1, verbose=False, allow_writing_files=False
         )
         self.model.fit(pool_from_frame(self.frame, spec=self.spec, label=True))
-        self.sha256 = {version: self._store_version(version) for version in VERSIONS}
+        self.sha256 = {version: self._store_bundle(version) for version in VERSIONS}
         self.deploy(VERSIONS[0])
         self._fill_store()
         sample = self.frame.sample(REQUESTS, random_state=1)
-        values = [dict(zip(self.spec.features.columns, row, strict=True)) for row in rows_of(sample, spec=self.spec)]
-        self.rows = [{self.spec.entity: f"c-{i}", **row_values} for i, row_values in enumerate(values)]
-        self.single = self._file("single", [{"data": row} for row in self.rows])
-        self.batches = self._file("batches", [{"data": self.rows[:BATCH]}])
+        feature_values = [
+            dict(zip(self.spec.features.columns, row, strict=True)) for row in rows_of(sample, spec=self.spec)
+        ]
+        self.rows = [{self.spec.entity: f"c-{i}", **values} for i, values in enumerate(feature_values)]
+        self.single_bodies = self._write_bodies("single", [{"data": row} for row in self.rows])
+        self.batch_bodies = self._write_bodies("batches", [{"data": self.rows[:BATCH_ROWS]}])
         ids = self.frame["entity_id"].drop_duplicates().head(REQUESTS)
-        self.by_id = self._file("by_id", [{"ids": [name]} for name in ids])
+        self.id_bodies = self._write_bodies("by_id", [{"ids": [entity_id]} for entity_id in ids])
 
     def deploy(self, version: int) -> None:
         """Record the deployment of `version`."""
@@ -91,17 +99,26 @@ class World:
             cause = {"caused_by": "benchmark", "reason": "benchmark", "created_at": utc_now()}
             history.add(connection, deployment, {**row, **cause})
 
-    def ours(self, *, workers: int) -> Side:
+    def evergreen_side(self, *, workers: int) -> Side:
+        """Return our service."""
         port = free_port()
         settings = self.settings.model_copy(update={"serving_workers": workers})
         argv, environment = serve_command(settings, MODEL, port)
-        own = settings_environment(settings, secrets=("db_api_password", "api_key"))
-        return Side(f"evergreen, {workers}", argv, {**own, **environment}, port, self.single, count=PREDICTIONS)
+        settings_variables = settings_environment(settings, secrets=("db_api_password", "api_key"))
+        return Side(
+            f"evergreen, {workers}",
+            argv,
+            {**settings_variables, **environment},
+            port,
+            self.single_bodies,
+            count_query=COUNT_PREDICTIONS,
+        )
 
-    def course(self, *, workers: int) -> Side:
+    def course_side(self, *, workers: int) -> Side:
+        """Fit the model of `baselines.course_style`, create its table, and return the service."""
         folder, port = self.settings.home / f"course-{workers}", free_port()
         folder.mkdir()
-        columns = {kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")}  # text would be more work
+        columns = {kind: self.spec.columns_of(kind) for kind in ("numeric", "categorical")}  # text would make it slower
         course_style.train(self.frame, **columns, label=self.spec.label.column, folder=folder, trees=TREES)
         with session(self.settings, "admin") as connection:
             course_style.Base.metadata.create_all(connection)
@@ -109,44 +126,57 @@ class World:
         argv = ["benchmarks.baselines.course_style:CourseService" if "api.service" in part else part for part in argv]
         environment |= {
             "BENTOML_HOME": str(folder),
-            "BENTOML_CONFIG_OPTIONS": QUIET,
+            "BENTOML_CONFIG_OPTIONS": NO_ACCESS_LOG,
             "COURSE_FOLDER": str(folder),
             "COURSE_DATABASE": self.settings.db_url("admin"),
             "COURSE_WORKERS": str(workers),
         }
-        count = "SELECT COUNT(*) FROM course_prediction"
-        return Side(f"course-style, {workers}", argv, environment, port, self.single, count=count)
+        count_query = "SELECT COUNT(*) FROM course_prediction"
+        return Side(f"course-style, {workers}", argv, environment, port, self.single_bodies, count_query=count_query)
 
-    def mlflow(self) -> Side:
+    def mlflow_side(self) -> Side:
+        """Return MLflow's scoring server with the model."""
         folder, port = self.settings.home / "mlflow-model", free_port()
-        features = self._without_gaps_in_text()
+        features = self._prepare_features()
         mlflow_serve.save(self.model, features, folder)
         json_rows = features.sample(REQUESTS, random_state=1).to_json(orient="records", lines=True).splitlines()
-        bodies = self._file("mlflow", [{"dataframe_records": [json.loads(row)]} for row in json_rows])
+        bodies = self._write_bodies("mlflow", [{"dataframe_records": [json.loads(row)]} for row in json_rows])
         argv = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"]
         argv += ["--host", "127.0.0.1", "--port", str(port)]
-        quiet = {"UVICORN_LOG_LEVEL": "warning", "UVICORN_ACCESS_LOG": "false"}
-        path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # mlflow finds uvicorn on the PATH
-        return Side("mlflow models serve", argv, {**quiet, **path}, port, bodies, path="/invocations", ready="/ping")
+        log_variables = {"UVICORN_LOG_LEVEL": "warning", "UVICORN_ACCESS_LOG": "false"}
+        path_variable = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}  # mlflow finds uvicorn on the PATH
+        return Side(
+            "mlflow models serve",
+            argv,
+            {**log_variables, **path_variable},
+            port,
+            bodies,
+            path="/invocations",
+            ready_path="/ping",
+        )
 
-    def bare(self, *, workers: int, logged: bool = False) -> Side:
-        name, port = f"bare{' and logged' * logged}, {workers}", free_port()
+    def bare_side(self, *, workers: int, with_log: bool = False) -> Side:
+        """Return the service `baselines.bare`, or `baselines.bare_logged` if `with_log`."""
+        name, port = f"bare{' and logged' * with_log}, {workers}", free_port()
         folder = self.settings.home / name
         folder.mkdir()
         self.model.save_model(str(folder / "model.cb"))
         (folder / "spec.json").write_text(json.dumps(self.spec.to_json()), encoding="utf-8")
-        app = "benchmarks.baselines.bare_logged:app" if logged else "benchmarks.baselines.bare:app"
+        app = "benchmarks.baselines.bare_logged:app" if with_log else "benchmarks.baselines.bare:app"
         argv = [sys.executable, "-m", "uvicorn", app, "--workers", str(workers)]
         argv += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
         environment = {
             "BARE_MODEL": str(folder / "model.cb"),
             "BARE_SPEC": str(folder / "spec.json"),
-            "BARE_THREADS": "-1" if workers == 1 else "1",  # one worker uses all cores, else one core each
+            # A single worker uses all cores. Several workers use one core each.
+            "BARE_THREADS": "-1" if workers == 1 else "1",
             "BARE_DATABASE": self.settings.db_url("api"),
         }
-        return Side(name, argv, environment, port, self.single, count=PREDICTIONS if logged else "")
+        return Side(
+            name, argv, environment, port, self.single_bodies, count_query=COUNT_PREDICTIONS if with_log else ""
+        )
 
-    def _store_version(self, version: int) -> str:
+    def _store_bundle(self, version: int) -> str:
         """Put the model into the Bento store as `version`. Return the SHA-256 of the bundle."""
         folder = self.settings.home / f"bundle-{version}"
         folder.mkdir()
@@ -159,11 +189,12 @@ class World:
         return bundle_hash(folder)
 
     def _fill_store(self) -> None:
-        newest = self.frame.sort_values("event_time").drop_duplicates("entity_id", keep="last")
+        """Add the newest feature row of each entity to the feature store."""
+        newest_rows = self.frame.sort_values("event_time").drop_duplicates("entity_id", keep="last")
         appending.append(
             self.settings,
             self.spec.store,
-            features=newest[["entity_id", "event_time", *self.spec.features.columns]],
+            features=newest_rows[["entity_id", "event_time", *self.spec.features.columns]],
             labels=None,
             source="benchmark",
             content_sha256="0" * 64,
@@ -172,14 +203,15 @@ class World:
             available_at_given=False,
         )
 
-    def _without_gaps_in_text(self) -> pd.DataFrame:
-        """The features in a frame for CatBoost: numbers as floats, no missing values in categories and text."""
+    def _prepare_features(self) -> pd.DataFrame:
+        """Return the features with numbers as floats, and without missing values in categories and text."""
         numeric = self.spec.columns_of("numeric")
         features = self.frame[list(self.spec.features.columns)]
         filled = features.drop(columns=numeric).astype(object).fillna(MISSING_TEXT)
         return pd.concat([features[numeric].astype("float64"), filled], axis=1)[list(features.columns)]
 
-    def _file(self, name: str, bodies: Sequence[object]) -> Path:
+    def _write_bodies(self, name: str, bodies: Sequence[object]) -> Path:
+        """Write one JSON body per line, and return the file."""
         path = self.settings.home / f"{name}.jsonl"
         path.write_text("\n".join(json.dumps(body) for body in bodies), encoding="utf-8")
         return path

@@ -1,4 +1,7 @@
-"""Generated histories for the benchmark of the store: three feature rows for every label, in the order of time."""
+"""Generate histories for the benchmark of the feature store.
+
+A history has three feature rows per label. Its rows are ordered by time.
+"""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -11,17 +14,17 @@ import pyarrow.parquet
 
 from pipelines.spec import ModelSpec
 
-NUMBERS, CATEGORIES = 18, 4
-FEATURE_ROWS_A_LABEL, LABELS_AN_ENTITY = 3, 10
+NUMERIC_FEATURES, CATEGORICAL_FEATURES = 18, 4
+FEATURE_ROWS_PER_LABEL, LABELS_PER_ENTITY = 3, 10
 END, DAYS = datetime(2026, 11, 1), 360
-CHUNK = 100_000
-KINDS = pa.array([f"kind {number}" for number in range(12)])
+CHUNK_ROWS = 100_000
+CATEGORIES = pa.array([f"kind {number}" for number in range(12)])
 
 
-def spec_of(name: str) -> ModelSpec:
-    """A model file with 22 features."""
-    columns = {f"n{i}": {"type": "numeric"} for i in range(NUMBERS)}
-    columns |= {f"c{i}": {"type": "categorical"} for i in range(CATEGORIES)}
+def make_spec(name: str) -> ModelSpec:
+    """Return a model file of that name with 22 features."""
+    columns = {f"n{i}": {"type": "numeric"} for i in range(NUMERIC_FEATURES)}
+    columns |= {f"c{i}": {"type": "categorical"} for i in range(CATEGORICAL_FEATURES)}
     content = {
         "name": name,
         "task": "binary",
@@ -33,30 +36,33 @@ def spec_of(name: str) -> ModelSpec:
     return ModelSpec.parse(content, file=f"{name}.yaml")
 
 
-def write_files(spec: ModelSpec, labels: int, folder: Path) -> tuple[Path, Path]:
-    """Write Parquet files with `labels` labels and three times as many feature rows. Return (features, labels)."""
+def write_files(spec: ModelSpec, label_count: int, folder: Path) -> tuple[Path, Path]:
+    """Write `label_count` labels and three times as many feature rows to Parquet files. Return (features, labels)."""
     random = np.random.default_rng(1)
-    entities = labels // LABELS_AN_ENTITY
+    entities = label_count // LABELS_PER_ENTITY
     features_file, labels_file = folder / f"{spec.name}-features.parquet", folder / f"{spec.name}-labels.parquet"
-    _write(features_file, _rows(random, labels * FEATURE_ROWS_A_LABEL, entities, label=False))
-    _write(labels_file, _rows(random, labels, entities, label=True))
+    _write(features_file, _generate_rows(random, label_count * FEATURE_ROWS_PER_LABEL, entities, label=False))
+    _write(labels_file, _generate_rows(random, label_count, entities, label=True))
     return features_file, labels_file
 
 
 def write_csv(spec: ModelSpec, rows: int, entities: int, file: Path) -> None:
     """Write a CSV file with `rows` feature rows of `entities` entities."""
-    tables = _rows(np.random.default_rng(1), rows, entities, label=False)
+    tables = _generate_rows(np.random.default_rng(1), rows, entities, label=False)
     pyarrow.csv.write_csv(pa.concat_tables(tables).select([spec.entity, "at", *spec.features.columns]), file)
 
 
-def _rows(random: np.random.Generator, count: int, entities: int, *, label: bool) -> Iterator[pa.Table]:
-    chunks = max(1, count // CHUNK)
-    span = np.int64(DAYS * 86_400_000_000 // chunks)
-    first = np.datetime64(END - timedelta(days=DAYS), "us")
+def _generate_rows(random: np.random.Generator, count: int, entities: int, *, label: bool) -> Iterator[pa.Table]:
+    """Yield `count` rows in chunks, in the order of time: labels if `label`, else feature rows."""
+    chunks = max(1, count // CHUNK_ROWS)
+    chunk_span = np.int64(DAYS * 86_400_000_000 // chunks)
+    start = np.datetime64(END - timedelta(days=DAYS), "us")
     for chunk in range(chunks):
         size = count // chunks
         entity_numbers = random.integers(0, entities, size)
-        moments = first + np.sort(random.integers(chunk * span, (chunk + 1) * span, size)).astype("timedelta64[us]")
+        moments = start + np.sort(random.integers(chunk * chunk_span, (chunk + 1) * chunk_span, size)).astype(
+            "timedelta64[us]"
+        )
         columns = {
             "customer_id": pa.array([f"c-{number:08d}" for number in entity_numbers.tolist()]),
             "at": pa.array(moments),
@@ -64,15 +70,17 @@ def _rows(random: np.random.Generator, count: int, entities: int, *, label: bool
         if label:
             columns["churned"] = pa.array(np.where(random.random(size) < 0.3, "yes", "no"))
         else:
-            values = random.normal(size=(NUMBERS, size)).round(4)
-            columns |= {f"n{i}": pa.array(values[i]) for i in range(NUMBERS)}
-            columns |= {f"c{i}": KINDS.take(pa.array(random.integers(0, 12, size))) for i in range(CATEGORIES)}
+            values = random.normal(size=(NUMERIC_FEATURES, size)).round(4)
+            columns |= {f"n{i}": pa.array(values[i]) for i in range(NUMERIC_FEATURES)}
+            columns |= {
+                f"c{i}": CATEGORIES.take(pa.array(random.integers(0, 12, size))) for i in range(CATEGORICAL_FEATURES)
+            }
         yield pa.table(columns)
 
 
 def _write(path: Path, tables: Iterator[pa.Table]) -> None:
-    first = next(tables)
-    with pyarrow.parquet.ParquetWriter(path, first.schema) as writer:
-        writer.write_table(first)
+    first_table = next(tables)
+    with pyarrow.parquet.ParquetWriter(path, first_table.schema) as writer:
+        writer.write_table(first_table)
         for table in tables:
             writer.write_table(table)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.store_read evergreen|pandas LABELS FILE`: write labels with features to Parquet, and time it.
+"""`python -m benchmarks.store_read evergreen|pandas HISTORY FILE`: write labels with their features to a Parquet file.
 
-It runs in its own process to measure the peak memory. Prints JSON: seconds, rows, peak memory in bytes.
-The baseline is a data scientist's usual code: both tables by pandas over pymysql, `merge_asof`, `to_parquet`. The
-availability time of every generated row is its event time, so both ways give the same rows.
+The program runs in its own process, so that its peak memory can be measured. It prints JSON: seconds, rows, and peak
+memory in bytes. The baseline `pandas` is a data scientist's usual code: it reads both tables over pymysql, and joins
+them with `merge_asof`. Every generated row was available at its event time, so both ways give the same rows.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from sqlalchemy import text
 
-from benchmarks.store_data import END, spec_of
+from benchmarks.store_data import END, make_spec
 from db.session import session
 from db.store.point_in_time import training_rows
 from pipelines.runs.extract import write_rows
@@ -21,19 +21,24 @@ from pipelines.spec import ModelSpec
 from utils.settings import STORE_DB, Settings, load_settings
 
 
-def evergreen(settings: Settings, spec: ModelSpec, file: Path) -> int:
+def read_with_evergreen(settings: Settings, spec: ModelSpec, file: Path) -> int:
+    """Write the joined rows to `file` with our code, and return their number."""
     parts = training_rows(settings, spec.store, start=None, until=END, window_end=END, commit_seq=2)
     return write_rows(parts, file)[0]
 
 
-def pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
-    names = ", ".join(spec.features.columns)
+def read_with_pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
+    """Write the joined rows to `file` with pandas, and return their number."""
+    feature_names = ", ".join(spec.features.columns)
     with session(settings, "pipeline", STORE_DB) as connection:
         labels = pd.read_sql(
             text(f"SELECT entity_id, event_time, {spec.label.column} FROM {spec.name}_labels"),  # noqa: S608
             connection,
         )
-        features = pd.read_sql(text(f"SELECT entity_id, event_time, {names} FROM {spec.name}_features"), connection)  # noqa: S608
+        features = pd.read_sql(
+            text(f"SELECT entity_id, event_time, {feature_names} FROM {spec.name}_features"),  # noqa: S608
+            connection,
+        )
     assert spec.features.max_age is not None
     joined = pd.merge_asof(
         labels.sort_values("event_time"),
@@ -47,16 +52,19 @@ def pandas(settings: Settings, spec: ModelSpec, file: Path) -> int:
 
 
 def main() -> None:
-    way, name, file = sys.argv[1:]
-    settings, spec = load_settings(), spec_of(name)
+    way, history, file = sys.argv[1:]
+    settings, spec = load_settings(), make_spec(history)
     start = time.monotonic()
-    rows = {"evergreen": evergreen, "pandas": pandas}[way](settings, spec, Path(file))
+    row_count = {"evergreen": read_with_evergreen, "pandas": read_with_pandas}[way](settings, spec, Path(file))
     seconds = time.monotonic() - start
-    print(json.dumps({"seconds": seconds, "rows": rows, "peak_bytes": _peak()}))
+    print(json.dumps({"seconds": seconds, "rows": row_count, "peak_bytes": _peak_memory()}))
 
 
-def _peak() -> int:
-    """This process's peak memory in bytes. `ru_maxrss` would include the memory of the parent, which is inherited."""
+def _peak_memory() -> int:
+    """Return this process's peak memory in bytes.
+
+    `ru_maxrss` would be wrong: a process inherits the value of its parent.
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

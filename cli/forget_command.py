@@ -64,8 +64,10 @@ def forget(
             progress=progress,
         )
     if json:
-        return as_json(asdict(report))
-    counts = [f"{count:,} {WHERE[place]}" for place, count in report.found.items() if count]
+        content = asdict(report)
+        content["found"] = content.pop("row_counts")
+        return as_json(content)
+    counts = [f"{count:,} {WHERE[place]}" for place, count in report.row_counts.items() if count]
     verb = "would be deleted" if dry_run else "deleted"
     if not counts:
         return out.print("no row of it was found" + ("" if dry_run else "; later loads leave out old ones"))

@@ -1,7 +1,7 @@
-"""A minimal service: Starlette and CatBoost, without a log, checks of the input, or metrics.
+"""A baseline: a minimal service of Starlette and CatBoost. It has no log and no metrics, and does not check its input.
 
-`uvicorn benchmarks.baselines.bare:app --workers N`, with BARE_MODEL (a CatBoost file), BARE_SPEC (the model file as
-JSON) and BARE_THREADS (CatBoost's threads a request; -1: all).
+Start it with `uvicorn benchmarks.baselines.bare:app --workers N` and these variables: BARE_MODEL (a CatBoost file),
+BARE_SPEC (the model file as JSON), and BARE_THREADS (CatBoost's threads per request; -1 for one per core).
 """
 
 import json
@@ -21,25 +21,37 @@ spec = json.loads(Path(os.environ["BARE_SPEC"]).read_text())
 threads = int(os.environ["BARE_THREADS"])
 model = CatBoostClassifier()
 model.load_model(os.environ["BARE_MODEL"])
-kinds = {name: feature["type"] for name, feature in spec["features"]["columns"].items()}
-names = list(kinds)
-missing = [np.nan if kind == "numeric" else "" for kind in kinds.values()]
-categories = [name for name in names if kinds[name] == "categorical"]
-texts = [name for name in names if kinds[name] == "text"]
+feature_types = {name: feature["type"] for name, feature in spec["features"]["columns"].items()}
+feature_names = list(feature_types)
+missing_values = [np.nan if feature_type == "numeric" else "" for feature_type in feature_types.values()]
+categorical_features = [name for name in feature_names if feature_types[name] == "categorical"]
+text_features = [name for name in feature_names if feature_types[name] == "text"]
 classes = [str(name) for name in model.classes_]
 
 
-def scored(data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The answer to each row of `data`."""
-    rows = [[gap if row[name] is None else row[name] for name, gap in zip(names, missing, strict=True)] for row in data]
-    pool = Pool(rows, feature_names=names, cat_features=categories, text_features=texts, thread_count=threads)
+def score_rows(data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the answer to each row of `data`."""
+    rows = [
+        [
+            missing if row[name] is None else row[name]
+            for name, missing in zip(feature_names, missing_values, strict=True)
+        ]
+        for row in data
+    ]
+    pool = Pool(
+        rows,
+        feature_names=feature_names,
+        cat_features=categorical_features,
+        text_features=text_features,
+        thread_count=threads,
+    )
     probabilities = model.predict(pool, prediction_type="Probability", thread_count=threads).tolist()
-    by_class = [dict(zip(classes, chances, strict=True)) for chances in probabilities]
-    return [{"prediction": max(chances, key=chances.__getitem__), "probabilities": chances} for chances in by_class]
+    answer_probabilities = [dict(zip(classes, row_probabilities, strict=True)) for row_probabilities in probabilities]
+    return [{"prediction": max(row, key=row.__getitem__), "probabilities": row} for row in answer_probabilities]
 
 
 async def predict(request: Request) -> JSONResponse:
-    return JSONResponse(scored([json.loads(await request.body())["data"]])[0])
+    return JSONResponse(score_rows([json.loads(await request.body())["data"]])[0])
 
 
 async def ready(_: Request) -> JSONResponse:

@@ -1,8 +1,9 @@
-"""`bare` with a log: it commits the same row as ours to the same table before the answer, one INSERT for each request.
+"""A baseline: the service `bare` with a log. Before it answers a request, it commits a row like ours to the same table.
 
-`uvicorn benchmarks.baselines.bare_logged:app --workers N`, with the variables of `bare` and BARE_DATABASE, an address
-for SQLAlchemy. The event loop itself uses the connection. For one client this is fastest, because no thread must be
-woken. The input is not checked, and rows are lost while MariaDB is away.
+Start it with `uvicorn benchmarks.baselines.bare_logged:app --workers N`, the variables of `bare`, and BARE_DATABASE (an
+address for SQLAlchemy). Each request is one INSERT. The event loop itself waits for MariaDB. This is the fastest way
+for a single client, because no thread has to be woken. The input is not checked, and requests fail while MariaDB is
+unreachable.
 """
 
 import json
@@ -20,10 +21,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from uuid6 import uuid7
 
-from benchmarks.baselines.bare import names, ready, scored, spec
+from benchmarks.baselines.bare import feature_names, ready, score_rows, spec
 
 LOG = f"INSERT INTO prediction_log VALUES ({', '.join(['%s'] * 14)})"  # noqa: S608 - constants only
-BY_ID = f"SELECT {', '.join(names)} FROM evergreen_store.{spec['name']}_latest WHERE entity_id = %s"  # noqa: S608 - names of a model file
+BY_ID = f"SELECT {', '.join(feature_names)} FROM evergreen_store.{spec['name']}_latest WHERE entity_id = %s"  # noqa: S608 - names from a model file
 INSTANCE = str(uuid7())
 url = make_url(os.environ["BARE_DATABASE"])
 link = pymysql.connect(
@@ -36,17 +37,19 @@ link = pymysql.connect(
 )
 
 
-def answers(data: Sequence[Mapping[str, Any]], start: float) -> list[dict[str, Any]]:
-    """Log the answers to all rows of `data`, and return them."""
+def answer_and_log(data: Sequence[Mapping[str, Any]], start: float) -> list[dict[str, Any]]:
+    """Score the rows of `data`, log the answers, and return them. `start` is in seconds of `perf_counter`."""
     now = datetime.now(UTC).replace(tzinfo=None)
-    predictions = scored(data)
+    predictions = score_rows(data)
     rows: list[tuple[object, ...]] = []
     for inputs, answer in zip(data, predictions, strict=True):
         answer["prediction_id"] = str(uuid7())
-        features, chances = json.dumps({name: inputs[name] for name in names}), answer["probabilities"]
+        features, probabilities = json.dumps({name: inputs[name] for name in feature_names}), answer["probabilities"]
         row = (answer["prediction_id"], "bare", 1, "champion", inputs[spec["entity"]], features, answer["prediction"])
         latency_ms = 1000 * (time.perf_counter() - start)
-        rows.append((*row, max(chances.values()), json.dumps(chances), "[]", latency_ms, INSTANCE, now, now))
+        rows.append(
+            (*row, max(probabilities.values()), json.dumps(probabilities), "[]", latency_ms, INSTANCE, now, now)
+        )
     with link.cursor() as cursor:
         cursor.executemany(LOG, rows)
     return predictions
@@ -54,12 +57,12 @@ def answers(data: Sequence[Mapping[str, Any]], start: float) -> list[dict[str, A
 
 async def predict(request: Request) -> JSONResponse:
     start = time.perf_counter()
-    return JSONResponse(answers([json.loads(await request.body())["data"]], start)[0])
+    return JSONResponse(answer_and_log([json.loads(await request.body())["data"]], start)[0])
 
 
 async def predict_batch(request: Request) -> JSONResponse:
     start = time.perf_counter()
-    return JSONResponse({"predictions": answers(json.loads(await request.body())["data"], start)})
+    return JSONResponse({"predictions": answer_and_log(json.loads(await request.body())["data"], start)})
 
 
 async def predict_by_id(request: Request) -> JSONResponse:
@@ -69,8 +72,8 @@ async def predict_by_id(request: Request) -> JSONResponse:
         cursor.execute(BY_ID, (entity_id,))
         values = cursor.fetchone()
     assert values is not None
-    row = {spec["entity"]: entity_id, **dict(zip(names, values, strict=True))}
-    return JSONResponse({"predictions": answers([row], start)})
+    row = {spec["entity"]: entity_id, **dict(zip(feature_names, values, strict=True))}
+    return JSONResponse({"predictions": answer_and_log([row], start)})
 
 
 app = Starlette(

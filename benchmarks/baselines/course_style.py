@@ -1,7 +1,7 @@
-"""The baseline: a service as courses on this subject teach it. No part is slower than in usual code.
+"""A baseline: a service as MLOps courses teach it. Nothing in it was made slower for the comparison.
 
-It is a synchronous BentoML service with BentoML's defaults. Each request creates a DataFrame, uses a scaler and an
-encoder, calls the model for the prediction and for its probabilities, and commits a row with the ORM before the answer.
+The service is a synchronous BentoML service with BentoML's defaults. Each request creates a DataFrame, scales and
+encodes the features, calls the model twice (prediction and probabilities), and commits a row with the ORM.
 """
 
 import os
@@ -37,7 +37,11 @@ class LoggedPrediction(Base):
 def train(
     frame: pd.DataFrame, *, numeric: list[str], categorical: list[str], label: str, folder: Path, trees: int
 ) -> None:
-    """Fit scaler, encoder and model on `frame`, and write them into `folder`. Features: `numeric` and `categorical`."""
+    """Fit scaler, encoder and model on `frame`, and write them to a file in `folder`.
+
+    numeric, categorical: the columns of the features.
+    label: the column of the label.
+    """
     scaler = StandardScaler().fit(frame[numeric])
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1).fit(frame[categorical].astype(str))
     prepared = np.hstack([scaler.transform(frame[numeric]), encoder.transform(frame[categorical].astype(str))])
@@ -47,14 +51,14 @@ def train(
     joblib.dump({"scaler": scaler, "encoder": encoder, "model": model, "columns": columns}, folder / "course.joblib")
 
 
-if "COURSE_FOLDER" in os.environ:  # these services are configured by variables
+if "COURSE_FOLDER" in os.environ:  # the benchmark imports this module without the variable, to call `train`
 
     @bentoml.service(workers=int(os.environ["COURSE_WORKERS"]))  # 1 is BentoML's default
     class CourseService:
         def __init__(self) -> None:
-            stored = joblib.load(Path(os.environ["COURSE_FOLDER"]) / "course.joblib")
-            self.scaler, self.encoder, self.model = stored["scaler"], stored["encoder"], stored["model"]
-            self.numeric, self.categorical = stored["columns"]["numeric"], stored["columns"]["categorical"]
+            parts = joblib.load(Path(os.environ["COURSE_FOLDER"]) / "course.joblib")
+            self.scaler, self.encoder, self.model = parts["scaler"], parts["encoder"], parts["model"]
+            self.numeric, self.categorical = parts["columns"]["numeric"], parts["columns"]["categorical"]
             self.engine = create_engine(os.environ["COURSE_DATABASE"])
 
         @bentoml.api  # type: ignore[untyped-decorator]
@@ -71,7 +75,7 @@ if "COURSE_FOLDER" in os.environ:  # these services are configured by variables
                         features=data,
                         prediction=prediction,
                         confidence=confidence,
-                        created_at=datetime.now(),  # noqa: DTZ005 - the usual code of courses
+                        created_at=datetime.now(),  # noqa: DTZ005 - courses write it like this
                     )
                 )
                 session.commit()

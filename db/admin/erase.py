@@ -68,10 +68,10 @@ def _locked(connection: Connection, name: str) -> Iterator[None]:
 def open_tombstone(
     connection: Connection, *, model: str, entity_id: str, places: Sequence[str], caused_by: str, now: datetime
 ) -> tuple[int, dict[str, int]]:
-    """Return the id of an entity's tombstone and the counts so far. An unfinished tombstone is continued.
+    """Return the id of an entity's tombstone and its row counts by place. An unfinished tombstone is continued.
 
-    The work is finished once `found` has all `places`. The entity is forgotten at `now` (UTC), also if the tombstone is
-    continued.
+    A tombstone is finished if its column `found` has a count for each of `places`. `now` (UTC) becomes the time of
+    forgetting, also of a continued tombstone.
     """
     with _locked(connection, drain_lock(model)):  # so that no service logs a spooled row without seeing the tombstone
         return _open_tombstone(connection, model, entity_id, places, caused_by, now)
@@ -91,9 +91,9 @@ def _open_tombstone(
     return int(connection.execute(insert(forgotten).values(**row)).lastrowid), {}
 
 
-def record_found(connection: Connection, tombstone: int, found: dict[str, int]) -> None:
+def record_counts(connection: Connection, tombstone_id: int, row_counts: dict[str, int]) -> None:
     """Record the counts so far, by place, in a tombstone."""
-    connection.execute(update(forgotten).where(forgotten.c.id == tombstone).values(found=found))
+    connection.execute(update(forgotten).where(forgotten.c.id == tombstone_id).values(found=row_counts))
 
 
 def in_table(connection: Connection, column: "Column[str]", entity_id: str, *, delete: bool) -> int:

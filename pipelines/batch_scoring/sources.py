@@ -1,4 +1,4 @@
-"""Input and output of batch scoring: rows of a file or a query, and the file or table of results."""
+"""The input and output of batch scoring: rows from a file or a query, and results in a file or a table."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ from pipelines.spec import IDENTIFIER, ModelSpec
 from utils.errors import DataRefused, NotFound
 from utils.settings import STORE_DB, Settings
 
-type Write = Callable[[list[dict[str, Any]]], None]  # writes rows, which map the columns of `results_schema` to values
+type Write = Callable[[list[dict[str, Any]]], None]  # writes rows: column of `results_schema` → value
 
 WRITERS: dict[str, Any] = {".csv": pyarrow.csv.CSVWriter, ".parquet": pyarrow.parquet.ParquetWriter}
 
@@ -32,8 +32,8 @@ class Source:
     """Rows to score.
 
     name: the name of the source in messages.
-    spec, columns: the arguments with which `check` checks the rows.
-    chunks: returns the rows. Can be called repeatedly.
+    spec, columns: the arguments that `check` needs to check the rows.
+    chunks: returns the rows in chunks. Can be called more than once.
     """
 
     name: str
@@ -45,30 +45,32 @@ class Source:
     def of(
         cls,
         name: str,
-        names: Sequence[str],
+        column_names: Sequence[str],
         chunks: Callable[[list[str]], Iterator[Chunk]],
         *,
         spec: ModelSpec,
     ) -> "Source":
-        """Build the source of rows with the columns `names`.
+        """Build a source from the column names of the rows.
 
-        The label is not read. A time is needed only if an entity occurs twice.
+        column_names: all columns that the rows have. The label is not read. The event time is optional, but without it
+            each entity may occur only once.
+        chunks: returns the rows with only the columns that it is given.
 
         Raises: MissingColumns.
         """
-        renamed = {column: spec.source.map.get(column, column) for column in names}
-        date, hour = (
-            column if column in renamed.values() else None
+        model_names = {column: spec.source.map.get(column, column) for column in column_names}
+        event_time, time_of_day = (
+            column if column in model_names.values() else None
             for column in (spec.source.event_time, spec.source.time_of_day)
         )
-        scoring_spec = _with_times(spec, event_time=date, time_of_day=hour if date else None)
-        unlabelled = [column for column in names if renamed[column] != spec.label.column]
-        columns = Columns.of(unlabelled, spec=scoring_spec, source=name)
+        scoring_spec = _with_times(spec, event_time=event_time, time_of_day=time_of_day if event_time else None)
+        unlabelled_columns = [column for column in column_names if model_names[column] != spec.label.column]
+        columns = Columns.of(unlabelled_columns, spec=scoring_spec, source=name)
         return cls(name, scoring_spec, columns, lambda: chunks(list(columns.taken)))
 
 
 def file_source(path: Path, *, spec: ModelSpec) -> Source:
-    """The rows of a `.csv`, `.csv.gz` or `.parquet` file.
+    """Return the rows of a `.csv`, `.csv.gz` or `.parquet` file.
 
     Raises: NotFound, DataRefused, MissingColumns.
     """
@@ -82,38 +84,41 @@ def file_source(path: Path, *, spec: ModelSpec) -> Source:
 
 
 def query_source(query: str, *, spec: ModelSpec, settings: Settings) -> Source:
-    """The rows of a query on `evergreen_store`, run as the read-only user.
+    """Return the rows of a query on `evergreen_store`, which runs as the read-only user.
 
-    The store's column names entity_id and event_time are accepted instead of the names in the model file.
+    The entity and the event time may have the names of the store (`entity_id`, `event_time`) or of the model file.
 
     Raises: DataRefused, MissingColumns, NotFound, Unreachable, AccessDenied.
     """
     columns, tables = _run_query(query, settings=settings)
-    store_names = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
-    names = [name if store_names.get(name, name) in columns else store_names.get(name, name) for name in columns]
+    names_in_model = {"entity_id": spec.entity, "event_time": str(spec.source.event_time)}
+    renamed = [names_in_model.get(name, name) for name in columns]
+    names = [name if new_name in columns else new_name for name, new_name in zip(columns, renamed, strict=True)]
     tables = [table.rename_columns(names) for table in tables]
-    if "event_time" in columns:  # the store has date and hour in one column, in UTC
+    if "event_time" in columns:  # the store has the date and the hour in one column, in UTC
         spec = _with_times(spec, event_time=spec.source.event_time, time_of_day=None, time_zone=None)
     return Source.of("query", names, lambda selected: numbered(table.select(selected) for table in tables), spec=spec)
 
 
 def _with_times(spec: ModelSpec, **times: str | None) -> ModelSpec:
+    """Return the spec with other time columns in `source`, and without an availability time."""
     source = spec.source.model_copy(update={"available_at": None, **times})
     return spec.model_copy(update={"source": source})
 
 
 def _run_query(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Table]]:
+    """Return the column names and the rows of a SELECT."""
     try:
         with session(settings, "reader", STORE_DB) as connection:
             streaming = connection.execution_options(stream_results=True)
-            # `text` would read the colons of a time as parameters. The driver interprets percent signs.
-            with streaming.exec_driver_sql(query.replace("%", "%%")) as result:
-                if not result.returns_rows:
+            # `text` would take the colons of a time for parameters. The driver needs percent signs doubled.
+            with streaming.exec_driver_sql(query.replace("%", "%%")) as query_result:
+                if not query_result.returns_rows:
                     raise DataRefused("the query gives no rows: expected a SELECT")
-                names = list(result.keys())
+                names = list(query_result.keys())
                 if len(set(names)) != len(names):
                     raise DataRefused(f"the query names a column twice: {', '.join(names)[:200]}")
-                parts = [list(zip(*part, strict=True)) for part in result.partitions(CHUNK_ROWS)]
+                parts = [list(zip(*part, strict=True)) for part in query_result.partitions(CHUNK_ROWS)]
         return names, [pa.table(dict(zip(names, map(pa.array, part), strict=True))) for part in parts]
     except DBAPIError as error:
         reason = error.orig.args[-1] if error.orig and error.orig.args else error
@@ -124,9 +129,10 @@ def _run_query(query: str, *, settings: Settings) -> tuple[list[str], list[pa.Ta
 
 @contextmanager
 def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[Write]:
-    """Yield a function that writes rows of results to `out`, or that does nothing if `out` is None.
+    """Yield a function that writes rows of results to the file `out`. It does nothing if `out` is None.
 
-    The file is replaced at the end, as a whole or not at all.
+    The file is replaced at the end of the block. After an error it is unchanged.
+
     Raises: DataRefused if `out` is not a `.csv` or `.parquet` file; NotFound if its folder does not exist.
     """
     if out is None:
@@ -145,10 +151,10 @@ def results_file(out: Path | None, *, spec: ModelSpec, timed: bool) -> Iterator[
 def results_table(
     name: str | None, *, spec: ModelSpec, timed: bool, batch: UUID, settings: Settings
 ) -> Iterator[Write]:
-    """Yield a function that adds rows of results to the table `name`, or that does nothing if `name` is None.
+    """Yield a function that adds rows of results to a table of `evergreen_results`. It does nothing if `name` is None.
 
-    The table is in `evergreen_results`. All rows are added at the end, or none of them. The table has an event time
-    if the model has one, which is NULL if the scored rows had none (`timed` is False).
+    The rows are added at the end of the block. After an error no row is added. If the model has an event time, the
+    table has one too. It is NULL if `timed` is false, which means that the scored rows had no event time.
 
     Raises: DataRefused if the name is invalid or the table holds other data; Unreachable, AccessDenied.
     """
@@ -162,7 +168,7 @@ def results_table(
 
 
 def table_name(name: str) -> str:
-    """Return `name` if it is valid for a table of results.
+    """Return `name` if a table of results can have this name.
 
     Raises: DataRefused.
     """
@@ -179,7 +185,7 @@ def _open_writer(writer: Any, path: Path, schema: pa.Schema) -> Any:
 
 
 def writer_of(out: Path) -> Any:
-    """The PyArrow class that writes files like `out`.
+    """Return the PyArrow class that writes files of the format of `out`.
 
     Raises: DataRefused if `out` is not a `.csv` or `.parquet` file; NotFound if its folder does not exist.
     """
@@ -191,12 +197,12 @@ def writer_of(out: Path) -> Any:
 
 
 def results_schema(spec: ModelSpec, *, timed: bool) -> pa.Schema:
-    """The columns of results. With `timed` they include the event time of the scored rows."""
-    kind = pa.float64() if spec.task == "regression" else pa.string()
+    """Return the columns of results. With `timed`, they include the event time of the scored rows."""
+    prediction_type = pa.float64() if spec.task == "regression" else pa.string()
     columns: dict[str, pa.DataType] = {
         spec.entity: pa.string(),
         **({str(spec.source.event_time): STAMP} if timed else {}),
-        "prediction": kind,
+        "prediction": prediction_type,
         "confidence": pa.float64(),
         **{f"probability_{name}": pa.float64() for name in spec.label.classes},
         "warnings": pa.string(),

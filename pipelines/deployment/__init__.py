@@ -1,1 +1,1 @@
-"""Deploy a candidate that passed its gates, roll it back, and run a challenger in the shadow."""
+"""Deploy candidates that passed their gates, roll deployments back, and run challengers in the shadow."""

@@ -1,4 +1,4 @@
-"""Promote: claim a candidate that passed its gates, and name the version that will serve."""
+"""Claim a candidate that passed its gates, and determine the version that will serve."""
 
 from datetime import datetime
 from typing import TypedDict
@@ -11,10 +11,10 @@ from utils.settings import Settings
 
 
 class Claimed(TypedDict):
-    """A candidate that a deployment claimed.
+    """A candidate that a deployment has claimed.
 
-    decision: the id of the decision's row.
-    candidate: the version.
+    decision: the id of the row with the verdict.
+    candidate: the number of the candidate's version.
     why: the reason of the verdict.
     """
 
@@ -24,10 +24,12 @@ class Claimed(TypedDict):
 
 
 def claim(settings: Settings, *, model: str, run_id: str, now: datetime) -> Claimed:
-    """Claim the newest waiting candidate of `model` that passed its gates, and all older ones, for `run_id`.
+    """Claim the newest candidate of `model` that passed its gates and waits, for the deployment `run_id`.
+
+    Older waiting candidates are claimed with it, so that no other run deploys them.
 
     Raises:
-        NothingToDo: no candidate waits.
+        NothingToDo: no candidate waits for deployment.
     """
     with session(settings, "pipeline") as connection:
         decision = decisions.claim_candidate(connection, model=model, run_id=run_id, now=now)
@@ -41,9 +43,9 @@ def promote(settings: Settings, *, decision_id: int) -> int:
 
     Raises:
         NotFound: the decision does not exist.
-        NothingToDo: a newer candidate has passed its gates, for example while this one waited for approval.
-        IntegrityError: the final fit is worse on the test rows than the candidate, although it was fitted on them.
-            The champion keeps serving.
+        NothingToDo: a newer candidate has passed its gates, for example while this candidate waited for approval.
+        IntegrityError: the final fit is worse on the test rows than the candidate, although it was fitted on these
+            rows. The champion keeps serving.
     """
     with session(settings, "pipeline") as connection:
         decision = decisions.find_decision(connection, decision_id)
@@ -59,7 +61,7 @@ def promote(settings: Settings, *, decision_id: int) -> int:
     run = training_runs.load_run(settings, decision["run_id"])
     version = int(decision["candidate_version"])
     if run.spec.training.final_fit:
-        # `final_fit` imports CatBoost, and Airflow imports this module at every parse of a DAG file.
+        # The import takes long, because it loads CatBoost. Airflow imports this module at every parse of a DAG file.
         from pipelines.training.final_fit import fit_on_all_rows
 
         version = fit_on_all_rows(run, version, settings=settings)

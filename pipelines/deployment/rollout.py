@@ -1,6 +1,6 @@
-"""Deploy: record which version should serve, wait until every living service serves it, roll back on failure.
+"""Deploy a version: record that it should serve, wait until all workers serve it, and roll back after a failure.
 
-Services follow the newest `deploy` or `rollback` row. Rows are written first, MLflow's aliases after them.
+Services load the version in the newest `deploy` or `rollback` row. MLflow's aliases are moved after a row is written.
 """
 
 import logging
@@ -19,7 +19,7 @@ from utils.errors import DeploymentFailed, NotFound, NothingToDo
 from utils.settings import Settings
 
 HEARTBEAT_POLL = 0.5  # seconds between two reads of the heartbeats
-LIVE_WITHIN = timedelta(minutes=3)
+LIVE_TIMEOUT = timedelta(minutes=3)
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def roll_out(
     now: datetime,
     decision_id: int | None = None,
 ) -> None:
-    """Append the row that makes services fetch `version`, and move the aliases. A second call changes nothing.
+    """Append the row that makes services load `version`, and move the aliases. A second call changes nothing.
 
     Raises:
         NotFound: MLflow does not have the version.
@@ -44,7 +44,7 @@ def roll_out(
     with session(settings, "pipeline") as connection:
         serving = deployments.desired_row(connection, model)
         if serving is None or serving["version"] != version:
-            row = _row(
+            row = _build_row(
                 model, "deploy", version, serving["version"] if serving else None, sha256, caused_by, reason, now
             )
             history.add(connection, deployment, {**row, "promotion_decision_id": decision_id})
@@ -52,9 +52,9 @@ def roll_out(
 
 
 def wait_until_live(
-    settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = LIVE_WITHIN
+    settings: Settings, *, model: str, version: int, caused_by: str, timeout: timedelta = LIVE_TIMEOUT
 ) -> None:
-    """Wait until all living workers, at least one, serve `version`. Record that it is live, or why it is not.
+    """Wait until at least one worker is alive and all of them serve `version`. Record that it is live, or why not.
 
     Raises:
         DeploymentFailed: a worker refuses the version, or the workers do not serve it in time.
@@ -64,13 +64,13 @@ def wait_until_live(
     while time.monotonic() < deadline:
         with session(settings, "pipeline") as connection:
             workers = deployments.instances(connection, model)
-        if refusal := next((w for w in workers if w["refused_version"] == version), None):
+        if refusal := next((worker for worker in workers if worker["refused_version"] == version), None):
             reason = f"{refusal['host']} (process {refusal['pid']}) refused it: {refusal['refused_reason']}"
             raise _record_refusal(settings, model, version, reason, caused_by)
         if workers and all(worker["version"] == version for worker in workers):
             return _record_live(settings, model, version, len(workers), caused_by)
         time.sleep(HEARTBEAT_POLL)
-    late_workers = [f"{w['host']} process {w['pid']}" for w in workers if w["version"] != version]
+    late_workers = [f"{worker['host']} process {worker['pid']}" for worker in workers if worker["version"] != version]
     seconds = timeout.total_seconds()
     reason = (
         f"not serving it after {seconds:.0f} s: {', '.join(late_workers)}"
@@ -81,9 +81,9 @@ def wait_until_live(
 
 
 def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, now: datetime) -> int | None:
-    """Make the version before the newest deployment serve again, move the aliases, and return that version.
+    """Make the version before the newest deployment serve again, and move the aliases. Return this version.
 
-    Without a previous version, return None and append nothing.
+    If there is no previous version, return None and change nothing.
 
     Raises:
         NotFound: no version has been deployed.
@@ -96,17 +96,17 @@ def roll_back(settings: Settings, *, model: str, caused_by: str, reason: str, no
         if previous is None:
             return None
         sha256 = registry.version_tags(settings, model, previous)["bundle_sha256"]
-        row = _row(model, "rollback", previous, serving["version"], sha256, caused_by, reason, now)
+        row = _build_row(model, "rollback", previous, serving["version"], sha256, caused_by, reason, now)
         history.add(connection, deployment, row)
     registry.reconcile(settings, model)
     return int(previous)
 
 
 def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int | None:
-    """Record that the deployment of `caused_by` failed, roll its version back, and return the version to serve now.
+    """Record that the deployment of the run `caused_by` failed, and roll it back. Return the version that serves again.
 
     Raises:
-        NothingToDo: the run rolled no version out, or the version is rolled back already.
+        NothingToDo: the run deployed no version, or its deployment is not the newest row any more.
     """
     with session(settings, "pipeline") as connection:
         newest = deployments.desired_row(connection, model)
@@ -121,10 +121,10 @@ def undo(settings: Settings, *, model: str, caused_by: str, now: datetime) -> in
 
 
 def record_failure(settings: Settings, *, model: str, version: int, caused_by: str, reason: str, now: datetime) -> None:
-    """Append the row that says that `version` did not come up, and why."""
+    """Append the row which records that the deployment of `version` failed, and why."""
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
     with session(settings, "pipeline") as connection:
-        history.add(connection, deployment, _row(model, "failed", version, None, sha256, caused_by, reason, now))
+        history.add(connection, deployment, _build_row(model, "failed", version, None, sha256, caused_by, reason, now))
 
 
 def _record_live(settings: Settings, model: str, version: int, workers: int, caused_by: str) -> None:
@@ -134,27 +134,27 @@ def _record_live(settings: Settings, model: str, version: int, workers: int, cau
             return
         reason = f"{workers} worker(s) serve it"
         sha256, previous = desired["artifact_sha256"], desired["previous_version"]
-        row = _row(model, "live", version, previous, sha256, caused_by, reason, utc_now())
+        row = _build_row(model, "live", version, previous, sha256, caused_by, reason, utc_now())
         history.add(connection, deployment, row)
     log.info("%s: version %d is live: %s", model, version, reason)
 
 
 def _record_refusal(settings: Settings, model: str, version: int, reason: str, caused_by: str) -> DeploymentFailed:
-    """Record the reason and return the error to raise.
+    """Record why the version is not live, and return the error to raise.
 
-    The rollback runs in another process, which reads the reason from the row.
+    The rollback runs in another process. It reads the reason from this row.
     """
     with session(settings, "pipeline") as connection:
         desired = deployments.desired_row(connection, model)
         if desired and desired["version"] == version:
             sha256 = desired["artifact_sha256"]
-            row = _row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
+            row = _build_row(model, "refused", version, None, sha256, caused_by, reason, utc_now())
             history.add(connection, deployment, row)
     previous = desired["previous_version"] if desired else None
     return DeploymentFailed(model=model, version=version, reason=reason, serving=previous)
 
 
-def _row(
+def _build_row(
     model: str, action: str, version: int, previous: int | None, sha256: str, caused_by: str, reason: str, now: datetime
 ) -> dict[str, object]:
     return {

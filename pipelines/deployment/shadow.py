@@ -1,4 +1,4 @@
-"""Shadow: record which challenger the services of a model score besides the champion, off the clients' path."""
+"""The shadow: record which challenger scores the requests of a model after the champion has answered them."""
 
 from datetime import datetime
 
@@ -14,11 +14,11 @@ from utils.settings import Settings
 
 
 def start(settings: Settings, *, model: str, version: int, caused_by: str, now: datetime) -> None:
-    """Append the row that makes services score `version` in the shadow, instead of any other version.
+    """Append the row that puts `version` into the shadow. It replaces the version that is there.
 
     Raises:
         NotFound: MLflow does not have the version.
-        NothingToDo: the version serves, or no version serves that it could be compared with.
+        NothingToDo: the version already serves, or no version serves, so there is nothing to compare it with.
         Unreachable.
     """
     sha256 = registry.version_tags(settings, model, version)["bundle_sha256"]
@@ -32,7 +32,10 @@ def start(settings: Settings, *, model: str, version: int, caused_by: str, now: 
 
 
 def stop(settings: Settings, *, model: str, caused_by: str, now: datetime) -> int:
-    """Append the row that ends the shadow, and return the version that was in it. Raises: NothingToDo; Unreachable."""
+    """Append the row that empties the shadow, and return the version that was in it.
+
+    Raises: NothingToDo if no version is in the shadow; Unreachable.
+    """
     with session(settings, "pipeline") as connection:
         row = deployments.shadowing(connection, model)
         if row is None or row["version"] is None:
@@ -42,13 +45,13 @@ def stop(settings: Settings, *, model: str, caused_by: str, now: datetime) -> in
 
 
 def workers(settings: Settings, model: str) -> list[RowMapping]:
-    """The living workers of `model`, with the version that each scores in the shadow, or why it refuses to."""
+    """Return a row per living worker of `model`: the version that it scores in the shadow, or why it refuses to."""
     with session(settings, "reader") as connection:
         return deployments.instances(connection, model)
 
 
 def current(settings: Settings, model: str) -> RowMapping | None:
-    """The row of the version in the shadow, or None."""
+    """Return the row of the version in the shadow, or None if the shadow is empty."""
     with session(settings, "reader") as connection:
         row = deployments.shadowing(connection, model)
     return row if row and row["version"] is not None else None

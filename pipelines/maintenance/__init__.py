@@ -1,1 +1,1 @@
-"""Nightly duties, and deletion of an entity from every place."""
+"""Daily duties, and the deletion of an entity from every place."""

@@ -1,8 +1,8 @@
-"""Maintenance: daily work that adds partitions to a store and deletes old rows and files. One function a duty.
+"""Maintenance: daily work that adds partitions and deletes old rows and files. Each duty is a function.
 
-Duties do not depend on each other and can be repeated. Each returns a line that says what it did. A duty deletes only
-data that is surely not needed any more; the line names data that it held back. A duty imports slow modules itself,
-because the DAG file reads the names of the duties at every parse.
+Duties do not depend on each other and can be repeated. A duty returns a line that says what was done. It deletes only
+data that is certainly not needed any more. If it keeps older data, the line says why. Slow modules are imported inside
+the functions, because Airflow imports this module whenever it parses the DAG file.
 """
 
 import logging
@@ -31,8 +31,8 @@ from pipelines.spec import ModelSpec, load_spec, model_names
 from utils.errors import HeldBack, SpecInvalid
 from utils.settings import Settings
 
-RECENT = timedelta(days=30)  # younger snapshots and candidates always stay
-HALF_WRITTEN = timedelta(days=1)  # a file is written before its row, and may be without it for this long
+RECENT = timedelta(days=30)  # snapshots and candidates that are younger stay
+UNRECORDED = timedelta(days=1)  # a snapshot file without a row stays this long, because the row is written later
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ log = logging.getLogger(__name__)
 class Job:
     """The input of a duty.
 
-    now: UTC.
+    now: the current time, UTC.
     caused_by: the id of the run, or the command, that runs the duty.
     dry_run: whether the duty only reports what it would change.
-    hold_inserts: whether any number of rows may be moved out of p_later while inserts wait.
+    hold_inserts: whether inserts may wait while any number of rows is moved out of p_later. If not, at most MOVABLE
+        rows are moved.
     """
 
     settings: Settings
@@ -55,13 +56,13 @@ class Job:
 
     @property
     def specs(self) -> list[ModelSpec]:
-        """Every valid model file. The DAGs of an invalid file report it to people."""
+        """The specs of all valid model files. Invalid files are skipped: their DAGs report the error to users."""
         specs = []
         for name in model_names(self.settings.models_dir):
             try:
                 specs.append(load_spec(self.settings.models_dir / f"{name}.yaml"))
             except SpecInvalid as error:
-                log.warning("skipped a model file: %s", error)
+                log.warning("skipped an invalid model file: %s", error)
         return specs
 
 
@@ -69,54 +70,58 @@ def partitions(job: Job) -> str:
     """Add the partitions for rows of the next days and months.
 
     Raises:
-        HeldBack: a table could not be changed without harm. All other tables are done.
+        HeldBack: a table could not be changed without blocking inserts. All other tables are done.
     """
-    most = None if job.hold_inserts else MOVABLE
+    most_rows = None if job.hold_inserts else MOVABLE
 
     def add(table: Partitioned) -> str:
-        names = add_partitions(job.settings, table, today=job.now.date(), most=most, dry_run=job.dry_run)
-        return f"{table.name}: {_counted(names, 'partition')} up to {names[-1]}" if names else ""
+        added = add_partitions(job.settings, table, today=job.now.date(), most=most_rows, dry_run=job.dry_run)
+        return f"{table.name}: {_count_of(added, 'partition')} up to {added[-1]}" if added else ""
 
     tables = [PREDICTIONS, *(table for spec in job.specs for table in store_partitions(spec.store))]
     return _run_for_each(tables, add) or "every table has its coming partitions"
 
 
 def predictions(job: Job) -> str:
-    """Drop the days of the log past EVERGREEN_KEEP_PREDICTIONS, and the clients' reports on those predictions.
+    """Drop days of the log that are older than EVERGREEN_KEEP_PREDICTIONS, and the feedback on their predictions.
+
+    Days that monitoring still needs stay.
 
     Raises:
         HeldBack: a reader kept the log open.
     """
-    days = job.settings.keep_predictions
-    if not days:
+    keep_days = job.settings.keep_predictions
+    if not keep_days:
         return "kept for ever: EVERGREEN_KEEP_PREDICTIONS is 0"
-    keep_from = job.now - timedelta(days=days)
-    needed_from = job.now - max(map(_judgement_age, job.specs), default=timedelta(0))
+    keep_from = job.now - timedelta(days=keep_days)
+    needed_from = job.now - max(map(_age_after_monitoring, job.specs), default=timedelta(0))
     before = min(keep_from, needed_from)
-    names = drop_partitions(
+    dropped_days = drop_partitions(
         job.settings, PREDICTIONS, before=before, caused_by=job.caused_by, now=job.now, dry_run=job.dry_run
     )
-    text = f"{_counted(names, 'day')} dropped" + (f", up to {names[-1]}" if names else "")
+    line = f"{_count_of(dropped_days, 'day')} dropped" + (f", up to {dropped_days[-1]}" if dropped_days else "")
     if needed_from < keep_from:
-        text += f"; kept for {(job.now - needed_from).days} days, not {days}: monitoring has yet to judge them"
+        line += f"; kept for {(job.now - needed_from).days} days, not {keep_days}: monitoring has yet to judge them"
     if job.dry_run:
-        return text
+        return line
     with session(job.settings, "maintenance") as connection:
         dropped_before = connection.scalar(
             select(func.max(retention.c.dropped_before)).where(retention.c.table_name == PREDICTIONS.name)
         )
-    deleted = delete_feedback(job.settings, before=dropped_before) if dropped_before else 0
-    return text + (f"; {deleted:,} reports of clients deleted with them" if deleted else "")
+    deleted_reports = delete_feedback(job.settings, before=dropped_before) if dropped_before else 0
+    return line + (f"; {deleted_reports:,} reports of clients deleted with them" if deleted_reports else "")
 
 
-def _judgement_age(spec: ModelSpec) -> timedelta:
-    """The age at which monitoring does not need a prediction of the model any more."""
+def _age_after_monitoring(spec: ModelSpec) -> timedelta:
+    """Return the age from which monitoring does not need a prediction of the model any more."""
     monitoring = spec.monitoring
     return spec.label.maturity + monitoring.performance.match + (monitoring.drift.of + 1) * monitoring.window
 
 
 def features(job: Job) -> str:
-    """Drop the months of each store past `keep` in its model file, except rows that explain a champion.
+    """Drop months of feature and label rows that are older than `keep` in the model file.
+
+    Months with rows that a champion was trained on, and that no snapshot holds, stay.
 
     Raises:
         HeldBack: a reader kept a table open.
@@ -134,9 +139,9 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
 
     needs = needs_of(job.settings, spec)
     lines = []
-    tables, requested = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
-    for table, keep_from, needed_from in zip(reversed(tables), requested.by_table, needs.by_table, strict=True):
-        names = drop_partitions(
+    tables, kept = store_partitions(spec.store), Needs(job.now - keep, job.now - keep - max_age)
+    for table, keep_from, needed_from in zip(reversed(tables), kept.by_table, needs.by_table, strict=True):
+        dropped_months = drop_partitions(
             job.settings,
             table,
             before=min(keep_from, needed_from),
@@ -144,33 +149,37 @@ def _drop_months(job: Job, spec: ModelSpec) -> str:
             now=job.now,
             dry_run=job.dry_run,
         )
-        lines += [f"{table.name}: {_counted(names, 'month')} dropped up to {names[-1]}"] if names else []
-    if needs.held_by and (needs.labels < requested.labels or needs.features < requested.features):
+        if dropped_months:
+            lines.append(f"{table.name}: {_count_of(dropped_months, 'month')} dropped up to {dropped_months[-1]}")
+    if needs.held_by and (needs.labels < kept.labels or needs.features < kept.features):
         lines.append(f"{spec.name}: older months are held back: {'; '.join(needs.held_by)}")
         log.warning(lines[-1])
     return "; ".join(lines) or f"{spec.name}: nothing is older than it may be"
 
 
 def batches(job: Job) -> str:
-    """Remove the rows of killed loads, and mark their batches abandoned. Do not wait for a running load."""
+    """Delete the rows of killed loads, and mark their batches as abandoned. A store with a running load is skipped."""
     from db.store.appending import remove_dead
 
-    def clean(spec: ModelSpec) -> str:
+    def remove_killed_loads(spec: ModelSpec) -> str:
         if job.dry_run:
             with session(job.settings, "maintenance") as connection:
                 unfinished = (load_batch.c.model == spec.name) & (load_batch.c.state == "open")
                 count = connection.scalar(select(func.count()).select_from(load_batch).where(unfinished))
-            return f"{spec.name}: {_counted(range(count or 0), 'unfinished load')}" if count else ""
-        killed = remove_dead(job.settings, spec.store)
-        if killed is None:
+            return f"{spec.name}: {_count_of(range(count or 0), 'unfinished load')}" if count else ""
+        killed_loads = remove_dead(job.settings, spec.store)
+        if killed_loads is None:
             return f"{spec.name}: a load is under way"
-        return f"{spec.name}: {_counted(range(killed), 'killed load')} removed" if killed else ""
+        return f"{spec.name}: {_count_of(range(killed_loads), 'killed load')} removed" if killed_loads else ""
 
-    return _run_for_each(job.specs, clean) or "no load was killed"
+    return _run_for_each(job.specs, remove_killed_loads) or "no load was killed"
 
 
 def snapshots(job: Job) -> str:
-    """Delete files of snapshots that no version in use was trained on, and files without a row. Rows stay."""
+    """Delete the files of snapshots that are not in use, and files without a row.
+
+    A snapshot is in use if it is recent, or if a version in use was trained on it. The rows of snapshots stay.
+    """
     since = job.now - RECENT
     with session(job.settings, "maintenance") as connection:
         rows = connection.execute(select(snapshot.c.snapshot_id, snapshot.c.path))
@@ -178,34 +187,37 @@ def snapshots(job: Job) -> str:
         used_ids = in_use.snapshots_in_use(connection, since=since)
     used_files = _with_manifests(path for snapshot_id, path in recorded_paths.items() if snapshot_id in used_ids)
     recorded_files = _with_manifests(recorded_paths.values())
-    files, size = [], 0
+    deleted_files, deleted_bytes = [], 0
     for file in sorted(job.settings.snapshots.glob("*")) if job.settings.snapshots.is_dir() else ():
         age = timedelta(seconds=time.time() - file.stat().st_mtime)
-        if not file.is_file() or file.name in used_files or (file.name not in recorded_files and age < HALF_WRITTEN):
+        if not file.is_file() or file.name in used_files or (file.name not in recorded_files and age < UNRECORDED):
             continue
-        files.append(file.name)
-        size += file.stat().st_size
+        deleted_files.append(file.name)
+        deleted_bytes += file.stat().st_size
         if not job.dry_run:
             file.unlink()
-    return f"{_counted(files, 'file')} deleted, {size / 1e6:,.1f} MB" if files else "every snapshot is in use or recent"
+    if not deleted_files:
+        return "every snapshot is in use or recent"
+    return f"{_count_of(deleted_files, 'file')} deleted, {deleted_bytes / 1e6:,.1f} MB"
 
 
 def _with_manifests(paths: Iterable[str]) -> set[str]:
+    """Return the paths of snapshot files and of their manifests."""
     return {name for path in paths for name in (path, str(Path(path).with_suffix(".json")))}
 
 
 def artifacts(job: Job) -> str:
-    """Delete versions from MLflow that were rejected a month ago and never served. The metrics of their runs stay."""
+    """Delete versions from MLflow that were rejected more than a month ago and never served. Their metrics stay."""
     before, lines = job.now - RECENT, []
     with session(job.settings, "maintenance") as connection:
         models = in_use.models(connection)
-        refused = {model: in_use.rejected(connection, model, before=before) for model in models}
-    for model in filter(refused.get, models):
-        versions = sorted(registry.versions_without_alias(job.settings, model) & refused[model])
+        rejected = {model: in_use.rejected(connection, model, before=before) for model in models}
+    for model in filter(rejected.get, models):
+        versions = sorted(registry.versions_without_alias(job.settings, model) & rejected[model])
         for version in versions if not job.dry_run else ():
             registry.discard(job.settings, model, version)
         lines += (
-            [f"{model}: {_counted(versions, 'version')} deleted, {versions[0]} to {versions[-1]}"] if versions else []
+            [f"{model}: {_count_of(versions, 'version')} deleted, {versions[0]} to {versions[-1]}"] if versions else []
         )
     return "; ".join(lines) or "no refused version is a month old"
 
@@ -219,7 +231,7 @@ def _run_for_each[T](items: Iterable[T], action: Callable[[T], str]) -> str:
     """Call `action` for each of `items` and join the returned lines.
 
     Raises:
-        HeldBack: the first one raised, after all items were tried.
+        HeldBack: the first error, raised after `action` was called for all items.
     """
     lines, errors = [], []
     for item in items:
@@ -227,13 +239,14 @@ def _run_for_each[T](items: Iterable[T], action: Callable[[T], str]) -> str:
             lines.append(action(item))
         except HeldBack as error:
             errors.append(error)
-    text = "; ".join(filter(None, lines))
+    summary = "; ".join(filter(None, lines))
     if errors:
-        log.info("held back in part, done: %s", text or "nothing")
+        log.info("some items were held back; done: %s", summary or "nothing")
         raise errors[0]
-    return text
+    return summary
 
 
-def _counted(items: Iterable[object], noun: str) -> str:
+def _count_of(items: Iterable[object], noun: str) -> str:
+    """Return the number of items with the noun in the singular or plural, such as `2 days`."""
     count = len(list(items))
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,7 +1,7 @@
-"""Forget: delete an entity's rows everywhere, leave a tombstone, and keep its rows from being loaded again.
+"""Forget an entity: delete its rows in every place, and leave a tombstone so that they are not loaded again.
 
-Models, profiles and monitoring's counts stay: they summarize all rows and hold no single row. The next training learns
-from the remaining rows.
+Models, profiles and the counts of monitoring stay, because they summarize many rows and hold no single row. The next
+training uses the remaining rows.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from db.admin import erase as rows
+from db.admin import erase
 from db.admin.erase import Progress
 from db.store.store_tables import store_tables
 from pipelines.runs.redact import redact_entity
@@ -19,18 +19,18 @@ from utils.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Forgotten:
-    """The result of forgetting an entity.
+class ForgetReport:
+    """What forgetting an entity has deleted, or would delete.
 
-    forgotten_at: UTC.
+    forgotten_at: the time of the tombstone, UTC.
     dry_run: whether the rows were only counted.
-    found: the number of the entity's rows, by place. They are deleted unless `dry_run` is true.
+    row_counts: place → number of the entity's rows. They are deleted unless `dry_run` is true.
     """
 
     model: str
     forgotten_at: datetime
     dry_run: bool
-    found: dict[str, int]
+    row_counts: dict[str, int]
 
 
 def forget(
@@ -42,49 +42,54 @@ def forget(
     now: datetime,
     dry_run: bool = False,
     progress: Progress | None = None,
-) -> Forgotten:
-    """Delete the rows of an entity of the model in every place. `now` is UTC.
+) -> ForgetReport:
+    """Delete the rows of an entity of the model in every place.
 
-    The tombstone is written first and records each finished place, so a second call after a crash finishes the work.
-    Loads of the model wait meanwhile. `progress` gets the number of rows of the log that were examined.
+    The tombstone is written first. It then records each finished place, so that a second call after a crash finishes
+    the work. Loads of the model wait until the rows in the store are deleted.
+
+    now: UTC.
+    dry_run: whether to count the rows only.
+    progress: called with the number of log rows that were read so far.
 
     Raises:
-        StackError: a load holds the model's lock for an hour.
+        StackError: a load of the model runs for more than an hour.
         Unreachable, AccessDenied, SettingMissing, NotFound.
     """
     tables = store_tables(spec.store)
     row_counts: dict[str, int] = {}
-    with rows.deleting(settings) as connection:
+    with erase.deleting(settings) as connection:
 
-        def in_store(connection: Connection) -> Iterator[tuple[str, int]]:
-            for name, table in (("features", tables.features), ("labels", tables.labels), ("latest", tables.latest)):
-                yield name, rows.in_table(connection, table.c.entity_id, entity_id, delete=not dry_run)
+        def clear_store(connection: Connection) -> Iterator[tuple[str, int]]:
+            """Delete the entity's rows in the store, unless `dry_run`. Yield each place and the number of rows."""
+            for place, table in (("features", tables.features), ("labels", tables.labels), ("latest", tables.latest)):
+                yield place, erase.in_table(connection, table.c.entity_id, entity_id, delete=not dry_run)
 
         if dry_run:
-            row_counts |= in_store(connection)
-            row_counts |= _outside_store(connection, settings, spec, entity_id, delete=False, progress=progress)
-            return Forgotten(spec.name, now, True, row_counts)
-        tombstone, earlier_counts = rows.open_tombstone(
+            row_counts |= clear_store(connection)
+            row_counts |= _clear_other_places(connection, settings, spec, entity_id, delete=False, progress=progress)
+            return ForgetReport(spec.name, now, True, row_counts)
+        tombstone_id, earlier_counts = erase.open_tombstone(
             connection, model=spec.name, entity_id=entity_id, places=PLACES, caused_by=caused_by, now=now
         )
 
         def record(place: str, count: int) -> None:
             row_counts[place] = earlier_counts.get(place, 0) + count
-            rows.record_found(connection, tombstone, {**earlier_counts, **row_counts})
+            erase.record_counts(connection, tombstone_id, {**earlier_counts, **row_counts})
 
-        with rows.turn(connection, spec.name):
-            for place, count in in_store(connection):
+        with erase.turn(connection, spec.name):
+            for place, count in clear_store(connection):
                 record(place, count)
-        for place, count in _outside_store(connection, settings, spec, entity_id, delete=True, progress=progress):
+        for place, count in _clear_other_places(connection, settings, spec, entity_id, delete=True, progress=progress):
             record(place, count)
-    return Forgotten(spec.name, now, False, row_counts)
+    return ForgetReport(spec.name, now, False, row_counts)
 
 
-# Spools of services are not places: a service drops spooled rows that are older than their entity's tombstone.
+# The spools of services are not in this list: a service drops a spooled row that is older than its entity's tombstone.
 PLACES = ("features", "labels", "latest", "predictions", "feedback", "dead_letters", "results", "snapshots", "rejects")
 
 
-def _outside_store(
+def _clear_other_places(
     connection: Connection,
     settings: Settings,
     spec: ModelSpec,
@@ -93,16 +98,16 @@ def _outside_store(
     delete: bool,
     progress: Progress | None,
 ) -> Iterator[tuple[str, int]]:
-    """Each place outside the store, with the number of the entity's rows in it."""
-    predictions, feedback = rows.in_log(connection, spec.name, entity_id, delete=delete, progress=progress)
+    """Delete the entity's rows outside the store, if `delete`. Yield each place and the number of rows."""
+    predictions, feedback = erase.in_log(connection, spec.name, entity_id, delete=delete, progress=progress)
     yield from (("predictions", predictions), ("feedback", feedback))
-    yield "dead_letters", rows.in_dead_letters(connection, spec.name, entity_id, delete=delete)
-    columns = rows.results_columns(connection, spec.name)
-    yield "results", sum(rows.in_table(connection, column, entity_id, delete=delete) for column in columns)
+    yield "dead_letters", erase.in_dead_letters(connection, spec.name, entity_id, delete=delete)
+    columns = erase.results_columns(connection, spec.name)
+    yield "results", sum(erase.in_table(connection, column, entity_id, delete=delete) for column in columns)
     yield "snapshots", redact_entity(settings, spec.name, entity_id, delete=delete)
-    # A row of a rejects file is one entity's value, but the file does not name the entity. So delete whole files: a
-    # load writes them again.
-    files = sorted((settings.rejects / spec.name).glob("*.csv"))
-    yield "rejects", len(files)
-    for file in files if delete else ():
+    # A rejects file holds values of rows, but does not say which entity they belong to. So whole files are deleted. A
+    # new load of the same file writes them again.
+    rejects_files = sorted((settings.rejects / spec.name).glob("*.csv"))
+    yield "rejects", len(rejects_files)
+    for file in rejects_files if delete else ():
         file.unlink(missing_ok=True)

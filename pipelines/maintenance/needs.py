@@ -1,4 +1,4 @@
-"""The rows that retention must leave in the store: rows that a champion learned from and no snapshot holds."""
+"""Find the rows that retention must not drop: rows that a champion was trained on and that no snapshot holds."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,32 +13,33 @@ from pipelines.spec import ModelSpec
 from utils.errors import IntegrityError, NotFound
 from utils.settings import Settings
 
-EVER, NEVER = datetime(1, 1, 1), datetime(9999, 1, 1)
+KEEP_ALL, KEEP_NONE = datetime(1, 1, 1), datetime(9999, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The rows of a store that must stay. Times are UTC.
+    """Which rows of a store must stay. Times are UTC.
 
-    labels: labels from this time on stay.
-    features: feature rows from this time on stay.
-    held_by: the reasons, one text each.
+    labels: label rows from this event time on stay.
+    features: feature rows from this event time on stay.
+    held_by: the reasons.
     """
 
-    labels: datetime = NEVER
-    features: datetime = NEVER
+    labels: datetime = KEEP_NONE
+    features: datetime = KEEP_NONE
     held_by: tuple[str, ...] = ()
 
     @property
     def by_table(self) -> tuple[datetime, datetime]:
+        """The time of the labels table, then the time of the features table."""
         return self.labels, self.features
 
 
 def needs_of(settings: Settings, spec: ModelSpec) -> Needs:
-    """The rows of the model's store that the champion, the version before it, or an active training needs.
+    """Return the rows of the store that the champion, the version before it, or an active training needs.
 
-    A snapshot replaces its rows in the store if its file exists and has the recorded hash. If no training recorded in
-    this database made a version, its rows are unknown, so all rows stay.
+    The rows of a version are not needed if the file of its snapshot exists and has the recorded hash. If this database
+    has no training for a version, its rows are unknown, so all rows stay.
     """
     with session(settings, "maintenance") as connection:
         versions = in_use.champions(connection, spec.name)
@@ -58,7 +59,7 @@ def needs_of(settings: Settings, spec: ModelSpec) -> Needs:
 
 
 def _snapshot_problem(settings: Settings, run: Run) -> str:
-    """Why the run's snapshot can't replace its rows in the store. Empty if it can."""
+    """Return why the run's snapshot can't replace the rows in the store. Empty if it can."""
     if run.snapshot_id is None:
         return "it has no snapshot"
     try:
@@ -69,8 +70,9 @@ def _snapshot_problem(settings: Settings, run: Run) -> str:
 
 
 def _with_reason(needs: Needs, run: Run | None, reason: str) -> Needs:
-    labels = features = EVER
+    """Return `needs` extended by the rows that `run` reads. Without a run, all rows are needed."""
+    labels = features = KEEP_ALL
     if run and (oldest := look_back_bounds(run)[0]):
         labels, max_age = oldest, run.spec.features.max_age
-        features = oldest - max_age if max_age else EVER
+        features = oldest - max_age if max_age else KEEP_ALL
     return Needs(min(needs.labels, labels), min(needs.features, features), (*needs.held_by, reason))

@@ -1,1 +1,1 @@
-"""`make chaos`: break the parts around a real service under traffic, and account for every request."""
+"""`make chaos`: break parts of a running stack under traffic, and account for every request."""

@@ -1,4 +1,7 @@
-"""`python -m tests.chaos [NAME]`: break one thing after another under traffic, and account for every request."""
+"""`python -m tests.chaos [NAME]`: run one fault after another under traffic, and account for every request.
+
+With NAME only that fault runs.
+"""
 
 import argparse
 import json
@@ -13,10 +16,11 @@ from rich.text import Text
 
 from benchmarks.figures import Figure, write
 from tests.chaos.accounts import Account
-from tests.chaos.faults import FAULTS, Fault, break_it
+from tests.chaos.faults import FAULTS, Fault, run_fault
 from tests.chaos.traffic import RATE
-from tests.chaos.world import World, make_world
+from tests.chaos.world import ChaosStack, run_chaos_stack
 
+# Field of `Account` → heading of its column.
 COLUMNS = {
     "requests": "requests",
     "failed": "failed",
@@ -32,27 +36,34 @@ err = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Count(Figure):
-    """A number of requests. `most` is the limit, or None without one."""
+    """A number of requests.
+
+    most: the highest number that meets the goal, or None without a goal.
+    met: whether the goal is met, or None without a goal.
+    """
 
     most: int | None
     met: bool | None
 
 
 def main() -> int:
-    """Return 1 if a goal was missed or a fault could not be run, 130 after an interrupt, else 0."""
+    """Return the exit code: 1 if a goal was missed or a fault could not be run, 130 after an interrupt, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, prog="make chaos")
-    parser.add_argument("name", nargs="?", choices=[fault.name for fault in FAULTS], help="one fault; without it all")
+    parser.add_argument(
+        "name", nargs="?", choices=[fault.name for fault in FAULTS], help="the fault to run; without it all of them run"
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM stops the servers too
+    # SIGTERM then raises KeyboardInterrupt, so the servers are stopped too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     faults = [fault for fault in FAULTS if arguments.name in (None, fault.name)]
     try:
-        accounts = _accounts(faults, quiet=arguments.json)
+        accounts = _run_faults(faults, quiet=arguments.json)
     except KeyboardInterrupt:
-        err.print("stopped; all that was started has ended")
+        err.print("stopped; every process that was started has ended")
         return 130
     if arguments.json:
-        print(json.dumps([{**asdict(each), "met": each.met} for each in accounts], indent=2))
+        print(json.dumps([{**asdict(account), "met": account.met} for account in accounts], indent=2))
     else:
         _show(accounts)
     if not arguments.name:
@@ -61,60 +72,66 @@ def main() -> int:
 
 
 class TrafficColumn(ProgressColumn):
-    """The number of requests of the fault so far."""
+    """Shows how many requests the running fault has sent so far, and how many were answered."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: World | None = None
+        self.stack: ChaosStack | None = None
 
     def render(self, task: Task) -> Text:
-        if self.world is None or self.world.run is None:
+        if self.stack is None or self.stack.run is None:
             return Text("starting")
-        traffic = self.world.run.traffic
+        traffic = self.stack.run.traffic
         return Text(f"{len(traffic.requests):,} sent, {traffic.answered:,} answered, {traffic.failed:,} not")
 
 
-def _accounts(faults: Sequence[Fault], *, quiet: bool) -> list[Account]:
-    traffic, accounts = TrafficColumn(), []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), traffic, TimeElapsedColumn())
+def _run_faults(faults: Sequence[Fault], *, quiet: bool) -> list[Account]:
+    """Run the faults in order and return their accounts. Shows the progress unless `quiet`."""
+    traffic_column, accounts = TrafficColumn(), []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), traffic_column, TimeElapsedColumn())
     progress = Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
-    with progress, make_world() as traffic.world:
+    with progress, run_chaos_stack() as traffic_column.stack:
         for number, fault in enumerate(faults, 1):
-            place = f"{number} of {len(faults)}: {fault.title.format(seconds=fault.seconds)}"
-            task = progress.add_task(place)
-            accounts.append(break_it(traffic.world, fault, seconds=fault.seconds))
+            description = f"{number} of {len(faults)}: {fault.title.format(seconds=fault.seconds)}"
+            task = progress.add_task(description)
+            accounts.append(run_fault(traffic_column.stack, fault, seconds=fault.seconds))
             progress.remove_task(task)
             if not quiet:
-                err.print(f"{'✓' if accounts[-1].met else '✗'} {place}")
+                err.print(f"{'✓' if accounts[-1].met else '✗'} {description}")
     return accounts
 
 
 def _show(accounts: Sequence[Account]) -> None:
-    table = Table(title=f"{RATE:.0f} requests a second while …", title_justify="left")
+    table = Table(title=f"{RATE:.0f} requests per second while …", title_justify="left")
     table.add_column("fault", min_width=36)
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right", max_width=15)
-    for each in accounts:
-        if each.skipped:
-            table.add_row(each.fault, "not run")
+    for account in accounts:
+        if account.skipped:
+            table.add_row(account.fault, "not run")
         else:
-            table.add_row(each.fault, *(f"{getattr(each, name):,}" for name in COLUMNS))
+            table.add_row(account.fault, *(f"{getattr(account, field):,}" for field in COLUMNS))
     Console().print(table)
-    for each in accounts:
-        if each.poisoned or each.dead:
-            print(f"{each.fault}: {each.poisoned} such rows failed alone, {each.dead} answered ones are in dead_letter")
-        for trouble in filter(None, (each.skipped, each.problem, ", ".join(each.why))):
-            print(f"{each.fault}: {trouble}")
+    for account in accounts:
+        if account.poisoned or account.dead:
+            print(
+                f"{account.fault}: {account.poisoned} requests failed because MariaDB rejects their row;"
+                f" {account.dead} such rows of answered requests are in dead_letter"
+            )
+        for problem in filter(None, (account.skipped, account.problem, ", ".join(account.why))):
+            print(f"{account.fault}: {problem}")
 
 
 def _counts(accounts: Sequence[Account]) -> Iterator[Count]:
-    for each in accounts:
-        for name, heading in COLUMNS.items():
-            most = {"failed": each.in_flight, "lost": 0, "twice": 0}.get(name)
-            title, value = f"{each.fault}: {heading}", getattr(each, name)
+    """Yield the numbers of the table as figures for chaos.json."""
+    for account in accounts:
+        for field, heading in COLUMNS.items():
+            most = {"failed": account.in_flight, "lost": 0, "twice": 0}.get(field)
+            title, value = f"{account.fault}: {heading}", getattr(account, field)
             yield Count(title, value, "requests", most, None if most is None else value <= most)
-        if each.problem or each.skipped:
-            yield Count(f"{each.fault}: {each.problem or each.skipped}", 1, "not run as it should", 0, met=False)
+        if account.problem or account.skipped:
+            title = f"{account.fault}: {account.problem or account.skipped}"
+            yield Count(title, 1, "not run as it should", 0, met=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A wall clock that can be set for some processes only. Under libfaketime, processes with threads hang."""
+"""A wall clock that can be set for some processes only.
+
+libfaketime does the same, but processes with threads hang under it.
+"""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +10,7 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clock:
-    """The clock of all processes that are started with `environment`. Its files are in `folder`."""
+    """The clock of all processes that have the variables of `environment`. `folder` is for the files of the clock."""
 
     def __init__(self, folder: Path) -> None:
         self._file, library = folder / "clock", folder / "clock.so"
@@ -16,6 +19,9 @@ class Clock:
         self.environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(self._file)}
 
     def set(self, seconds: int) -> None:
-        """Shift the clock by `seconds` from the real time. It takes effect at once: the file is mapped into memory."""
+        """Set the clock to the real time plus `seconds`.
+
+        Running processes see the change at once, because they have mapped the file into memory.
+        """
         with self._file.open("r+b" if self._file.exists() else "xb") as file:
             file.write(seconds.to_bytes(8, "little", signed=True))

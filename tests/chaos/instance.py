@@ -1,4 +1,7 @@
-"""A service whose processes can be stopped, killed and started again. A mark in the environment identifies them."""
+"""A service whose processes can be stopped, killed and started again.
+
+The function `ours` recognizes these processes by the variables of `base_environment`.
+"""
 
 import subprocess
 import time
@@ -15,15 +18,15 @@ from stack.programs.starting import wait_for_end
 from tests.chaos.accounts import Kill
 from tests.services import Service, wait_for
 
-STOP_SECONDS = 60.0  # from SIGTERM to SIGKILL
+STOP_SECONDS = 60.0  # time between SIGTERM and SIGKILL
 
 
 @dataclass(slots=True)
 class Instance:
     """One service.
 
-    environment: variables of its processes, besides the ones they need.
-    process: the process that starts the others. None before the first start.
+    environment: more variables for the processes of the service.
+    process: the process that starts all others of the service. None before the first start.
     """
 
     service: Service
@@ -32,38 +35,39 @@ class Instance:
 
     def start(self) -> None:
         """Start the service and wait until it is ready."""
-        mark = base_environment(self.service.settings)
-        self.process = self.service.launch(**{**mark, **self.environment})
-        self.wait()
+        identifying_variables = base_environment(self.service.settings)
+        self.process = self.service.launch(**{**identifying_variables, **self.environment})
+        self.wait_until_complete()
 
-    def wait(self) -> None:
-        """Wait until the service is ready and has its full number of workers."""
-        wait_for("a ready service", self.is_whole)
+    def wait_until_complete(self) -> None:
+        """Wait until the service is ready and all its workers serve a version."""
+        wait_for("a ready service", self.is_complete)
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
+        """Whether the service is ready and all its workers serve a version. Raises: RuntimeError if it has ended."""
         if self.process is None or self.process.poll() is not None:
             raise RuntimeError(f"the service ended:\n{self.service.log.read_text()[-2000:]}")
-        rows = [row for row in self.heartbeats() if row["version"]]
-        return len(rows) == self.service.settings.serving_workers and self.service.is_ready()
+        serving_rows = [row for row in self.heartbeats() if row["version"]]
+        return len(serving_rows) == self.service.settings.serving_workers and self.service.is_ready()
 
     def heartbeats(self) -> list[RowMapping]:
-        """The rows of the table `instance` for the workers that are alive."""
-        alive = {worker.pid for worker in self.workers()}
-        return [row for row in self.service.workers() if row["pid"] in alive]
+        """Return the rows of the table `instance` for the workers that run."""
+        running_pids = {worker.pid for worker in self.workers()}
+        return [row for row in self.service.workers() if row["pid"] in running_pids]
 
     def wait_for_version(self, version: int) -> None:
         """Wait until every worker serves `version`."""
         wait_for(f"version {version}", lambda: {row["version"] for row in self.heartbeats()} == {version})
 
     def stop(self) -> None:
-        """Stop the service with SIGTERM, like a user."""
+        """Stop the service with SIGTERM, and wait until all its processes have ended."""
         assert self.process is not None
         self.process.terminate()
         wait_for_end("the service", self.process, log=self.service.log)
         wait_for("the end of its workers", lambda: not ours(self.service.settings))
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer requests, ordered by process id."""
+        """Return the processes that answer requests, ordered by process id."""
         workers = []
         for process in ours(self.service.settings):
             try:
@@ -74,21 +78,21 @@ class Instance:
         return sorted(workers, key=lambda process: process.pid)
 
     def kill_worker(self) -> Kill:
-        """Kill one worker. It is frozen first, so that the list of its connections is exact."""
+        """Kill one worker. It is suspended first, so that the list of its connections is exact."""
         worker = self.workers()[0]
         worker.suspend()
-        ports = frozenset(link.raddr.port for link in worker.net_connections("tcp") if link.raddr)
+        ports = frozenset(connection.raddr.port for connection in worker.net_connections("tcp") if connection.raddr)
         return self._kill([worker], ports)
 
     def kill(self) -> Kill:
-        """Kill all processes. They are frozen first, so that none reacts to the end of another."""
+        """Kill all processes. They are suspended first, so that no process reacts to the end of another one."""
         processes = ours(self.service.settings)
         for process in processes:
             process.suspend()
         return self._kill(processes, None)
 
     def end(self) -> None:
-        """Stop or kill all processes that are left."""
+        """Stop all processes that still run. Kill those that do not end."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -104,5 +108,5 @@ class Instance:
             process.kill()
         if self.process is not None and self.process.pid in {process.pid for process in processes}:
             self.process.wait()
-        wait_for("their end", lambda: not any(map(is_alive, processes)))
+        wait_for("the end of the killed processes", lambda: not any(map(is_alive, processes)))
         return Kill(time.monotonic(), ports)

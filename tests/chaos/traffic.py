@@ -1,7 +1,7 @@
-"""Requests at a steady rate. Each is sent once and recorded with its time, connection and outcome.
+"""Send requests at a steady rate, and record the time, connection and outcome of each request.
 
-The loop is open: each request leaves on time, even if earlier ones have no answer yet. One asyncio client in its own
-thread opens the keep-alive connections itself, so that the connection of each failed request is known.
+Each request is sent once and on time, even if earlier requests have no answer yet. The client opens its keep-alive
+connections itself, so that the connection of each failed request is known. It runs in a thread of its own.
 """
 
 import asyncio
@@ -16,23 +16,24 @@ from typing import Any
 
 import uvloop
 
-RATE = 200.0  # requests a second
-CLIENT_SECONDS = 20.0  # seconds; the service itself gives up after 10
-IDLE = 3.0  # seconds after which a connection is not used again: the service closes it after 5
-POISON = "-poison-"  # in the entity of a row that MariaDB should reject
-EVERY = 20  # requests for one poisoned request, while `poison` is set
+RATE = 200.0  # requests per second
+CLIENT_TIMEOUT = 20.0  # seconds that the client waits for an answer; the service gives up after 10
+IDLE_LIMIT = 3.0  # seconds after which an idle connection is not used again; the service closes it after 5
+POISON = "-poison-"  # part of the entity of a poisoned request, whose row MariaDB should reject
+POISON_EVERY = 20  # while `poison` is set, one of so many requests is poisoned
 
 
 @dataclass(slots=True)
 class Request:
     """One request. Times are seconds of `time.monotonic`.
 
-    ended: when the request had its outcome. Infinite until then.
+    ended: when the client had the answer or an error. Infinite before that.
     port: the client's port of the connection. 0 without a connection.
-    connected: when the client began to connect. The system may complete a connection for a process that has ended by
-        the time the client learns of it.
-    problem: `refused` if there was no connection and nothing was sent, `lost` if the connection ended without an
-        answer, `silent` after CLIENT_SECONDS, else the error.
+    connected: when the client began to connect. A later time would be wrong: the process that accepts a connection may
+        have ended before the client sees that it is connected.
+    status: the HTTP status. 0 without an answer.
+    problem: `refused` if the client could not connect, `lost` if the connection ended without an answer, `silent` if
+        there was no answer within CLIENT_TIMEOUT, else the error.
     """
 
     entity: str
@@ -52,7 +53,7 @@ class Request:
 
 @dataclass(slots=True)
 class Link:
-    """One keep-alive connection."""
+    """One keep-alive connection. `connected` is when the client began to connect, `used` is the last use."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -62,10 +63,17 @@ class Link:
 
 
 @dataclass(slots=True)
-class Traffic:
-    """`rate` requests a second for `row` to /predict at 127.0.0.1:`port`, each with its own value for `entity`.
+class RecordedTraffic:
+    """Requests to /predict at a steady rate. As a context manager, it sends requests until the end of the block.
 
-    A context manager: traffic runs from the beginning of the block to its end.
+    port: the port of the service at 127.0.0.1.
+    row: the values of the request rows.
+    entity: the column of the entity. Each request has another value in it.
+    rate: requests per second.
+    mark: the beginning of all entities of this traffic.
+    requests: the requests that were sent.
+    answered, failed: the number of requests with and without status 200.
+    poison: whether some of the next requests are poisoned.
     """
 
     port: int
@@ -81,23 +89,23 @@ class Traffic:
     _thread: threading.Thread | None = None
     _idle: list[Link] = field(default_factory=list)
 
-    def __enter__(self) -> "Traffic":
-        self._thread = threading.Thread(target=lambda: uvloop.run(self._run()), name="traffic", daemon=True)
+    def __enter__(self) -> "RecordedTraffic":
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._send_all()), name="traffic", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         assert self._thread is not None
-        self._thread.join(CLIENT_SECONDS + 10)
+        self._thread.join(CLIENT_TIMEOUT + 10)
 
-    async def _run(self) -> None:
+    async def _send_all(self) -> None:
         began, number = time.monotonic(), 0
         async with asyncio.TaskGroup() as tasks:
             while not self._stop.is_set():
                 await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
-                poison = POISON if self.poison and number % EVERY == 0 else "-"
-                request = Request(f"{self.mark}{poison}{number}", time.monotonic())
+                infix = POISON if self.poison and number % POISON_EVERY == 0 else "-"
+                request = Request(f"{self.mark}{infix}{number}", time.monotonic())
                 self.requests.append(request)
                 tasks.create_task(self._send(request))
                 number += 1
@@ -106,34 +114,34 @@ class Traffic:
 
     async def _send(self, request: Request) -> None:
         try:
-            async with asyncio.timeout(CLIENT_SECONDS):
+            async with asyncio.timeout(CLIENT_TIMEOUT):
                 await self._exchange(request)
         except (ConnectionError, asyncio.IncompleteReadError):
             request.problem = "lost" if request.port else "refused"
         except TimeoutError:
             request.problem = "silent"
-        except Exception as error:  # the account needs every outcome
+        except Exception as error:  # every outcome must be recorded, whatever it is
             request.problem = repr(error)
         request.ended = time.monotonic()
         self.answered += request.status == 200
         self.failed += request.status != 200
 
     async def _exchange(self, request: Request) -> None:
-        link = await self._link()
+        link = await self._take_link()
         request.port, request.connected = link.port, link.connected
         try:
             content = json.dumps({"data": {**self.row, self.entity: request.entity}}).encode()
             header = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length:"
             link.writer.write(f"{header} {len(content)}\r\n\r\n".encode() + content)
-            first, *lines = (await link.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            status_line, *header_lines = (await link.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             headers = {
-                name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+                name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in header_lines)
             }
             body = await link.reader.readexactly(int(headers["content-length"]))
         except BaseException:
             link.writer.close()
             raise
-        request.status, request.retry_after = int(first.split()[1]), "retry-after" in headers
+        request.status, request.retry_after = int(status_line.split()[1]), "retry-after" in headers
         if request.status == 200:
             request.prediction_id = json.loads(body)["prediction_id"]
         if headers.get("connection") == "close":
@@ -142,11 +150,11 @@ class Traffic:
             link.used = time.monotonic()
             self._idle.append(link)
 
-    async def _link(self) -> Link:
-        """The connection that was used last, if it is still usable, else a new one."""
+    async def _take_link(self) -> Link:
+        """Return the idle connection that was used last, or a new connection."""
         while self._idle:
             link = self._idle.pop()
-            if time.monotonic() - link.used < IDLE and not link.reader.at_eof():
+            if time.monotonic() - link.used < IDLE_LIMIT and not link.reader.at_eof():
                 return link
             link.writer.close()
         began = time.monotonic()
@@ -154,4 +162,5 @@ class Traffic:
         return Link(reader, writer, writer.get_extra_info("sockname")[1], began, time.monotonic())
 
     def count(self, condition: Callable[[Request], bool]) -> int:
+        """Return the number of requests that meet `condition`."""
         return sum(map(condition, self.requests))

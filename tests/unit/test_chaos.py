@@ -1,12 +1,12 @@
-"""The accounts of `make chaos`: the column to which a request without an answer belongs."""
+"""The accounts of `make chaos`: how a request without a good answer is counted."""
 
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from tests.chaos.accounts import Account, Kill, Period, Run, _kind
-from tests.chaos.proxy import configuration
+from tests.chaos.accounts import Account, Kill, Period, Run, _classify
+from tests.chaos.proxy import build_configuration
 from tests.chaos.traffic import POISON, Request
 
 
@@ -30,11 +30,8 @@ ONE_KILLED, ALL_KILLED = run(kills=[Kill(15, frozenset({7}))]), run(kills=[Kill(
         (Request("e", 12, 13, problem="lost"), DOWNTIME, "failed"),
         (Request("e", 14, 16, port=7, connected=3, problem="lost"), ONE_KILLED, "in flight"),
         (Request("e", 14, 16, port=8, connected=3, problem="lost"), ONE_KILLED, "failed"),
-        (
-            Request("e", 16, 17, port=7, connected=16, problem="lost"),
-            ONE_KILLED,
-            "failed",
-        ),  # a new connection at that port
+        # A new connection with the port of a killed one.
+        (Request("e", 16, 17, port=7, connected=16, problem="lost"), ONE_KILLED, "failed"),
         (Request("e", 14, 16, port=8, connected=3, problem="lost"), ALL_KILLED, "in flight"),
         (Request("e", 14, 34, port=7, connected=3, problem="silent"), ALL_KILLED, "failed"),
         (Request(f"e{POISON}1", 1, 2, status=500), OUTAGE, "poisoned"),
@@ -45,7 +42,7 @@ ONE_KILLED, ALL_KILLED = run(kills=[Kill(15, frozenset({7}))]), run(kills=[Kill(
 def test_a_request_without_an_answer_is_excused_only_by_the_fault_of_that_time(
     attempt: Request, fault: Run, kind: str
 ) -> None:
-    assert _kind(attempt, fault) == kind
+    assert _classify(attempt, fault) == kind
 
 
 @pytest.mark.parametrize("trouble", [{"lost": 1}, {"twice": 1}, {"failed": 2}, {"problem": "x"}, {"skipped": "x"}])
@@ -55,7 +52,7 @@ def test_one_request_or_a_fault_that_went_wrong_misses_the_goal(trouble: dict[st
 
 
 def test_chaos_uses_the_configuration_of_the_proxy_in_the_containers() -> None:
-    content = configuration([1, 2], 3, Path("/somewhere"))
+    content = build_configuration([1, 2], 3, Path("/somewhere"))
     assert "server 127.0.0.1:1 max_fails=0; server 127.0.0.1:2 max_fails=0;" in content
     assert "listen 127.0.0.1:3;" in content
     assert "proxy_next_upstream error timeout http_503 non_idempotent;" in content

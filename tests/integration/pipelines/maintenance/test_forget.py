@@ -1,4 +1,4 @@
-"""Forgetting deletes an entity's rows in every place, changes no other rows, and keeps loads from adding them again."""
+"""Forgetting deletes an entity's rows in every place, changes no other row, and stops loads from adding them again."""
 
 import json
 import os
@@ -40,13 +40,13 @@ NOW = datetime(2026, 10, 2)
 END = datetime(2026, 9, 30)
 
 
-def load(world, folder, spec, settings, *, now=NOW):
-    world.to_parquet(folder / "world.parquet")
-    return load_file(folder / "world.parquet", spec=spec, settings=settings, caused_by="test", now=now)
+def load(rows, folder, spec, settings, *, now=NOW):
+    rows.to_parquet(folder / "rows.parquet")
+    return load_file(folder / "rows.parquet", spec=spec, settings=settings, caused_by="test", now=now)
 
 
 def run_with_snapshot(spec, settings, *, run_id, name=None):
-    """A training run up to its snapshot. With `name`, a run of a replay with that name."""
+    """Start a training run and make its snapshot. Return the run. With `name`, it is a run of that replay."""
     training_runs.record_decision(
         settings, model=name or spec.name, cause="manual", reason="test", caused_by=run_id, now=NOW
     )
@@ -55,7 +55,7 @@ def run_with_snapshot(spec, settings, *, run_id, name=None):
     return training_runs.load_run(settings, run_id)
 
 
-def log(settings, model, entity_id, *, at=END):
+def log_prediction(settings, model, entity_id, *, at=END):
     """Log a prediction with feedback. Return its id."""
     prediction_id = new_id(at)
     row = {
@@ -87,27 +87,27 @@ def add_dead_letter(settings, model, entity_id):
 
 
 class Model:
-    """A model with rows of `entity` and of other entities in every place."""
+    """A model whose places all hold rows of `entity` and of other entities."""
 
     def __init__(self, settings, folder, name):
         self.spec = spec_like_credit_score(name, folder)
         self.settings = settings.model_copy(update={"models_dir": folder, "home": folder / "home"})
         self.folder = folder
         bootstrap.migrate(settings, [self.spec.store])
-        self.world = worlds.example_world("credit_score", end=END, customers=40)
-        load(self.world, folder, self.spec, self.settings)
-        self.entity = self.world["customer_id"].iloc[0]
+        self.history = worlds.example_world("credit_score", end=END, customers=40)
+        load(self.history, folder, self.spec, self.settings)
+        self.entity = self.history["customer_id"].iloc[0]
         self.run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/run")
         self.replay_run = run_with_snapshot(self.spec, self.settings, run_id=f"{name}/replay", name=f"{name}-replay-1")
-        self.ids = [log(settings, name, entity) for entity in (self.entity, "another")]
-        self.dead = [add_dead_letter(settings, model, self.entity) for model in (name, "another_model")]
-        self.foreign = log(settings, "another_model", self.entity)
+        self.prediction_ids = [log_prediction(settings, name, entity) for entity in (self.entity, "another")]
+        self.dead_letter_ids = [add_dead_letter(settings, model, self.entity) for model in (name, "another_model")]
+        log_prediction(settings, "another_model", self.entity)
         columns = pa.schema([("customer_id", pa.string()), ("prediction_id", pa.string())])
         with appended(settings, f"{name}_scores", model=name, columns=columns) as append:
             append(
                 [
                     {"batch_id": new_id(END), "customer_id": entity, "prediction_id": str(id_)}
-                    for entity, id_ in zip((self.entity, "another"), self.ids, strict=True)
+                    for entity, id_ in zip((self.entity, "another"), self.prediction_ids, strict=True)
                 ]
             )
         self.rejects = rejects_path(self.settings, model=name, source="a file")
@@ -130,7 +130,7 @@ class Model:
 
     def count(self, sql):
         with session(self.settings, "admin") as connection:
-            return connection.scalar(text(sql), {"who": self.entity, "model": self.spec.name})
+            return connection.scalar(text(sql), {"entity": self.entity, "model": self.spec.name})
 
 
 @pytest.fixture
@@ -139,58 +139,66 @@ def model(settings, tmp_path, request):
 
 
 def test_the_rows_of_an_entity_are_deleted_in_every_place_and_no_other_rows(model):
-    name, rows_of_entity = model.spec.name, int((model.world["customer_id"] == model.entity).sum())
+    name, entity_rows = model.spec.name, int((model.history["customer_id"] == model.entity).sum())
     frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
-    in_snapshot = int((frame["entity_id"] == model.entity).sum())
+    rows_in_snapshot = int((frame["entity_id"] == model.entity).sum())
     expected = {
-        "features": rows_of_entity,
-        "labels": rows_of_entity,
+        "features": entity_rows,
+        "labels": entity_rows,
         "latest": 1,
         "predictions": 1,
         "feedback": 1,
         "dead_letters": 1,
         "results": 1,
-        "snapshots": 2 * in_snapshot,
+        "snapshots": 2 * rows_in_snapshot,
         "rejects": 1,
     }
-    assert model.forget(dry_run=True).found == expected
+    assert model.forget(dry_run=True).row_counts == expected
     assert model.tombstones() == []
     report = model.forget()
-    assert tuple(report.found) == PLACES
-    assert report.found == expected
-    assert set(model.forget(dry_run=True).found.values()) == {0}
+    assert tuple(report.row_counts) == PLACES
+    assert report.row_counts == expected
+    assert set(model.forget(dry_run=True).row_counts.values()) == {0}
 
-    others = len(model.world) - rows_of_entity
-    for table, rows_left in ((f"{name}_features", others), (f"{name}_labels", others), (f"{name}_latest", 39)):
-        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table}") == rows_left
-        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table} WHERE entity_id = :who") == 0
+    other_rows = len(model.history) - entity_rows
+    for table, remaining_count in (
+        (f"{name}_features", other_rows),
+        (f"{name}_labels", other_rows),
+        (f"{name}_latest", 39),
+    ):
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table}") == remaining_count
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{table} WHERE entity_id = :entity") == 0
     assert model.count("SELECT entity_id FROM prediction_log WHERE model = :model") == "another"
     assert model.count("SELECT COUNT(*) FROM prediction_feedback WHERE model = :model") == 1
     assert model.count(f"SELECT customer_id FROM {RESULTS_DB}.{name}_scores") == "another"
-    assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = 'another_model' AND entity_id = :who") > 0
+    assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = 'another_model' AND entity_id = :entity") > 0
     assert not model.rejects.exists()
     for run in (model.run, model.replay_run):
-        frame_left = frame[frame["entity_id"] != model.entity].reset_index(drop=True)
-        pd.testing.assert_frame_equal(read_snapshot(run.snapshot_id, settings=model.settings).frame, frame_left)
+        remaining_frame = frame[frame["entity_id"] != model.entity].reset_index(drop=True)
+        pd.testing.assert_frame_equal(read_snapshot(run.snapshot_id, settings=model.settings).frame, remaining_frame)
     assert list(model.settings.home.rglob("*.redacted")) == []
 
 
-def test_a_snapshot_counts_its_redacted_rows_and_the_store_still_verifies_the_rest(model):
-    old_row = model.snapshot(model.run)
+def test_a_snapshot_counts_its_redacted_rows_and_can_still_be_verified(model):
+    row_before = model.snapshot(model.run)
     frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
     for entity in frame["entity_id"].unique()[:2]:
         model.entity = entity
         model.forget()
     row = model.snapshot(model.run)
-    frame_left = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
-    assert row["redacted_rows"] == len(frame) - len(frame_left) > 1
-    assert (row["content_sha256"], row["row_count"]) == (old_row["content_sha256"], len(frame))
-    result = verify_snapshot(model.run.snapshot_id, settings=model.settings)
-    assert (result.read_from, result.rows, result.content_sha256) == ("store", len(frame_left), row["redacted_sha256"])
-    assert result.note == f"redacted: {row['redacted_rows']:,} rows of forgotten entities"
+    remaining_frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    assert row["redacted_rows"] == len(frame) - len(remaining_frame) > 1
+    assert (row["content_sha256"], row["row_count"]) == (row_before["content_sha256"], len(frame))
+    verification = verify_snapshot(model.run.snapshot_id, settings=model.settings)
+    assert (verification.read_from, verification.rows, verification.content_sha256) == (
+        "store",
+        len(remaining_frame),
+        row["redacted_sha256"],
+    )
+    assert verification.note == f"redacted: {row['redacted_rows']:,} rows of forgotten entities"
 
 
-def test_the_tombstone_holds_counts_and_never_the_id(model):
+def test_the_tombstone_holds_row_counts_and_not_the_id(model):
     model.forget()
     (row,) = model.tombstones()
     assert row["entity_sha256"] == tombstones.entity_sha256(model.spec.name, model.entity)
@@ -200,25 +208,25 @@ def test_the_tombstone_holds_counts_and_never_the_id(model):
 
 
 def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
-    """Break off after 4 statements, then after 8, and so on. On the server, this looks like a killed process."""
+    """The first try stops after 4 SQL statements, the next after 8, and so on, as if the process was killed."""
 
     class Killed(Exception):
         pass
 
-    steps = 0
+    statements = 0
 
     def raise_after(limit):
-        def count(*_):
-            nonlocal steps
-            steps += 1
-            if steps > limit:
+        def count_statement(*_):
+            nonlocal statements
+            statements += 1
+            if statements > limit:
                 raise Killed
 
-        return count
+        return count_statement
 
-    expected, tries = model.forget(dry_run=True).found, 0
+    expected, tries = model.forget(dry_run=True).row_counts, 0
     while True:
-        steps, tries = 0, tries + 1
+        statements, tries = 0, tries + 1
 
         def engine(*args, limit=tries * 4, **options):
             own_engine = real_engine(*args, **options)
@@ -233,51 +241,51 @@ def test_after_a_crash_a_second_try_finishes_the_deletion(model, monkeypatch):
         break
     assert tries > 5
     monkeypatch.setattr(erase, "engine", real_engine)
-    assert set(model.forget(dry_run=True).found.values()) == {0}
-    *_, last_tombstone = tombstones = model.tombstones()  # more than one, since a try broke off after its last change
-    assert last_tombstone["found"] == report.found
+    assert set(model.forget(dry_run=True).row_counts.values()) == {0}
+    *_, last_tombstone = tombstones = model.tombstones()  # several, because one try stopped after its last change
+    assert last_tombstone["found"] == report.row_counts
     assert sum(row["found"]["snapshots"] for row in tombstones) == expected["snapshots"]
-    frame_left = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
-    assert model.snapshot(model.run)["redacted_rows"] == model.snapshot(model.run)["row_count"] - len(frame_left)
+    remaining_frame = read_snapshot(model.run.snapshot_id, settings=model.settings).frame
+    assert model.snapshot(model.run)["redacted_rows"] == model.snapshot(model.run)["row_count"] - len(remaining_frame)
 
 
 def test_a_second_try_also_replaces_a_snapshot_file_whose_row_was_already_updated(model, monkeypatch):
-    original = Path.replace
+    original_replace = Path.replace
 
     def raise_if_redacted(self, target):
         if ".redacted" in self.name:
             raise KeyboardInterrupt
-        return original(self, target)
+        return original_replace(self, target)
 
     monkeypatch.setattr(Path, "replace", raise_if_redacted)
     with pytest.raises(KeyboardInterrupt):
         model.forget()
-    first_run, _ = sorted((model.run, model.replay_run), key=lambda run: run.snapshot_id)
+    run_redacted_first, _ = sorted((model.run, model.replay_run), key=lambda run: run.snapshot_id)
     with pytest.raises(IntegrityError):
-        read_snapshot(first_run.snapshot_id, settings=model.settings)
-    monkeypatch.setattr(Path, "replace", original)
+        read_snapshot(run_redacted_first.snapshot_id, settings=model.settings)
+    monkeypatch.setattr(Path, "replace", original_replace)
     model.forget()
     for run in (model.run, model.replay_run):
-        frame_left = read_snapshot(run.snapshot_id, settings=model.settings).frame
-        assert model.entity not in set(frame_left["entity_id"])
-        assert verify_snapshot(run.snapshot_id, settings=model.settings).rows == len(frame_left)
+        remaining_frame = read_snapshot(run.snapshot_id, settings=model.settings).frame
+        assert model.entity not in set(remaining_frame["entity_id"])
+        assert verify_snapshot(run.snapshot_id, settings=model.settings).rows == len(remaining_frame)
 
 
 def test_two_entities_forgotten_at_the_same_time_are_both_deleted_from_every_snapshot(model):
-    entities = list(model.world["customer_id"].unique()[:2])
+    entities = list(model.history["customer_id"].unique()[:2])
     with ThreadPoolExecutor(2) as pool:
         futures = [
             pool.submit(forget, model.settings, spec=model.spec, entity_id=entity, caused_by="t", now=NOW)
             for entity in entities
         ]
-        assert all(future.result().found["snapshots"] for future in futures)
+        assert all(future.result().row_counts["snapshots"] for future in futures)
     for run in (model.run, model.replay_run):
-        frame_left = read_snapshot(run.snapshot_id, settings=model.settings).frame
-        assert not set(entities) & set(frame_left["entity_id"])
-        assert model.snapshot(run)["redacted_rows"] == model.snapshot(run)["row_count"] - len(frame_left)
+        remaining_frame = read_snapshot(run.snapshot_id, settings=model.settings).frame
+        assert not set(entities) & set(remaining_frame["entity_id"])
+        assert model.snapshot(run)["redacted_rows"] == model.snapshot(run)["row_count"] - len(remaining_frame)
 
 
-def test_a_damaged_snapshot_loses_the_rows_and_is_still_reported_as_damaged(model):
+def test_a_damaged_snapshot_file_loses_the_rows_and_still_counts_as_damaged(model):
     file = model.settings.snapshots / model.snapshot(model.run)["path"]
     frame = pd.read_parquet(file)
     frame.assign(age=frame["age"] + 1).to_parquet(file)
@@ -289,19 +297,19 @@ def test_a_damaged_snapshot_loses_the_rows_and_is_still_reported_as_damaged(mode
 
 def test_a_load_leaves_out_rows_from_before_the_tombstone_and_adds_later_rows(model):
     model.forget()
-    rows_of_entity = model.world[model.world["customer_id"] == model.entity]
-    report = load(model.world, model.folder, model.spec, model.settings)
+    rows_of_entity = model.history[model.history["customer_id"] == model.entity]
+    report = load(model.history, model.folder, model.spec, model.settings)
     assert (report.features_added, report.labels_added, report.forgotten) == (0, 0, 2 * len(rows_of_entity))
-    later = rows_of_entity.tail(1).assign(date=NOW + timedelta(seconds=1))
-    report = load(later, model.folder, model.spec, model.settings, now=NOW + timedelta(days=1))
+    later_row = rows_of_entity.tail(1).assign(date=NOW + timedelta(seconds=1))
+    report = load(later_row, model.folder, model.spec, model.settings, now=NOW + timedelta(days=1))
     assert (report.features_added, report.labels_added, report.forgotten) == (1, 1, 0)
-    assert model.forget().found["features"] == 1  # the entity was loaded again, and is forgotten again
+    assert model.forget().row_counts["features"] == 1  # the later row; the entity is now forgotten a second time
     assert len(model.tombstones()) == 2
-    report = load(later.assign(date=NOW), model.folder, model.spec, model.settings)
+    report = load(later_row.assign(date=NOW), model.folder, model.spec, model.settings)
     assert (report.features_added, report.forgotten) == (0, 2)
 
 
-def test_rows_without_time_are_always_left_out(new_schema, settings):
+def test_rows_of_a_forgotten_entity_without_time_are_always_left_out(new_schema, settings):
     schema = new_schema(timed=False)
     with erase.deleting(settings) as connection:
         erase.open_tombstone(connection, model=schema.model, entity_id="e1", places=PLACES, caused_by="t", now=NOW)
@@ -310,16 +318,16 @@ def test_rows_without_time_are_always_left_out(new_schema, settings):
     assert (remaining["entity_id"].to_pylist(), left_out) == (["e2"], 1)
 
 
-def test_rows_are_left_out_up_to_the_time_of_forgetting_and_only_in_the_model(new_schema, settings):
+def test_rows_are_left_out_only_up_to_the_time_of_forgetting_and_only_in_that_model(new_schema, settings):
     schema = new_schema()
     with erase.deleting(settings) as connection:
-        table = some_rows()
+        table = make_rows()
         assert tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)[0] is table
         for moment in (NOW - timedelta(days=9), NOW):
             tombstone, _ = erase.open_tombstone(
                 connection, model=schema.model, entity_id="e1", places=(), caused_by="t", now=moment
             )
-            erase.record_found(connection, tombstone, dict.fromkeys(PLACES, 0))
+            erase.record_counts(connection, tombstone, dict.fromkeys(PLACES, 0))
         remaining, left_out = tombstones.leave_out(tombstones.tombstones(connection, schema.model), schema.model, table)
         other_model = f"{schema.model}x"
         assert tombstones.leave_out(tombstones.tombstones(connection, other_model), other_model, table) == (table, 0)
@@ -327,25 +335,25 @@ def test_rows_are_left_out_up_to_the_time_of_forgetting_and_only_in_the_model(ne
     assert remaining["n"].to_pylist() == [2, 3]
 
 
-def some_rows():
+def make_rows():
     times = [NOW - timedelta(days=1), NOW, NOW + timedelta(microseconds=1), NOW]
     return pa.table({"entity_id": ["e1", "e1", "e1", "e2"], "event_time": times, "n": [0, 1, 2, 3]})
 
 
-def test_a_snapshot_that_was_read_during_a_forgetting_loses_the_rows_too(model):
-    """The tombstone was written after the rows were read, and before the snapshot had its row."""
+def test_a_snapshot_made_during_a_forgetting_loses_the_rows_too(model):
+    """The tombstone is written after the rows were read and before the row of the snapshot is written."""
     with erase.deleting(model.settings) as connection:
         erase.open_tombstone(
             connection, model=model.spec.name, entity_id=model.entity, places=PLACES, caused_by="t", now=NOW
         )
     assert redact_forgotten(model.settings, model.run.snapshot_id, model=model.spec.name) > 0
-    snapshot_left = read_snapshot(model.run.snapshot_id, settings=model.settings)
-    assert model.entity not in set(snapshot_left.frame["entity_id"])
+    remaining_snapshot = read_snapshot(model.run.snapshot_id, settings=model.settings)
+    assert model.entity not in set(remaining_snapshot.frame["entity_id"])
     assert redact_forgotten(model.settings, model.run.snapshot_id, model=model.spec.name) == 0
 
 
 def test_forgetting_waits_for_a_running_load(model):
-    """The load looked for tombstones before this one existed. Forgetting also deletes the rows that it adds."""
+    """The load has read the tombstones before this one was written, so forgetting must also delete the rows it adds."""
     lock = {"name": f"evergreen_load_{model.spec.name}"}
     with session(model.settings, "loader") as connection, ThreadPoolExecutor(1) as pool:
         connection.execute(text("SELECT GET_LOCK(:name, 0)"), lock)
@@ -353,25 +361,25 @@ def test_forgetting_waits_for_a_running_load(model):
         query = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT GET_LOCK%'"
         while not model.count(query):
             assert not future.done()
-        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{model.spec.name}_features WHERE entity_id = :who")
+        assert model.count(f"SELECT COUNT(*) FROM evergreen_store.{model.spec.name}_features WHERE entity_id = :entity")
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), lock)
-        assert future.result().found["features"]
+        assert future.result().row_counts["features"]
 
 
-def test_the_log_is_read_in_chunks_with_progress(model, monkeypatch):
+def test_the_log_is_read_in_chunks_and_progress_is_reported(model, monkeypatch):
     monkeypatch.setattr(erase, "CHUNK", 7)
     monkeypatch.setattr(erase, "DELETE_ROWS", 3)
     days = [END - timedelta(days=n % 5) for n in range(40)]
     for n, day in enumerate(days):
-        log(model.settings, model.spec.name, model.entity if n % 2 else f"other-{n}", at=day)
+        log_prediction(model.settings, model.spec.name, model.entity if n % 2 else f"other-{n}", at=day)
     progress: list[Any] = []
-    counts = model.forget(progress=progress.append).found
+    counts = model.forget(progress=progress.append).row_counts
     assert (counts["predictions"], counts["feedback"]) == (21, 21)
     assert progress == [7 * n for n in range(1, len(progress) + 1)]
     assert model.count("SELECT COUNT(*) FROM prediction_log WHERE model = :model") == 21
 
 
-def test_the_command_asks_counts_and_forgets_and_never_prints_the_id(model):
+def test_the_command_asks_before_it_deletes_and_does_not_print_the_id(model):
     environment = settings_environment(model.settings, secrets=("db_admin_password", "db_pipeline_password"))
     command = ("forget", model.spec.name, model.entity)
     run = partial(evergreen, *command, environment={**os.environ, **environment}, stdin="n\n")

@@ -1,4 +1,4 @@
-"""Maintenance duties that depend on what is still needed (months, snapshots, versions), with a real MLflow."""
+"""Maintenance duties that must keep needed data: months of the store, snapshots, and versions in a real MLflow."""
 
 import json
 import os
@@ -49,7 +49,7 @@ MODEL = {
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A model with feature and label rows on day 1 and 11 of each month, from January to November 2026."""
+    """A model with feature and label rows on days 1 and 11 of each month, from January to November 2026."""
 
     spec: ModelSpec
     settings: Settings
@@ -57,14 +57,14 @@ class Store:
     def job(self, **options: bool) -> Job:
         return Job(self.settings, NOW, "test", **options)
 
-    def months(self) -> tuple[str, str]:
-        """The oldest months for which features and labels still have a partition."""
+    def oldest_months(self) -> tuple[str, str]:
+        """Return the names of the oldest partitions of the features and of the labels."""
         with session(self.settings, "reader", STORE_DB) as connection:
             features, labels = (cuts(connection, table)[0].name for table in store_partitions(self.spec.store))
         return features, labels
 
     def train(self, version: int, *, window_end: datetime, at: datetime, verdict: str = "promote") -> str:
-        """Train up to a real snapshot, and add the rows of a finished training. Return the snapshot's id."""
+        """Make a real snapshot, and add the rows of a finished training with a verdict. Return the snapshot's id."""
         run_id = f"{self.spec.name}/{version}"
         training_runs.record_decision(
             self.settings, model=self.spec.name, cause="manual", reason="test", caused_by=run_id, now=at
@@ -113,7 +113,7 @@ def model_store(settings: Settings, tmp_path: Path) -> Store:
     load(
         own_settings, spec.store, [feature("e", t, 1.0) for t in times], [label("e", t, "yes") for t in times], now=NOW
     )
-    with session(own_settings, "admin", STORE_DB) as connection:  # migrate created 18 earlier months: keep only 2026
+    with session(own_settings, "admin", STORE_DB) as connection:  # drop the earlier months that `migrate` created
         for table in store_partitions(spec.store):
             for cut in cuts(connection, table):
                 if cut.before < datetime(2026, 1, 1):
@@ -122,44 +122,46 @@ def model_store(settings: Settings, tmp_path: Path) -> Store:
 
 
 def test_months_that_no_training_can_need_any_more_are_dropped(model_store: Store) -> None:
-    """100 days before 20 November is 12 August. Features can serve labels up to 40 days later, so back to 3 July."""
-    dry = DUTIES["features"](model_store.job(dry_run=True))
-    assert model_store.months() == ("p202512", "p202512")
-    assert DUTIES["features"](model_store.job()) == dry
-    assert model_store.months() == ("p202607", "p202608")
+    """Labels stay from 12 August on (100 days). Features serve labels for 40 days, so they stay from 3 July on."""
+    dry_run_line = DUTIES["features"](model_store.job(dry_run=True))
+    assert model_store.oldest_months() == ("p202512", "p202512")
+    assert DUTIES["features"](model_store.job()) == dry_run_line
+    assert model_store.oldest_months() == ("p202607", "p202608")
     assert DUTIES["features"](model_store.job()) == f"{model_store.spec.name}: nothing is older than it may be"
     run_id = f"{model_store.spec.name}/after"
     training_runs.record_decision(
         model_store.settings, model=model_store.spec.name, cause="manual", reason="t", caused_by=run_id, now=NOW
     )
     run = training_runs.claim(model_store.settings, spec=model_store.spec, run_id=run_id, now=NOW, window_end=NOW)
-    assert (
-        look_back_bounds(run)[0] == NOW - 100 * DAY
-    )  # "all" means all within `keep`, even before older rows are dropped
+    # Without a look-back, a training reads all rows within `keep`, even if older rows are not dropped yet.
+    assert look_back_bounds(run)[0] == NOW - 100 * DAY
     manifest = extract(run, settings=model_store.settings, now=NOW)
     assert not read_snapshot(manifest.snapshot_id, settings=model_store.settings).frame["amount"].isna().any()
 
 
-def test_months_that_a_champion_was_trained_on_stay_unless_its_snapshot_file_is_intact(model_store: Store) -> None:
-    first = model_store.train(1, window_end=datetime(2026, 6, 20), at=datetime(2026, 6, 20))
+def test_months_that_a_champion_was_trained_on_stay_while_its_snapshot_file_is_missing_or_damaged(
+    model_store: Store,
+) -> None:
+    snapshot_id = model_store.train(1, window_end=datetime(2026, 6, 20), at=datetime(2026, 6, 20))
     model_store.train(2, window_end=datetime(2026, 11, 15), at=datetime(2026, 11, 15))
     model_store.deploy(1, previous=None, at=datetime(2026, 6, 21))
     model_store.deploy(2, previous=1, at=datetime(2026, 11, 16))
-    file = model_store.settings.snapshots / f"{first}.parquet"
-    whole = file.read_bytes()
-    for problem, damage in (("there is no file", file.unlink), ("was changed or damaged", None)):
-        if damage:
-            damage()
-        else:
-            shutil.copy(next(path for path in model_store.settings.snapshots.glob("*.parquet") if path != file), file)
+    file = model_store.settings.snapshots / f"{snapshot_id}.parquet"
+    intact_content = file.read_bytes()
+    other_file = next(path for path in model_store.settings.snapshots.glob("*.parquet") if path != file)
+    for problem, damage in (
+        ("there is no file", file.unlink),
+        ("was changed or damaged", lambda: shutil.copy(other_file, file)),
+    ):
+        damage()
         message = DUTIES["features"](model_store.job())
         assert "held back: version 1 was trained on them" in message
         assert problem in message
-        # Its labels begin on 12 March, their features on 31 January.
-        assert model_store.months() == ("p202601", "p202603")
-    file.write_bytes(whole)
+        # The labels of version 1 begin on 12 March. Their features begin on 31 January.
+        assert model_store.oldest_months() == ("p202601", "p202603")
+    file.write_bytes(intact_content)
     assert "held back" not in DUTIES["features"](model_store.job())
-    assert model_store.months() == ("p202607", "p202608")
+    assert model_store.oldest_months() == ("p202607", "p202608")
     with session(model_store.settings, "reader") as connection:
         rows = connection.execute(
             text("SELECT table_name, MAX(dropped_before) AS until FROM retention WHERE model = :m GROUP BY 1"),
@@ -171,7 +173,7 @@ def test_months_that_a_champion_was_trained_on_stay_unless_its_snapshot_file_is_
         }
 
 
-def test_no_month_is_dropped_if_a_version_has_no_known_training_or_a_training_reads(model_store: Store) -> None:
+def test_months_of_an_unknown_training_and_of_a_running_training_stay(model_store: Store) -> None:
     model_store.deploy(7, previous=None, at=NOW)
     assert "which rows version 7 was trained on is not known here" in DUTIES["features"](model_store.job())
     model_store.train(8, window_end=NOW, at=NOW)
@@ -184,36 +186,39 @@ def test_no_month_is_dropped_if_a_version_has_no_known_training_or_a_training_re
         model_store.settings, spec=model_store.spec, run_id=reading_run, now=NOW, window_end=datetime(2026, 5, 1)
     )
     assert f"training {reading_run} is reading" in DUTIES["features"](model_store.job())
-    # That training reads features from 140 and labels from 100 days before 1 May.
-    assert model_store.months() == ("p202512", "p202601")
+    # The running training reads labels from 100 days before 1 May on, and features from 140 days before it on.
+    assert model_store.oldest_months() == ("p202512", "p202601")
     assert "held back" in DUTIES["features"](model_store.job())
 
 
 def test_files_of_unused_snapshots_are_deleted_and_their_rows_stay(model_store: Store) -> None:
-    old = datetime(2026, 9, 1)
-    ids = {n: model_store.train(n, window_end=datetime(2026, 7, n), at=old) for n in (1, 2)}
-    ids[3] = model_store.train(3, window_end=datetime(2026, 7, 3), at=old, verdict="reject")
-    ids[4] = model_store.train(4, window_end=datetime(2026, 7, 4), at=NOW - 5 * DAY, verdict="reject")
-    model_store.deploy(1, previous=None, at=old)
-    model_store.deploy(2, previous=1, at=old + DAY)
-    old_partial, new_partial = (
+    old_time = datetime(2026, 9, 1)
+    snapshot_ids = {n: model_store.train(n, window_end=datetime(2026, 7, n), at=old_time) for n in (1, 2)}
+    snapshot_ids[3] = model_store.train(3, window_end=datetime(2026, 7, 3), at=old_time, verdict="reject")
+    snapshot_ids[4] = model_store.train(4, window_end=datetime(2026, 7, 4), at=NOW - 5 * DAY, verdict="reject")
+    model_store.deploy(1, previous=None, at=old_time)
+    model_store.deploy(2, previous=1, at=old_time + DAY)
+    old_unrecorded, new_unrecorded = (
         model_store.settings.snapshots / ".half.parquet",
         model_store.settings.snapshots / ".now.parquet",
     )
-    for file in (old_partial, new_partial):
+    for file in (old_unrecorded, new_unrecorded):
         file.write_bytes(b"half")
-    os.utime(old_partial, (time.time() - 2 * 86_400,) * 2)
+    os.utime(old_unrecorded, (time.time() - 2 * 86_400,) * 2)
     files_before = set(model_store.settings.snapshots.iterdir())
     assert "3 files deleted" in DUTIES["snapshots"](model_store.job(dry_run=True))
     assert set(model_store.settings.snapshots.iterdir()) == files_before
     assert "3 files deleted" in DUTIES["snapshots"](model_store.job())
     remaining = {file.name for file in model_store.settings.snapshots.iterdir()}
-    assert remaining == {".now.parquet", *(f"{ids[n]}{end}" for n in (1, 2, 4) for end in (".parquet", ".json"))}
+    assert remaining == {
+        ".now.parquet",
+        *(f"{snapshot_ids[n]}{end}" for n in (1, 2, 4) for end in (".parquet", ".json")),
+    }
     with session(model_store.settings, "reader") as connection:
-        assert trainings.find_snapshot(connection, ids[3]) is not None
+        assert trainings.find_snapshot(connection, snapshot_ids[3]) is not None
 
 
-def test_rejected_versions_are_deleted_after_a_month_and_versions_that_served_never(
+def test_versions_are_deleted_a_month_after_their_rejection_unless_they_served_or_have_an_alias(
     model_store: Store, mlflow_settings: Settings, tmp_path: Path
 ) -> None:
     own_settings = model_store.settings.model_copy(update={"mlflow_port": mlflow_settings.mlflow_port})
@@ -221,27 +226,29 @@ def test_rejected_versions_are_deleted_after_a_month_and_versions_that_served_ne
     write_bundle(model_store.spec, tmp_path / "bundle")
     mlflow = registry.client(own_settings)
     run = mlflow.create_run(mlflow.create_experiment(name)).info.run_id
-    old, verdicts = datetime(2026, 9, 1), ["promote", "reject", "wait", "reject", "reject", "reject"]
+    old_time, verdicts = datetime(2026, 9, 1), ["promote", "reject", "wait", "reject", "reject", "reject"]
     for version, verdict in enumerate(verdicts, start=1):
         tags = {"run_id": f"t/{version}"}
         registry.register(
             own_settings, model=name, mlflow_run_id=run, folder=tmp_path / "bundle", tags=tags, description=""
         )
-        at = NOW - DAY if version == 5 else old + version * DAY
+        at = NOW - DAY if version == 5 else old_time + version * DAY
         store.train(version, window_end=datetime(2026, 8, 1), at=at, verdict=verdict)
-    store.deploy(1, previous=None, at=old)
-    store.deploy(4, previous=1, at=old + DAY)  # deployed by hand, although it was rejected
-    store.deploy(1, previous=4, at=old + 2 * DAY)
+    store.deploy(1, previous=None, at=old_time)
+    store.deploy(4, previous=1, at=old_time + DAY)  # a person deployed it although it was rejected
+    store.deploy(1, previous=4, at=old_time + 2 * DAY)
     registry.set_alias(own_settings, name, "mine", 6)
     source = mlflow.get_model_version(name, "2").source
-    location = mlflow.get_logged_model(str(source).removeprefix("models:/")).artifact_location
+    artifact_location = mlflow.get_logged_model(str(source).removeprefix("models:/")).artifact_location
     assert DUTIES["artifacts"](store.job(dry_run=True)) == f"{name}: 2 versions deleted, 2 to 3"
     assert registry.version_tags(own_settings, name, 2)
     assert DUTIES["artifacts"](store.job()) == f"{name}: 2 versions deleted, 2 to 3"
     assert DUTIES["artifacts"](store.job()) == "no refused version is a month old"
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    assert get_artifact_repository(location, tracking_uri=own_settings.mlflow_tracking_url).list_artifacts() == []
+    assert (
+        get_artifact_repository(artifact_location, tracking_uri=own_settings.mlflow_tracking_url).list_artifacts() == []
+    )
     for deleted_version in (2, 3):
         with pytest.raises(NotFound):
             registry.version_tags(own_settings, name, deleted_version)

@@ -1,4 +1,4 @@
-"""The columns of a file that batch scoring reads, and the columns that may be missing."""
+"""Which columns of a file batch scoring reads, and which columns may be missing."""
 
 import pytest
 
@@ -19,22 +19,22 @@ SPEC = ModelSpec.parse(
 )
 
 
-def source(*names: str) -> Source:
-    return Source.of("file", names, lambda columns: iter(()), spec=SPEC)
+def build_source(*column_names: str) -> Source:
+    return Source.of("file", column_names, lambda columns: iter(()), spec=SPEC)
 
 
-def test_label_and_availability_time_of_a_complete_file_are_not_read() -> None:
-    result = source("station", "day", "hour", "known", "temperature", "cnt")
-    assert list(result.columns.taken) == ["station", "day", "hour", "temperature"]
-    assert (result.spec.timed, result.spec.source.time_of_day, result.spec.source.available_at) == (True, "hour", None)
+def test_the_label_and_the_availability_time_of_a_complete_file_are_not_read() -> None:
+    source = build_source("station", "day", "hour", "known", "temperature", "cnt")
+    assert list(source.columns.taken) == ["station", "day", "hour", "temperature"]
+    assert (source.spec.timed, source.spec.source.time_of_day, source.spec.source.available_at) == (True, "hour", None)
 
 
-def test_rows_without_a_date_are_read_as_rows_without_time() -> None:
-    result = source("station", "hour", "temperature")
-    assert list(result.columns.taken) == ["station", "hour", "temperature"]
-    assert (result.spec.timed, result.spec.source.time_of_day) == (False, None)
+def test_the_rows_of_a_file_without_the_date_column_have_no_event_time() -> None:
+    source = build_source("station", "hour", "temperature")
+    assert list(source.columns.taken) == ["station", "hour", "temperature"]
+    assert (source.spec.timed, source.spec.source.time_of_day) == (False, None)
 
 
-def test_a_missing_feature_is_refused() -> None:
+def test_a_missing_feature_is_an_error() -> None:
     with pytest.raises(MissingColumns, match="temperature"):
-        source("station", "day", "hour")
+        build_source("station", "day", "hour")
